@@ -1,0 +1,63 @@
+# `make demo` and `make test` work from a bare clone: each prepares its own environment in .venv first.
+# Another interpreter: make demo PYTHON=python3.12. Arguments for pytest: make test PYTEST_ARGS="-x -k blocks".
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --constraint constraints.txt
+
+# Stamp files: what has been installed, so that a second call is instant and a changed pin is picked up.
+CREATED := $(VENV)/.created
+RUNTIME := $(VENV)/.runtime
+DEV := $(VENV)/.dev
+
+DEMO_RECIPE := recipes/digits_mlp.yaml
+DEMO_CHECKPOINT := runs/digits_mlp/last.ckpt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint docs clean
+
+help:  ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(DEV)  ## Create .venv with the package and everything needed to work on it
+
+demo: $(RUNTIME)  ## Train a Forward-Forward network on handwritten digits and test it
+	$(BIN)/ff-lightning fit --config $(DEMO_RECIPE)
+	$(BIN)/ff-lightning test --config $(DEMO_RECIPE) --ckpt_path $(DEMO_CHECKPOINT)
+
+test: $(DEV)  ## Run the tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(DEV)  ## Check style, formatting and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict ff_lightning
+
+docs: $(DEV)  ## Build the documentation into docs/_build/html
+	$(BIN)/sphinx-build --fail-on-warning --keep-going -b html docs docs/_build/html
+
+clean:  ## Remove .venv, caches and built files; runs/ stays
+	rm -rf $(VENV) build dist docs/_build htmlcov .coverage .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(CREATED):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed, but PYTHON=$(PYTHON) is not that. Try: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' || { \
+		echo "$(PYTHON) cannot create virtual environments: its 'venv' or 'ensurepip' module is missing." >&2; \
+		echo "On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+# torch goes first and alone: whatever the other packages ask for, the tested build is already there.
+$(RUNTIME): pyproject.toml constraints.txt $(CREATED)
+	$(PIP_INSTALL) torch
+	$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(DEV): $(RUNTIME)
+	$(PIP_INSTALL) --editable ".[dev]"
+	@touch $@
