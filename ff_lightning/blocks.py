@@ -1,0 +1,271 @@
+"""Blocks and the stack of blocks: the only place that detaches.
+
+A *block* is layers trained by one local loss. Autograd runs inside it and never across: what a block passes on
+is normalised and detached. A *stack* yields the local losses of its blocks one after the other and leaves to
+the caller what becomes of each (:mod:`ff_lightning.updates` turns them into updates).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+
+from ff_lightning.errors import InputError
+from ff_lightning.goodness import Goodness
+from ff_lightning.losses import ClassSoftmax, ContrastiveLoss
+from ff_lightning.normalization import PeerNormalisation, UnitRMS
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images with candidate labels, so that the first block can compute what does not depend on the label once.
+
+    Attributes:
+        image: ``(B, …)``, floating.
+        labels: ``(S, B)`` int64: ``S`` labels for every image.
+    """
+
+    image: Tensor
+    labels: Tensor
+
+    @property
+    def streams(self) -> int:
+        """How many labels each image carries."""
+        return self.labels.shape[0]
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What travels between blocks: detached tensors, so a stack can be cut anywhere.
+
+    Attributes:
+        h: ``(S * B, …)``, the ``S`` streams one after the other, or :class:`Labelled` before the first block.
+            With two streams the first is positive and the second negative.
+        streams: ``S``.
+        labels: ``(B,)`` int64, the true classes, for blocks of tier T2; ``None`` for contrastive blocks.
+    """
+
+    h: Tensor | Labelled
+    streams: int = 2
+    labels: Tensor | None = None
+
+    @classmethod
+    def pair(cls, x_pos: Tensor, x_neg: Tensor) -> Signal:
+        """Join positives ``(B, …)`` and negatives ``(B, …)`` into one signal of two streams."""
+        if x_pos.shape != x_neg.shape:
+            raise InputError(
+                f"Passed `x_pos` of shape {tuple(x_pos.shape)} and `x_neg` of shape {tuple(x_neg.shape)}. "
+                "Positives and negatives must have the same shape."
+            )
+        return cls(torch.cat([x_pos, x_neg]))
+
+
+@dataclass(frozen=True)
+class LocalStep:
+    """One local loss, ready for its backward pass.
+
+    Attributes:
+        block: index of the module that this loss trains.
+        loss: scalar; its graph reaches the parameters of that module and no other.
+        g_pos: ``(B, …)`` goodness of positives, detached; ``None`` where there is no contrast.
+        g_neg: ``(B, …)`` goodness of negatives, detached.
+    """
+
+    block: int
+    loss: Tensor
+    g_pos: Tensor | None = None
+    g_neg: Tensor | None = None
+
+
+class Block(nn.Module):
+    """Layer, goodness and contrastive local loss (tier T1).
+
+    Args:
+        layer: maps what the block receives to its activities, ``(N, …)`` to ``(N, …)``; the layer of a first
+            block may take :class:`Labelled`.
+        goodness: judges the activities.
+        loss: contrasts the goodness of both streams.
+        norm: applied to the activities that are passed on, and to nothing else.
+        peer: optional peer normalisation of the activities of positives.
+    """
+
+    def __init__(
+        self,
+        layer: nn.Module,
+        goodness: Goodness,
+        loss: ContrastiveLoss,
+        *,
+        norm: nn.Module | None = None,
+        peer: PeerNormalisation | None = None,
+    ) -> None:
+        super().__init__()
+        self.layer = layer
+        self.goodness = goodness
+        self.loss = loss
+        self.norm = UnitRMS() if norm is None else norm
+        self.peer = peer
+
+    @property
+    def threshold(self) -> Tensor | None:
+        """θ of the block's loss, or ``None`` for a pairwise loss."""
+        return self.loss.threshold
+
+    def forward(self, x: Tensor | Labelled) -> Tensor:
+        """Activities of the block, ``(N, …)``, not normalised."""
+        h: Tensor = self.layer(x)
+        return h
+
+    def local_step(self, index: int, signal: Signal) -> tuple[LocalStep, Signal]:
+        """Forward pass and local loss of this block.
+
+        Args:
+            index: the block's place in its stack.
+            signal: two streams, positive then negative.
+
+        Returns:
+            The local loss, and the detached signal for the next block.
+        """
+        h = self(signal.h)
+        g_pos, g_neg = self.goodness(h).chunk(2)
+        loss = self.loss(g_pos, g_neg)
+        if self.peer is not None:
+            loss = loss + self.peer(h[: h.shape[0] // 2])
+        step = LocalStep(index, loss, g_pos.detach(), g_neg.detach())
+        return step, replace(signal, h=self.norm(h.detach()))
+
+
+class ClassBlock(nn.Module):
+    """Layer, goodness of every class and local softmax (tier T2): no negative stream.
+
+    Args:
+        layer: maps what the block receives to its activities.
+        goodness: one value a class, ``(B, C)``; see :class:`~ff_lightning.goodness.ChannelGroups`.
+        loss: cross-entropy over the goodness of all classes.
+        norm: applied to the activities that are passed on.
+    """
+
+    threshold: None = None
+
+    def __init__(
+        self, layer: nn.Module, goodness: Goodness, loss: ClassSoftmax, *, norm: nn.Module | None = None
+    ) -> None:
+        super().__init__()
+        self.layer = layer
+        self.goodness = goodness
+        self.loss = loss
+        self.norm = UnitRMS() if norm is None else norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activities of the block, ``(B, …)``, not normalised."""
+        h: Tensor = self.layer(x)
+        return h
+
+    def local_step(self, index: int, signal: Signal) -> tuple[LocalStep, Signal]:
+        """Forward pass and local loss of this block; ``signal.labels`` holds the true classes."""
+        if signal.labels is None:
+            raise InputError("Passed a signal without `labels`. A `ClassBlock` needs the true classes, shape (B,).")
+        h = self(signal.h)
+        g = self.goodness(h)
+        loss = self.loss(g, signal.labels)
+        true = nn.functional.one_hot(signal.labels, g.shape[1]).bool()
+        g = g.detach()
+        step = LocalStep(index, loss, g[true], g.masked_fill(true, -torch.inf).amax(1))
+        return step, replace(signal, h=self.norm(h.detach()))
+
+
+class BlockStack(nn.Module):
+    """Blocks one above the other, with the gradient stopped between them.
+
+    Args:
+        blocks: from the input upwards. No parameter may belong to two blocks.
+
+    Raises:
+        InputError: no block, or a parameter shared between blocks (the update of one would move the other).
+    """
+
+    def __init__(self, blocks: Sequence[Block | ClassBlock]) -> None:
+        super().__init__()
+        if not blocks:
+            raise InputError("Passed `blocks=[]`. A stack needs at least one block.")
+        refuse_shared_parameters(blocks)
+        self.blocks = nn.ModuleList(blocks)
+
+    def __len__(self) -> int:
+        return len(self.blocks)
+
+    def __iter__(self) -> Iterator[Block | ClassBlock]:
+        return iter(self.blocks)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Block | ClassBlock:
+        return self.blocks[index]  # type: ignore[return-value]
+
+    def forward(self, x: Tensor | Labelled) -> Tensor:
+        """What the last block passes on, ``(N, …)``, with the gradient of the whole chain (for a twin)."""
+        for block in self:
+            x = block.norm(block(x))
+        assert isinstance(x, Tensor)
+        return x
+
+    def local_losses(self, signal: Signal) -> Iterator[LocalStep]:
+        """Yield the local loss of every block, from the input upwards.
+
+        Each block's activities are computed with the weights it had before its own update. When the next loss
+        is asked for, nothing of the block below is kept but its detached signal.
+
+        Args:
+            signal: input of the first block.
+
+        Yields:
+            One :class:`LocalStep` a block.
+        """
+        for index, block in enumerate(self):
+            step, signal = block.local_step(index, signal)
+            yield step
+            del step
+
+    @torch.no_grad()
+    def activities(self, x: Tensor | Labelled) -> Iterator[Tensor]:
+        """Yield the activities of every block, ``(N, …)``, not normalised, without gradient.
+
+        Nothing is computed for a block before it is asked for.
+        """
+        for block in self:
+            h: Tensor = block(x)
+            yield h
+            x = block.norm(h)
+
+    @torch.no_grad()
+    def goodness(self, x: Tensor | Labelled, *, blocks: int | None = None) -> Tensor:
+        """Goodness that every block gives its input.
+
+        Args:
+            x: ``(N, …)``, or :class:`Labelled` with ``S`` labels for each of ``B`` images, ``N = S * B``.
+            blocks: only this many of the lowest blocks; all by default.
+
+        Returns:
+            ``(L, N)``, or ``(L, N, C)`` for blocks with one goodness a class; at least float32.
+        """
+        answers = zip(islice(self, blocks), self.activities(x), strict=False)
+        return torch.stack([block.goodness(h) for block, h in answers])
+
+
+def refuse_shared_parameters(modules: Sequence[nn.Module]) -> None:
+    """Check that no parameter belongs to two of the modules.
+
+    Raises:
+        InputError: names both places.
+    """
+    owner: dict[int, str] = {}
+    for index, module in enumerate(modules):
+        for name, parameter in module.named_parameters():
+            place = f"block {index}, `{name}`"
+            if id(parameter) in owner:
+                raise InputError(
+                    f"The parameter at {place} is also the one at {owner[id(parameter)]}. Blocks must not share "
+                    "parameters: the update of one would move the other."
+                )
+        owner.update({id(p): f"block {index}, `{n}`" for n, p in module.named_parameters()})

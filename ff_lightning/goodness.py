@@ -1,0 +1,154 @@
+"""Goodness: how strongly a block answers.
+
+Hinton (2022, arXiv 2212.13345, section 2) takes the sum of the squared activities of a layer; later work
+takes their mean, a plain mean, or one value for every class. Whatever the autocast, the accumulation is in
+float32: fp16 overflows at a few thousand units, and bf16 keeps only eight bits of a sum.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+
+from ff_lightning.errors import InputError
+
+
+def accumulation_dtype(h: Tensor) -> torch.dtype:
+    """The dtype in which goodness of ``h`` accumulates: at least float32, float64 stays float64."""
+    return torch.promote_types(h.dtype, torch.float32)
+
+
+class Goodness(nn.Module, ABC):
+    """Turns activities into one number a sample, or one a position or class.
+
+    Shape:
+        - Input: ``(B, …, D)``, any floating dtype.
+        - Output: ``(B, …)``, float32 (float64 for float64 input).
+    """
+
+    @abstractmethod
+    def forward(self, h: Tensor) -> Tensor:
+        """Goodness of the activities ``h``."""
+
+
+class _Reduced(Goodness, ABC):
+    """Goodness that reduces the last ``event_dims`` dimensions.
+
+    Args:
+        event_dims: how many trailing dimensions make one answer: 1 for units ``(B, D)`` or positions
+            ``(B, T, D)``, 3 for feature maps ``(B, C, H, W)``.
+    """
+
+    def __init__(self, event_dims: int = 1) -> None:
+        super().__init__()
+        if event_dims < 1:
+            raise InputError(f"Passed `event_dims={event_dims}`. `event_dims` must be at least 1.")
+        self.event_dims = event_dims
+
+    def _events(self, h: Tensor) -> Tensor:
+        if h.dim() <= self.event_dims:
+            raise InputError(
+                f"Passed activities of shape {tuple(h.shape)}. With `event_dims={self.event_dims}` they need at "
+                f"least {self.event_dims + 1} dimensions."
+            )
+        return h.flatten(start_dim=h.dim() - self.event_dims)
+
+
+class _SquaredNorm(torch.autograd.Function):
+    """Row-wise sum of squares in float32 that keeps only the activities themselves for the backward pass.
+
+    Under autograd ``h.float().square().sum(-1)`` would keep a float32 copy of half-precision activities and
+    walk through it again in the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, h: Tensor) -> Tensor:
+        ctx.save_for_backward(h)
+        return h.to(accumulation_dtype(h), copy=True).square_().sum(-1)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:
+        (h,) = ctx.saved_tensors  # type: ignore[attr-defined]
+        grad: Tensor = h * (2 * grads[0]).to(h.dtype).unsqueeze(-1)
+        return grad
+
+
+class SumOfSquares(_Reduced):
+    """Hinton's goodness, the sum of squared activities (2212.13345, section 2, equation 1).
+
+    >>> SumOfSquares()(torch.tensor([[1.0, 2.0, 2.0]]))
+    tensor([9.])
+    """
+
+    def forward(self, h: Tensor) -> Tensor:  # noqa: D102
+        return squared_norm(self._events(h))
+
+
+class MeanOfSquares(_Reduced):
+    """Mean of squared activities: Hinton's goodness that does not grow with the width.
+
+    >>> MeanOfSquares()(torch.tensor([[1.0, 2.0, 2.0]]))
+    tensor([3.])
+    """
+
+    def forward(self, h: Tensor) -> Tensor:  # noqa: D102
+        events = self._events(h)
+        return squared_norm(events) / events.shape[-1]
+
+
+class MeanActivity(_Reduced):
+    """Plain mean of the activities (DeeperForward, Sun et al. 2025, OpenReview kOYnXVQCtA).
+
+    >>> MeanActivity()(torch.tensor([[1.0, 2.0, 3.0]]))
+    tensor([2.])
+    """
+
+    def forward(self, h: Tensor) -> Tensor:  # noqa: D102
+        return self._events(h).mean(-1, dtype=accumulation_dtype(h))
+
+
+class ChannelGroups(Goodness):
+    """One goodness a class: the channels are cut into ``num_classes`` equal groups (CwC, arXiv 2312.12668).
+
+    Args:
+        num_classes: number of groups; must divide the number of channels.
+        of: goodness of one group; :class:`MeanOfSquares` is CwC's, :class:`MeanActivity` DeeperForward's.
+            It sees each group flattened, ``(B, num_classes, D')``.
+
+    Shape:
+        - Input: ``(B, C)`` or ``(B, C, H, W)``; channels are dimension 1.
+        - Output: ``(B, num_classes)``, float32.
+
+    >>> ChannelGroups(2)(torch.tensor([[1.0, 1.0, 2.0, 2.0]]))
+    tensor([[1., 4.]])
+    """
+
+    def __init__(self, num_classes: int, of: Goodness | None = None) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise InputError(f"Passed `num_classes={num_classes}`. `num_classes` must be at least 2.")
+        self.num_classes = num_classes
+        self.of = MeanOfSquares() if of is None else of
+
+    def forward(self, h: Tensor) -> Tensor:  # noqa: D102
+        if h.shape[1] % self.num_classes:
+            raise InputError(
+                f"Passed activities with {h.shape[1]} channels. `num_classes={self.num_classes}` must divide it."
+            )
+        groups: Tensor = self.of(h.reshape(h.shape[0], self.num_classes, -1))
+        return groups
+
+
+def squared_norm(h: Tensor) -> Tensor:
+    """Sum of squares over the last dimension, accumulated in at least float32.
+
+    Args:
+        h: ``(…, D)``, any floating dtype.
+
+    Returns:
+        ``(…)``, float32 or float64.
+    """
+    result: Tensor = _SquaredNorm.apply(h)  # type: ignore[no-untyped-call]
+    return result

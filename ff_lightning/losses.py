@@ -1,0 +1,176 @@
+"""Local losses: what one block minimises, from goodness alone.
+
+A contrastive loss (tier T1) wants goodness of positives above goodness of negatives; a class loss (tier T2)
+compares the goodness of all classes at once. All are means over the batch, written with ``softplus`` so that
+no goodness, however large, overflows.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ff_lightning.distributed import mean_over_ranks
+from ff_lightning.errors import InputError
+
+
+class ContrastiveLoss(nn.Module, ABC):
+    """Local loss of tier T1: positives against explicit negatives.
+
+    Shape:
+        - ``g_pos``, ``g_neg``: ``(B, …)``, the same shape for the pairwise losses.
+        - Output: scalar.
+    """
+
+    @property
+    def threshold(self) -> Tensor | None:
+        """θ as a scalar tensor, or ``None`` for a loss that compares pairs."""
+        return None
+
+    @abstractmethod
+    def forward(self, g_pos: Tensor, g_neg: Tensor) -> Tensor:
+        """Loss of goodness ``g_pos`` of positives and ``g_neg`` of negatives."""
+
+
+class ThresholdLoss(ContrastiveLoss):
+    """Hinton's logistic loss around a fixed threshold (2212.13345, section 2).
+
+    ``softplus(scale * (θ - g_pos)) + softplus(scale * (g_neg - θ))``: the negative log-likelihood of calling
+    positives real and negatives not, with ``p(real) = σ(scale * (g - θ))``.
+
+    Args:
+        threshold: θ, in units of goodness; finite. (Hinton's sum of squares: the number of units.)
+        scale: inverse temperature of the logistic, per unit of goodness; positive.
+
+    >>> ThresholdLoss(2.0)(torch.tensor([2.0]), torch.tensor([2.0])).item() == 2 * math.log(2)
+    True
+    """
+
+    def __init__(self, threshold: float = 2.0, *, scale: float = 1.0) -> None:
+        super().__init__()
+        if not math.isfinite(threshold):
+            raise InputError(f"Passed `ThresholdLoss(threshold={threshold})`. `threshold` must be finite.")
+        self.scale = positive("scale", scale)
+        self.theta: Tensor
+        self.register_buffer("theta", torch.tensor(float(threshold)))
+
+    @property
+    def threshold(self) -> Tensor:
+        """θ, a scalar tensor."""
+        return self.theta
+
+    def forward(self, g_pos: Tensor, g_neg: Tensor) -> Tensor:  # noqa: D102
+        theta = self.threshold
+        return F.softplus(self.scale * (theta - g_pos)).mean() + F.softplus(self.scale * (g_neg - theta)).mean()
+
+
+class MovingThresholdLoss(ContrastiveLoss):
+    """:class:`ThresholdLoss` whose θ follows the goodness it judges.
+
+    θ is a running mean of the midpoint ``(mean g_pos + mean g_neg) / 2``, kept in a buffer and averaged over
+    ranks, so a block whose goodness starts far from any fixed θ still gets a gradient. The first training batch
+    sets it. It moves in training mode only.
+
+    Args:
+        momentum: share of the old θ that stays at each batch, in ``[0, 1)``.
+        scale: inverse temperature of the logistic, per unit of goodness; positive.
+    """
+
+    def __init__(self, *, momentum: float = 0.9, scale: float = 1.0) -> None:
+        super().__init__()
+        if not 0 <= momentum < 1:
+            raise InputError(f"Passed `momentum={momentum}`. `momentum` must be in [0, 1).")
+        self.momentum = momentum
+        self.scale = positive("scale", scale)
+        self.theta: Tensor
+        self.register_buffer("theta", torch.tensor(math.nan))
+
+    @property
+    def threshold(self) -> Tensor:
+        """θ, a scalar tensor; NaN before the first training batch."""
+        return self.theta
+
+    def forward(self, g_pos: Tensor, g_neg: Tensor) -> Tensor:  # noqa: D102
+        if self.training:
+            self._move(g_pos, g_neg)
+        theta = self.theta
+        return F.softplus(self.scale * (theta - g_pos)).mean() + F.softplus(self.scale * (g_neg - theta)).mean()
+
+    @torch.no_grad()
+    def _move(self, g_pos: Tensor, g_neg: Tensor) -> None:
+        midpoint = mean_over_ranks((g_pos.mean() + g_neg.mean()) / 2).to(self.theta.dtype)
+        moved = torch.lerp(midpoint, self.theta, self.momentum)
+        self.theta.copy_(torch.where(self.theta.isnan(), midpoint, moved))
+
+
+class SymBa(ContrastiveLoss):
+    """Symmetric pairwise loss ``softplus(-alpha * (g_pos - g_neg))`` (SymBa, arXiv 2303.08418).
+
+    Args:
+        alpha: steepness, per unit of goodness; positive. The paper's 4 suits goodness of order 1.
+
+    >>> SymBa()(torch.tensor([1.0]), torch.tensor([1.0])).item() == math.log(2)
+    True
+    """
+
+    def __init__(self, alpha: float = 4.0) -> None:
+        super().__init__()
+        self.alpha = positive("alpha", alpha)
+
+    def forward(self, g_pos: Tensor, g_neg: Tensor) -> Tensor:  # noqa: D102
+        return F.softplus(-self.alpha * (g_pos - g_neg)).mean()
+
+
+class Swish(ContrastiveLoss):
+    """Pairwise loss ``SiLU(-alpha * (g_pos - g_neg))``; well separated pairs cost nothing.
+
+    The form of D. Hamann's open experiments (github.com/dah33/explore_forward_forward). It is bounded below
+    by about -0.278, reached slightly past the right order.
+
+    Args:
+        alpha: steepness, per unit of goodness; positive.
+    """
+
+    def __init__(self, alpha: float = 6.0) -> None:
+        super().__init__()
+        self.alpha = positive("alpha", alpha)
+
+    def forward(self, g_pos: Tensor, g_neg: Tensor) -> Tensor:  # noqa: D102
+        return F.silu(-self.alpha * (g_pos - g_neg)).mean()
+
+
+class ClassSoftmax(nn.Module):
+    """Local goodness softmax (tier T2): cross-entropy over the goodness of all classes at once.
+
+    The infinite-negative limit of a contrast (CwC, arXiv 2312.12668; DeeperForward); strictly local all the
+    same.
+
+    Args:
+        scale: inverse temperature, per unit of goodness; positive.
+
+    Shape:
+        - ``g``: ``(B, C)`` goodness of every class; ``labels``: ``(B,)`` int64.
+        - Output: scalar, nats.
+    """
+
+    def __init__(self, *, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = positive("scale", scale)
+
+    def forward(self, g: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
+        return F.cross_entropy(self.scale * g, labels)
+
+
+def positive(name: str, value: float) -> float:
+    """``value`` if it is a positive finite number.
+
+    Raises:
+        InputError: names the argument and what was given.
+    """
+    if not (value > 0 and math.isfinite(value)):
+        raise InputError(f"Passed `{name}={value}`. `{name}` must be a positive, finite number.")
+    return float(value)

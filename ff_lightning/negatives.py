@@ -1,0 +1,169 @@
+"""Negatives: data that a block should answer weakly.
+
+Supervised FF pairs an image with a wrong label; unsupervised FF needs images whose long-range correlations are
+wrong although the short-range ones are right (Hinton 2022, 2212.13345, sections 3.2 and 3.3). Every draw takes
+its generator from the caller, so that a resumed run draws the same negatives.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ff_lightning.errors import InputError
+from ff_lightning.losses import positive
+
+
+def overlay_labels(x: Tensor, labels: Tensor, num_classes: int, *, scale: float = 1.0) -> Tensor:
+    """Write one-hot labels over the first pixels of flattened images (2212.13345, section 3.3).
+
+    :class:`~ff_lightning.networks.LabelledReLU` does the same without building the images.
+
+    Args:
+        x: ``(B, …)`` images.
+        labels: ``(B,)`` int64.
+        num_classes: number of pixels that are replaced.
+        scale: value of the hot pixel.
+
+    Returns:
+        ``(B, D)``, a new tensor.
+
+    >>> overlay_labels(torch.full((1, 4), 0.5), torch.tensor([1]), 2)
+    tensor([[0.0000, 1.0000, 0.5000, 0.5000]])
+    """
+    flat = x.flatten(1)
+    if flat.shape[1] <= num_classes:
+        raise InputError(
+            f"Passed images of {flat.shape[1]} pixels with `num_classes={num_classes}`. The overlay needs more "
+            "pixels than classes."
+        )
+    label = F.one_hot(labels, num_classes).to(flat.dtype) * scale
+    return torch.cat([label, flat[:, num_classes:]], dim=1)
+
+
+Judge = Callable[[Tensor, int], Tensor]
+"""What a model thinks of labels: ``judge(labels, n)`` gives the goodness of ``labels`` ``(S, B)``, summed over
+the model's ``n`` lowest blocks, ``(S, B)``. It costs a forward pass of these blocks."""
+
+
+class LabelNegatives(ABC):
+    """Draws a wrong label for every sample."""
+
+    @abstractmethod
+    def __call__(self, labels: Tensor, num_classes: int, judge: Judge, generator: torch.Generator) -> Tensor:
+        """Draw wrong labels.
+
+        Args:
+            labels: ``(B,)`` int64, the true classes.
+            num_classes: number of classes.
+            judge: what the model itself thinks of labels now.
+            generator: source of randomness, on the device of ``labels``.
+
+        Returns:
+            ``(B,)`` int64; never the true class.
+        """
+
+
+class UniformWrongLabel(LabelNegatives):
+    """A wrong label, all equally likely."""
+
+    def __call__(self, labels: Tensor, num_classes: int, judge: Judge, generator: torch.Generator) -> Tensor:
+        """Draw wrong labels; see :class:`LabelNegatives`."""
+        step = torch.randint(1, num_classes, labels.shape, generator=generator, device=labels.device)
+        return (labels + step) % num_classes
+
+
+class HardWrongLabel(LabelNegatives):
+    """A wrong label drawn in proportion to how much the model itself believes in it now.
+
+    Hinton draws hard labels from a forward pass with a neutral label (2212.13345, section 3.3); here they come
+    from the model's own goodness of wrong labels. The first block alone is enough, and cheap, because its image
+    part is computed once for all labels.
+
+    Args:
+        temperature: the draw is from ``softmax(goodness / temperature)`` over the competing wrong labels;
+            positive, in units of goodness. One over the steepness of the loss is a good start.
+        uniform: share of the probability that is spread evenly over them, in ``[0, 1]``.
+        candidates: how many wrong labels compete, drawn evenly for every sample; all of them by default. The
+            cost grows with it.
+        blocks: how many of the lowest blocks judge the labels.
+    """
+
+    def __init__(
+        self, temperature: float = 1.0, *, uniform: float = 0.1, candidates: int | None = None, blocks: int = 1
+    ) -> None:
+        if not 0 <= uniform <= 1:
+            raise InputError(f"Passed `uniform={uniform}`. `uniform` must be in [0, 1].")
+        if candidates is not None and candidates < 1:
+            raise InputError(f"Passed `candidates={candidates}`. `candidates` must be at least 1, or None for all.")
+        if blocks < 1:
+            raise InputError(f"Passed `blocks={blocks}`. `blocks` must be at least 1.")
+        self.temperature = positive("temperature", temperature)
+        self.uniform = uniform
+        self.candidates = candidates
+        self.blocks = blocks
+
+    def __call__(self, labels: Tensor, num_classes: int, judge: Judge, generator: torch.Generator) -> Tensor:
+        """Draw wrong labels; see :class:`LabelNegatives`."""
+        steps = torch.rand((num_classes - 1, len(labels)), generator=generator, device=labels.device).argsort(0)
+        wrong = (labels + 1 + steps[: self.candidates]) % num_classes
+        belief = (judge(wrong, self.blocks) / self.temperature).softmax(0)
+        belief = (1 - self.uniform) * belief + self.uniform / len(wrong)
+        drawn = torch.multinomial(belief.T, 1, generator=generator)
+        return wrong.T.gather(1, drawn).squeeze(1)
+
+
+class HybridMask:
+    """Negative images for unsupervised FF: two images joined along a mask of large blobs (section 3.2).
+
+    The mask starts as random bits, is blurred repeatedly with ``[1/4, 1/2, 1/4]`` in both directions and cut at
+    one half. A hybrid has the short-range statistics of real images and the wrong long-range ones.
+
+    Args:
+        blurs: how often the mask is blurred; more blurs make larger blobs.
+    """
+
+    def __init__(self, blurs: int = 6) -> None:
+        if blurs < 0:
+            raise InputError(f"Passed `blurs={blurs}`. `blurs` must not be negative.")
+        self.blurs = blurs
+
+    def mask(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
+        """Draw masks.
+
+        Args:
+            shape: ``(B, H, W)``.
+            generator: source of randomness; its device is the masks' device.
+
+        Returns:
+            ``(B, 1, H, W)`` bool.
+        """
+        bits = torch.rand((shape[0], 1, *shape[1:]), generator=generator, device=generator.device)
+        mask = (bits > 0.5).float()
+        taps = torch.tensor([0.25, 0.5, 0.25], device=mask.device)
+        for _ in range(self.blurs):
+            mask = F.conv2d(F.pad(mask, (1, 1, 0, 0), mode="replicate"), taps.view(1, 1, 1, 3))
+            mask = F.conv2d(F.pad(mask, (0, 0, 1, 1), mode="replicate"), taps.view(1, 1, 3, 1))
+        return mask > 0.5
+
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """Join every image with another one of the batch.
+
+        Args:
+            x: ``(B, C, H, W)``, at least two images.
+            generator: source of randomness, on the device of ``x``.
+
+        Returns:
+            ``(B, C, H, W)`` hybrids.
+        """
+        if x.dim() != 4 or x.shape[0] < 2:
+            raise InputError(
+                f"Passed images of shape {tuple(x.shape)}. Hybrid masks need (B, C, H, W) with B at least 2."
+            )
+        shift = int(torch.randint(1, x.shape[0], (1,), generator=generator, device=generator.device))
+        mask = self.mask((x.shape[0], x.shape[2], x.shape[3]), generator)
+        return torch.where(mask, x, x.roll(shift, dims=0))

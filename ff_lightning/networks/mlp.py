@@ -1,0 +1,174 @@
+"""Fully connected stacks (Hinton 2022, 2212.13345, section 3)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ff_lightning.blocks import Block, BlockStack, Labelled
+from ff_lightning.errors import InputError
+from ff_lightning.goodness import Goodness, MeanOfSquares
+from ff_lightning.losses import ContrastiveLoss, SymBa
+from ff_lightning.normalization import PeerNormalisation, UnitRMS
+
+
+class DenseReLU(nn.Module):
+    """Linear map and ReLU of flattened samples, ``(N, …)`` to ``(N, out_features)``.
+
+    Args:
+        in_features: values a sample.
+        out_features: units.
+    """
+
+    def __init__(self, in_features: int, out_features: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(in_features, out_features)
+        initialise(self.linear)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        x = x.flatten(1)
+        refuse_other_size(x, self.linear.in_features)
+        return F.relu(self.linear(x), inplace=True)
+
+
+class LabelledReLU(nn.Module):
+    """First layer of a supervised stack: the image at unit RMS with a one-hot label written beside or into it.
+
+    The image part of the pre-activation is computed once, however many labels an image carries, and the label
+    adds a column. A plain tensor is taken as images without a label (all label inputs 0).
+
+    Args:
+        in_features: pixels of an image.
+        out_features: units.
+        num_classes: length of the one-hot label.
+        label_scale: value of the hot label input; the image around it has unit RMS.
+        overlay: write the label over the first ``num_classes`` pixels, as Hinton does (section 3.3), instead of
+            appending it.
+
+    Shape:
+        - Input: :class:`Labelled` with image ``(B, …)`` and labels ``(S, B)``, or a tensor ``(B, …)``.
+        - Output: ``(S * B, out_features)``, or ``(B, out_features)``.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        num_classes: int,
+        label_scale: float = 10.0,
+        overlay: bool = True,
+    ) -> None:
+        super().__init__()
+        if overlay and in_features <= num_classes:
+            raise InputError(
+                f"Passed `in_features={in_features}` with `num_classes={num_classes}` and `overlay=True`. The label "
+                "needs fewer pixels than the image has."
+            )
+        self.num_classes = num_classes
+        self.in_features = in_features
+        self.label_scale = label_scale
+        self.skip = num_classes if overlay else 0
+        self.image = nn.Linear(in_features - self.skip, out_features)
+        self.label = nn.Linear(num_classes, out_features, bias=False)
+        initialise(self.image)
+        nn.init.normal_(self.label.weight, std=in_features**-0.5)
+        self.norm = UnitRMS()
+
+    def forward(self, x: Tensor | Labelled) -> Tensor:  # noqa: D102
+        image, labels = (x.image, x.labels) if isinstance(x, Labelled) else (x, None)
+        image = image.flatten(1)
+        refuse_other_size(image, self.in_features)
+        image = self.norm(image)[:, self.skip :]
+        z: Tensor = self.image(image)
+        if labels is not None:
+            label = F.one_hot(labels, self.num_classes).to(image.dtype) * self.label_scale
+            z = self.label(label).add_(z).flatten(0, 1)
+        return F.relu(z, inplace=True)
+
+
+class MLP(BlockStack):
+    """Stack of fully connected ReLU blocks; the first one brings its input to unit RMS.
+
+    Args:
+        in_features: values a sample, for example 784 pixels.
+        widths: units of each block.
+        num_classes: classes whose one-hot label enters the first block; ``None`` for inputs without a label.
+        label_scale: value of the hot label input against an image of unit RMS.
+        overlay: write the label over the first pixels instead of appending it.
+        goodness: copied for every block; mean of squares by default.
+        loss: copied for every block; :class:`~ff_lightning.losses.SymBa` by default.
+        norm: copied for every block; what is done to activities that are passed on.
+        peer_weight: strength of peer normalisation; 0 for none.
+
+    Raises:
+        InputError: a width, ``in_features`` or ``num_classes`` that makes no sense.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        widths: Sequence[int],
+        *,
+        num_classes: int | None = 10,
+        label_scale: float = 10.0,
+        overlay: bool = True,
+        goodness: Goodness | None = None,
+        loss: ContrastiveLoss | None = None,
+        norm: UnitRMS | nn.Module | None = None,
+        peer_weight: float = 0.0,
+    ) -> None:
+        if in_features < 1:
+            raise InputError(f"Passed `in_features={in_features}`. `in_features` must be at least 1.")
+        if not widths or any(width < 1 for width in widths):
+            raise InputError(f"Passed `widths={list(widths)}`. `widths` needs one or more positive numbers of units.")
+        if num_classes is not None and num_classes < 2:
+            raise InputError(f"Passed `num_classes={num_classes}`. `num_classes` must be at least 2, or None.")
+        first: nn.Module
+        if num_classes is None:
+            first = nn.Sequential(UnitRMS(), DenseReLU(in_features, widths[0]))
+        else:
+            first = LabelledReLU(
+                in_features, widths[0], num_classes=num_classes, label_scale=label_scale, overlay=overlay
+            )
+        layers = [first, *(DenseReLU(*sizes) for sizes in pairwise(widths))]
+        super().__init__(
+            [
+                Block(
+                    layer,
+                    copy.deepcopy(goodness) or MeanOfSquares(),
+                    copy.deepcopy(loss) or SymBa(),
+                    norm=copy.deepcopy(norm),
+                    peer=PeerNormalisation(width, weight=peer_weight) if peer_weight else None,
+                )
+                for layer, width in zip(layers, widths, strict=True)
+            ]
+        )
+        self.in_features = in_features
+        self.num_classes = num_classes
+        self.out_features = widths[-1]
+
+
+def initialise(linear: nn.Linear) -> None:
+    """Weights of variance ``1 / fan_in``: an input of unit RMS gives pre-activations of unit variance; bias 0."""
+    nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+    nn.init.zeros_(linear.bias)
+
+
+def refuse_other_size(x: Tensor, in_features: int) -> None:
+    """Check that samples have the size a layer was built for.
+
+    Raises:
+        InputError: names both sizes.
+    """
+    if x.shape[-1] != in_features:
+        raise InputError(
+            f"Passed samples of {x.shape[-1]} values. The network was built with `in_features={in_features}`."
+        )
+    if not torch.is_floating_point(x):
+        raise InputError(f"Passed samples of dtype {x.dtype}. They must be floating point, for images in [0, 1].")

@@ -1,0 +1,97 @@
+"""What passes between blocks, and peer normalisation.
+
+A block must not be able to read its own answer off the length of what it receives, or the second block could
+copy the goodness of the first (Hinton 2022, 2212.13345, section 2): activities are normalised before they are
+passed on, and only their direction survives.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ff_lightning.distributed import mean_over_ranks
+from ff_lightning.errors import InputError
+from ff_lightning.goodness import squared_norm
+
+
+class UnitLength(nn.Module):
+    """Scale every sample to Euclidean length 1 over all but the first dimension.
+
+    Args:
+        eps: added to the length, so that silence stays silence.
+
+    Shape:
+        ``(B, …)`` to ``(B, …)``, the dtype kept; the length is accumulated in float32.
+    """
+
+    def __init__(self, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, h: Tensor) -> Tensor:  # noqa: D102
+        length = squared_norm(h.flatten(1)).sqrt()
+        return h * (1 / (length + self.eps)).to(h.dtype).view(-1, *[1] * (h.dim() - 1))
+
+
+class UnitRMS(nn.Module):
+    """Scale every sample to mean square 1 over all but the first dimension.
+
+    Args:
+        eps: added to the root mean square, so that silence stays silence.
+
+    Shape:
+        ``(B, …)`` to ``(B, …)``, the dtype kept; the mean is accumulated in float32.
+    """
+
+    def __init__(self, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, h: Tensor) -> Tensor:  # noqa: D102
+        flat = h.flatten(1)
+        rms = (squared_norm(flat) / flat.shape[-1]).sqrt()
+        return h * (1 / (rms + self.eps)).to(h.dtype).view(-1, *[1] * (h.dim() - 1))
+
+
+class PeerNormalisation(nn.Module):
+    """A small loss that keeps units from dying or shouting (Hinton 2022, 2212.13345, section 3, footnote).
+
+    Each unit's mean activity over positives is tracked; the loss is ``weight`` times the mean squared distance
+    of these means from the mean over all units of the block. The gradient reaches a unit through its current
+    batch mean, as in the public reimplementation by Löwe (github.com/loeweX/Forward-Forward). The running means
+    live in a buffer: they are saved in checkpoints, and averaged over ranks.
+
+    Args:
+        num_units: units of the block.
+        weight: strength of the loss; not negative.
+        momentum: share of the old running mean that stays at each training batch, in ``[0, 1)``.
+
+    Shape:
+        - Input: activities of positives, ``(B, num_units)``.
+        - Output: scalar loss.
+    """
+
+    def __init__(self, num_units: int, *, weight: float = 0.03, momentum: float = 0.9) -> None:
+        super().__init__()
+        if num_units < 1:
+            raise InputError(f"Passed `num_units={num_units}`. `num_units` must be at least 1.")
+        if weight < 0:
+            raise InputError(f"Passed `weight={weight}`. `weight` must not be negative.")
+        if not 0 <= momentum < 1:
+            raise InputError(f"Passed `momentum={momentum}`. `momentum` must be in [0, 1).")
+        self.weight = weight
+        self.momentum = momentum
+        self.running_mean: Tensor
+        self.register_buffer("running_mean", torch.full((num_units,), 0.5))
+
+    def forward(self, h_pos: Tensor) -> Tensor:  # noqa: D102
+        batch_mean = h_pos.mean(0, dtype=torch.promote_types(h_pos.dtype, torch.float32))
+        with torch.no_grad():
+            mean = torch.lerp(mean_over_ranks(batch_mean).to(self.running_mean), self.running_mean, self.momentum)
+            if self.training:
+                self.running_mean.copy_(mean)
+        # The value is that of the running means; the gradient flows through this batch's share of them.
+        share = (1 - self.momentum) * (batch_mean - batch_mean.detach())
+        tracked = mean.to(batch_mean) + share
+        return self.weight * (tracked.mean() - tracked).square().mean()

@@ -1,0 +1,126 @@
+"""Readouts: how a prediction is taken from a stack trained by local losses.
+
+Two ways, both Hinton's (2212.13345, section 3.3): run the net with every label and choose the one with the
+highest summed goodness, or train a linear softmax on the activities, in one pass without a label.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from itertools import islice
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ff_lightning.blocks import BlockStack, Labelled
+from ff_lightning.errors import InputError
+
+
+def label_goodness(network: BlockStack, image: Tensor, num_classes: int) -> Tensor:
+    """Goodness that every block gives to every label, in one batched pass.
+
+    The image part of the first block is computed once for all labels.
+
+    Args:
+        network: a stack whose first layer takes :class:`~ff_lightning.blocks.Labelled`.
+        image: ``(B, …)``.
+        num_classes: number of labels.
+
+    Returns:
+        ``(L, B, num_classes)``, at least float32; ``L`` blocks.
+    """
+    batch = image.shape[0]
+    labels = torch.arange(num_classes, device=image.device).unsqueeze(1).expand(num_classes, batch)
+    goodness = network.goodness(Labelled(image, labels))
+    return goodness.view(-1, num_classes, batch).transpose(1, 2)
+
+
+class Readout(nn.Module, ABC):
+    """Class scores from a stack.
+
+    Args:
+        first_block: the lowest block that is read, counted from 0.
+    """
+
+    def __init__(self, first_block: int = 0) -> None:
+        super().__init__()
+        if first_block < 0:
+            raise InputError(f"Passed `first_block={first_block}`. `first_block` must not be negative.")
+        self.first_block = first_block
+
+    def check(self, network: BlockStack) -> None:
+        """Check that the readout fits the stack.
+
+        Raises:
+            InputError: ``first_block`` lies above the stack.
+        """
+        if self.first_block >= len(network):
+            raise InputError(
+                f"Passed `first_block={self.first_block}`. The network has {len(network)} blocks, so it must be at "
+                f"most {len(network) - 1}."
+            )
+
+    @abstractmethod
+    def forward(self, network: BlockStack, image: Tensor, num_classes: int) -> Tensor:
+        """Scores ``(B, num_classes)`` of images ``(B, …)``; the highest is the prediction. No gradient."""
+
+    def local_loss(self, network: BlockStack, image: Tensor, labels: Tensor) -> Tensor | None:
+        """Loss that trains the readout's own parameters on detached activities, or ``None``."""
+        del network, image, labels
+        return None
+
+
+class GoodnessReadout(Readout):
+    """Goodness of every label summed over blocks ``first_block`` and above; nothing to train.
+
+    Hinton leaves out the first block of four (section 3.3: ``first_block=1``).
+    """
+
+    def forward(self, network: BlockStack, image: Tensor, num_classes: int) -> Tensor:  # noqa: D102
+        return self.combine(label_goodness(network, image, num_classes))
+
+    def combine(self, goodness: Tensor) -> Tensor:
+        """Scores ``(B, C)`` from the goodness of every block, ``(L, B, C)``."""
+        return goodness[self.first_block :].sum(0)
+
+
+class LinearReadout(Readout):
+    """Linear softmax on the normalised activities of blocks ``first_block`` and above, without a label.
+
+    Trained beside the blocks, on detached activities: no gradient reaches a block.
+
+    Args:
+        in_features: units of all blocks that are read, added up.
+        num_classes: number of classes.
+        first_block: the lowest block that is read; Hinton takes all but the first.
+    """
+
+    def __init__(self, in_features: int, num_classes: int, *, first_block: int = 1) -> None:
+        super().__init__(first_block)
+        if in_features < 1:
+            raise InputError(f"Passed `in_features={in_features}`. `in_features` must be at least 1.")
+        self.linear = nn.Linear(in_features, num_classes)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def features(self, network: BlockStack, image: Tensor) -> Tensor:
+        """Activities that are read, ``(B, in_features)``, detached."""
+        answers = zip(network, network.activities(image), strict=False)
+        features = torch.cat([block.norm(h).flatten(1) for block, h in islice(answers, self.first_block, None)], dim=1)
+        if features.shape[1] != self.linear.in_features:
+            raise InputError(
+                f"Passed `in_features={self.linear.in_features}` to the readout. Blocks {self.first_block} and above "
+                f"have {features.shape[1]} units."
+            )
+        return features
+
+    def forward(self, network: BlockStack, image: Tensor, num_classes: int) -> Tensor:  # noqa: D102
+        del num_classes
+        with torch.no_grad():
+            scores: Tensor = self.linear(self.features(network, image))
+        return scores
+
+    def local_loss(self, network: BlockStack, image: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of the linear softmax, nats; trains this readout alone."""
+        return F.cross_entropy(self.linear(self.features(network, image)).float(), labels)

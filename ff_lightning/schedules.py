@@ -1,0 +1,158 @@
+"""When each block learns, and how its learning rate falls.
+
+A :class:`Schedule` gives every block a window of the training. Outside its window a block rests: its forward
+pass still feeds the blocks above. Learning-rate schedulers are torch's own, one a block, stepped once for each
+of the block's updates; :class:`HoldThenDecay` is one that needs no step count in a recipe.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ff_lightning.errors import InputError
+
+
+class Schedule(ABC):
+    """Order of training."""
+
+    @abstractmethod
+    def windows(self, depth: int) -> list[tuple[float, float]]:
+        """Start and stop of every block's learning, as fractions of the training.
+
+        Args:
+            depth: number of blocks.
+
+        Returns:
+            One ``(start, stop)`` a block, with ``0 <= start < stop <= 1``.
+        """
+
+
+class Simultaneous(Schedule):
+    """Every block learns at every step; each sees the lower ones change."""
+
+    def windows(self, depth: int) -> list[tuple[float, float]]:
+        """All blocks from start to end; see :class:`Schedule`."""
+        return [(0.0, 1.0)] * depth
+
+
+class Staggered(Schedule):
+    """Block ``k`` starts ``k * delay`` into the training, and all learn to the end.
+
+    Args:
+        delay: fraction of the training between the starts of two neighbours, in ``[0, 1)``.
+
+    >>> Staggered(0.25).windows(3)
+    [(0.0, 1.0), (0.25, 1.0), (0.5, 1.0)]
+    """
+
+    def __init__(self, delay: float = 0.1) -> None:
+        if not 0 <= delay < 1:
+            raise InputError(f"Passed `delay={delay}`. `delay` must be in [0, 1).")
+        self.delay = delay
+
+    def windows(self, depth: int) -> list[tuple[float, float]]:
+        """Delayed starts; see :class:`Schedule`."""
+        if (depth - 1) * self.delay >= 1:
+            raise InputError(
+                f"Passed `delay={self.delay}` for {depth} blocks. The last one would start at "
+                f"{(depth - 1) * self.delay:g} of the training; `delay` must be below {1 / (depth - 1):g}."
+            )
+        return [(index * self.delay, 1.0) for index in range(depth)]
+
+
+class Greedy(Schedule):
+    """One block after the other, each for an equal share of the training.
+
+    >>> Greedy().windows(2)
+    [(0.0, 0.5), (0.5, 1.0)]
+    """
+
+    def windows(self, depth: int) -> list[tuple[float, float]]:
+        """Equal shares; see :class:`Schedule`."""
+        return [(index / depth, (index + 1) / depth) for index in range(depth)]
+
+
+def update_ranges(schedule: Schedule, depth: int, total: int | None) -> list[range]:
+    """Turn the windows of a schedule into ranges of updates.
+
+    Args:
+        schedule: order of training.
+        depth: number of blocks.
+        total: updates of the whole training; ``None`` if it has no known end.
+
+    Returns:
+        For every block the update numbers, counted from 0, at which it learns.
+
+    Raises:
+        InputError: the schedule needs an end that the training does not have.
+    """
+    windows = schedule.windows(depth)
+    if total is None:
+        if any(window != (0.0, 1.0) for window in windows):
+            raise InputError(
+                f"Passed `schedule={type(schedule).__name__}` to a training without an end. Give the Trainer "
+                "`max_epochs` or `max_steps`."
+            )
+        return [range(2**62)] * depth
+    bounds = [(round(start * total), round(stop * total)) for start, stop in windows]
+    return [range(start, 2**62 if stop >= total else stop) for start, stop in bounds]
+
+
+class HoldThenDecay(LRScheduler):
+    """Linear warm-up, constant rate, then a linear fall to ``final`` of the base rate.
+
+    :class:`~ff_lightning.FFLightningModule` sets ``total_updates`` to the number of updates that the block will
+    get, so a recipe speaks of shares of the training and not of steps.
+
+    Args:
+        optimizer: whose learning rate is set.
+        warmup: share of the updates over which the rate rises from near 0.
+        hold: share of the updates after which the fall begins.
+        final: rate at the end, as a share of the base rate.
+        total_updates: updates in all; ``None`` leaves it to the module (until then the rate does not fall).
+            A resumed run takes the length of the training it is resumed in.
+        last_epoch: as in torch: number of steps taken before, -1 for a new run.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        warmup: float = 0.0,
+        hold: float = 0.5,
+        final: float = 0.0,
+        total_updates: int | None = None,
+        last_epoch: int = -1,
+    ) -> None:
+        if not 0 <= warmup <= hold <= 1:
+            raise InputError(f"Passed `warmup={warmup}, hold={hold}`. Needed: 0 <= warmup <= hold <= 1.")
+        if not 0 <= final <= 1:
+            raise InputError(f"Passed `final={final}`. `final` must be in [0, 1].")
+        self.warmup, self.hold, self.final = warmup, hold, final
+        self.total_updates = total_updates
+        self.follows_training = total_updates is None
+        super().__init__(optimizer, last_epoch)
+
+    def set_total(self, total_updates: int) -> None:
+        """Fix the number of updates, and set the rate of the first one accordingly."""
+        self.total_updates = total_updates
+        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            group["lr"] = rate
+
+    def get_lr(self) -> list[float]:  # type: ignore[override]
+        """Learning rate of every parameter group for the next update."""
+        return [base * self._factor(self.last_epoch) for base in self.base_lrs]  # type: ignore[misc]
+
+    def _factor(self, done: int) -> float:
+        if self.total_updates is None:
+            return 1.0
+        progress = min(done / max(self.total_updates, 1), 1.0)
+        if progress < self.warmup:
+            return (done + 1) / (self.warmup * self.total_updates + 1)
+        if progress <= self.hold:
+            return 1.0
+        fall = (progress - self.hold) / (1 - self.hold)
+        return 1 - fall * (1 - self.final)
