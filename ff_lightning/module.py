@@ -1,0 +1,320 @@
+"""``FFLightningModule``: Forward-Forward training on Lightning, the one class made to be subclassed."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.utils._pytree import tree_leaves
+
+from ff_lightning.blocks import BlockStack, LocalStep, Signal, refuse_shared_parameters
+from ff_lightning.errors import InputError
+from ff_lightning.losses import positive
+from ff_lightning.metrics import goodness_gap, separation
+from ff_lightning.schedules import HoldThenDecay, Schedule, Simultaneous, update_ranges
+from ff_lightning.updates import BlockUpdates
+
+
+class FFLightningModule(pl.LightningModule):
+    """Trains every block of a network by its own local loss; no gradient crosses a block.
+
+    A task is a subclass. Most need only :meth:`pairs`, which says what the positives and negatives of a batch
+    are, and a ``validation_step``. :meth:`local_losses` is the full freedom: yield local losses in any order.
+
+    Args:
+        network: the blocks to train.
+        optimizer: builds the optimizer of one block from its parameters; called once a block.
+        lr_scheduler: builds the scheduler of one optimizer; stepped once for each update of that block.
+        schedule: when each block learns.
+        update: ``"streamed"`` updates a block before the next one is computed, so that the activations of one
+            block are alive at a time; ``"fused"`` runs one backward pass of the summed losses. The weights are
+            the same.
+        accumulate_batches: batches that share one update. (Lightning refuses its own
+            ``accumulate_grad_batches`` under manual optimization.)
+        clip_norm: largest gradient norm of a block; ``None`` for no clipping. (In place of Lightning's
+            ``gradient_clip_val``, which would couple the blocks.)
+
+    Raises:
+        InputError: an argument makes no sense, or blocks share parameters.
+    """
+
+    repeats_blocks = False
+    """Set to ``True`` in a subclass whose :meth:`local_losses` yields a block more than once a batch."""
+
+    def __init__(
+        self,
+        network: BlockStack,
+        *,
+        optimizer: OptimizerCallable = partial(torch.optim.Adam, lr=1e-3),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        schedule: Schedule | None = None,
+        update: Literal["streamed", "fused"] = "streamed",
+        accumulate_batches: int = 1,
+        clip_norm: float | None = None,
+    ) -> None:
+        super().__init__()
+        if update not in ("streamed", "fused"):
+            raise InputError(f"Passed `update={update!r}`. `update` must be 'streamed' or 'fused'.")
+        if update == "fused" and self.repeats_blocks:
+            raise InputError("Passed `update='fused'` to a task that repeats blocks within a batch; use 'streamed'.")
+        if not isinstance(accumulate_batches, int) or accumulate_batches < 1:
+            raise InputError(
+                f"Passed `accumulate_batches={accumulate_batches}`. `accumulate_batches` must be a whole number, 1 or "
+                "more."
+            )
+        self._save_plain_hyperparameters()
+        self.automatic_optimization = False
+        self.network = network
+        self.make_optimizer = optimizer
+        self.make_lr_scheduler = lr_scheduler
+        self.schedule = Simultaneous() if schedule is None else schedule
+        self.update = update
+        self.accumulate_batches = accumulate_batches
+        self.clip_norm = None if clip_norm is None else positive("clip_norm", clip_norm)
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed() % 2**32))
+        self.block_optimizers: list[Optimizer] = []
+        self._updates: BlockUpdates | None = None
+        self._update_ranges: list[range] = []
+        self._batch_idx = 0
+        self._last_loss: Tensor | None = None
+
+    # What a task says ------------------------------------------------------------------------------------------
+
+    def pairs(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Positives and negatives of a batch, both ``(B, …)``: the one thing that most tasks must say."""
+        raise InputError(f"`{type(self).__name__}` must define `pairs(batch)` or `local_losses(batch)`.")
+
+    def local_losses(self, batch: Any) -> Iterator[LocalStep]:
+        """Yield the local losses of a batch, in the order in which their blocks are to be updated.
+
+        Args:
+            batch: what the dataloader gives, on the device.
+
+        Yields:
+            One :class:`~ff_lightning.blocks.LocalStep` a loss. Code after a ``yield`` runs when the loss has had
+            its backward pass.
+        """
+        yield from self.network.local_losses(Signal.pair(*self.pairs(batch)))
+
+    def local_modules(self) -> Sequence[nn.Module]:
+        """The modules that ``LocalStep.block`` counts: each gets an optimizer of its own. The blocks, by default."""
+        return list(self.network)
+
+    def generator(self, stream: int = 0) -> torch.Generator:
+        """Source of randomness for the current training batch.
+
+        It depends on nothing but the module's seed, the updates done, the batch within an update, the rank and
+        ``stream``: a resumed run draws what an uninterrupted one draws, and ranks draw different numbers.
+
+        Args:
+            stream: tells apart several uses within one batch.
+
+        Returns:
+            A generator on the module's device.
+        """
+        batch = self._batch_idx % self.accumulate_batches
+        key = [self.seed, self.global_step, batch, self.global_rank, stream]
+        state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)
+        return torch.Generator(device=self.device).manual_seed(int(state))
+
+    # How it is trained -----------------------------------------------------------------------------------------
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        """Update every block on one batch; see :class:`~ff_lightning.updates.BlockUpdates`."""
+        self._batch_idx = batch_idx
+        refuse_non_finite(batch, f"Training batch {batch_idx} of epoch {self.current_epoch}")
+        assert self._updates is not None
+        done = self.trainer.global_step
+        self._updates.run(
+            self._observed(self.local_losses(batch)),
+            divisor=self.accumulated_batches(),
+            update=(batch_idx + 1) % self.accumulate_batches == 0 or self.trainer.is_last_batch,
+            learning=[done in updates for updates in self._update_ranges],
+        )
+
+    def accumulated_batches(self) -> int:
+        """Batches that share the current update: fewer at the ragged end of an epoch."""
+        total = self.trainer.num_training_batches
+        first = self._batch_idx - self._batch_idx % self.accumulate_batches
+        return int(min(self.accumulate_batches, total - first))
+
+    def _observed(self, losses: Iterator[LocalStep]) -> Iterator[LocalStep]:
+        """Pass the losses on, and log what they say on the steps that Lightning logs."""
+        logged = self._is_logged()
+        total: Tensor | None = None
+        for step in losses:
+            loss = step.loss.detach()
+            total = loss if total is None else total + loss
+            if logged:
+                self._log_block(step, loss)
+            yield step
+            del step
+        self._last_loss = total
+        if logged and total is not None:
+            self.log("train/loss", total, prog_bar=True)
+            self._refuse_divergence()
+
+    def _is_logged(self) -> bool:
+        """Whether Lightning writes the metrics of this batch to the loggers."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0
+
+    def _log_block(self, step: LocalStep, loss: Tensor) -> None:
+        name = f"block_{step.block}"
+        values = {f"train/loss/{name}": loss}
+        if step.g_pos is not None and step.g_neg is not None:
+            threshold = getattr(self.local_modules()[step.block], "threshold", None)
+            values[f"train/separation/{name}"] = separation(step.g_pos, step.g_neg, threshold)
+            values[f"train/goodness_gap/{name}"] = goodness_gap(step.g_pos, step.g_neg)
+        self.log_dict(values)
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
+        """One optimizer a local module, and one scheduler for each if asked for."""
+        modules = self.local_modules()
+        refuse_shared_parameters(modules)
+        self._block_parameters = [[p for p in module.parameters() if p.requires_grad] for module in modules]
+        self.block_optimizers = [self._optimizer(parameters) for parameters in self._block_parameters]
+        make = self.make_lr_scheduler
+        return self.block_optimizers, [self._scheduler(make, optimizer) for optimizer in self.block_optimizers if make]
+
+    def _optimizer(self, parameters: list[nn.Parameter]) -> Optimizer:
+        try:
+            optimizer = self.make_optimizer(parameters)
+        except ValueError as error:
+            raise InputError(f"Passed an `optimizer` that cannot be built: {error}.") from error
+        for group in optimizer.param_groups:
+            positive("learning rate of `optimizer`", float(group["lr"]))
+        return optimizer
+
+    def _scheduler(self, make: LRSchedulerCallable, optimizer: Optimizer) -> LRScheduler:
+        scheduler = make(optimizer)
+        if not isinstance(scheduler, LRScheduler) or isinstance(scheduler, ReduceLROnPlateau):
+            raise InputError(
+                f"Passed `lr_scheduler={type(scheduler).__name__}`. It is stepped once an update and gets no metric: "
+                "use a torch scheduler other than ReduceLROnPlateau."
+            )
+        return scheduler
+
+    def on_train_start(self) -> None:
+        """Plan which updates each block takes part in, now that the length of the training is known.
+
+        Not earlier: asking Lightning for it while optimizers are configured would set up the training data before
+        a checkpoint is restored, and the position in the data would be lost.
+        """
+        steps = self.trainer.estimated_stepping_batches
+        total = int(steps) if 0 <= steps < float("inf") else None
+        self._update_ranges = update_ranges(self.schedule, len(self.block_optimizers), total)
+        for config, updates in zip(self.trainer.lr_scheduler_configs, self._update_ranges, strict=False):
+            scheduler = config.scheduler
+            if isinstance(scheduler, HoldThenDecay) and scheduler.follows_training:
+                if total is None:
+                    raise InputError(
+                        "Passed `lr_scheduler=HoldThenDecay` without `total_updates` to a training without an end. "
+                        "Give the Trainer `max_epochs` or `max_steps`."
+                    )
+                scheduler.set_total(min(updates.stop, total) - updates.start)
+
+    # What is checked and kept ----------------------------------------------------------------------------------
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        """Refuse Trainer flags that manual optimization has no use for; no callback is added.
+
+        This is the first hook that Lightning calls, before its own check, which could not name our arguments.
+        """
+        if self.trainer.accumulate_grad_batches != 1:
+            raise InputError(
+                f"Passed `Trainer(accumulate_grad_batches={self.trainer.accumulate_grad_batches})`. Blocks accumulate "
+                "their own gradients: pass `accumulate_batches` to the module."
+            )
+        if self.trainer.gradient_clip_val:
+            raise InputError(
+                f"Passed `Trainer(gradient_clip_val={self.trainer.gradient_clip_val})`. Blocks clip their own "
+                "gradients: pass `clip_norm` to the module."
+            )
+        return []
+
+    def setup(self, stage: str) -> None:
+        """Check the strategy, and tell Lightning's counters of ``accumulate_batches``."""
+        if stage == "fit":
+            self.trainer.accumulate_grad_batches = self.accumulate_batches
+
+    def on_fit_start(self) -> None:
+        """Build the engine for the strategy at hand."""
+        self._updates = BlockUpdates(self, self._block_parameters)
+
+    def teardown(self, stage: str) -> None:
+        """Leave the Trainer as it was, so that it can be used again, and let go of the engine."""
+        if stage == "fit":
+            self.trainer.accumulate_grad_batches = 1
+            self._updates = None
+            self.block_optimizers = []
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Refuse NaN and inf in validation data."""
+        refuse_non_finite(batch, f"Validation batch {batch_idx}")
+
+    def on_test_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Refuse NaN and inf in test data."""
+        refuse_non_finite(batch, f"Test batch {batch_idx}")
+
+    def _refuse_divergence(self) -> None:
+        if self._last_loss is not None and not bool(torch.isfinite(self._last_loss)):
+            raise InputError(
+                f"The local losses are no longer finite at step {self.trainer.global_step}; training stops and no "
+                "checkpoint is written. Lower the learning rate of `optimizer`, or set `clip_norm`."
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the seed of the negatives; refuse to write a checkpoint of a training that has diverged."""
+        if getattr(self.trainer.precision_plugin, "scaler", None) is None:
+            self._refuse_divergence()
+        checkpoint["ff_lightning"] = {"seed": self.seed}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the seed of the negatives from the checkpoint."""
+        self.seed = int(checkpoint.get("ff_lightning", {}).get("seed", self.seed))
+
+    def _save_plain_hyperparameters(self) -> None:
+        """Save the arguments of the outermost ``__init__``, but no module or callable.
+
+        Objects would be pickled into checkpoints, which could then not be loaded with ``weights_only=True``.
+        Built by the command line, the arguments are plain configuration, and the checkpoint rebuilds the class.
+        """
+        frame = inspect.currentframe()
+        assert frame is not None
+        with warnings.catch_warnings():  # Lightning warns of modules among them, which are taken out below
+            warnings.simplefilter("ignore", UserWarning)
+            self.save_hyperparameters(frame=frame.f_back)
+        plain = (type(None), bool, int, float, str, list, tuple, dict)
+        objects = [name for name, value in self.hparams.items() if not isinstance(value, plain)]
+        for name in objects:
+            del self.hparams[name]
+        self._hparams_initial = copy.deepcopy(self._hparams)
+
+
+def refuse_non_finite(batch: Any, name: str) -> None:
+    """Check the floating tensors of a batch, before a block learns from them.
+
+    Args:
+        batch: a tensor, or any nesting of tuples, lists and dicts of tensors.
+        name: what to call the batch.
+
+    Raises:
+        InputError: a value is NaN or infinite.
+    """
+    tensors = [x for x in tree_leaves(batch) if isinstance(x, Tensor) and x.is_floating_point()]
+    # One look at the sum: it is finite if every value is, short of an overflow, and costs a single pass.
+    if any(not bool(torch.isfinite(x.sum())) and not bool(torch.isfinite(x).all()) for x in tensors):
+        raise InputError(f"{name} holds NaN or infinite values.")

@@ -1,0 +1,5 @@
+"""Tasks: final subclasses of :class:`~ff_lightning.FFLightningModule`."""
+
+from ff_lightning.tasks.classifier import FFClassifier as FFClassifier
+from ff_lightning.tasks.representation import FFRepresentation as FFRepresentation
+from ff_lightning.tasks.twin import BackpropTwin as BackpropTwin

@@ -1,0 +1,98 @@
+"""What every image classifier shares, however it is trained: evaluation, prediction, checks."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+
+from ff_lightning.blocks import BlockStack
+from ff_lightning.errors import InputError
+from ff_lightning.module import FFLightningModule
+
+
+class ImageClassification(FFLightningModule, ABC):
+    """Abstract base of the image classifiers: what is reported, not how it is learned.
+
+    Batches are ``(x, y)`` with images ``x`` ``(B, …)`` in [0, 1] and classes ``y`` ``(B,)`` int64. Logged are
+    ``val/accuracy`` and ``test/accuracy``; ``test_metrics.confusion`` holds the confusion matrix of the test.
+
+    Args:
+        network: the blocks to train.
+        num_classes: number of classes, 2 or more.
+        **kwargs: see :class:`~ff_lightning.FFLightningModule`.
+    """
+
+    def __init__(self, network: BlockStack, *, num_classes: int, **kwargs: Any) -> None:
+        super().__init__(network, **kwargs)
+        self.num_classes = num_classes
+        self.val_metrics = ClassificationMetrics(num_classes)
+        self.test_metrics = ClassificationMetrics(num_classes)
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores ``(B, num_classes)`` of images ``(B, …)``; the highest is the prediction."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Log what :meth:`evaluate` finds under ``val/``."""
+        self.evaluate(batch, "val", self.val_metrics)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Log what :meth:`evaluate` finds under ``test/``."""
+        self.evaluate(batch, "test", self.test_metrics)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Predicted classes ``(B,)`` of a batch of images, with or without labels."""
+        x = batch[0] if isinstance(batch, (tuple, list)) else batch
+        predicted: Tensor = self(x).argmax(1)
+        return predicted
+
+    def evaluate(self, batch: Any, stage: str, metrics: ClassificationMetrics) -> None:
+        """Accuracy and confusion on one batch."""
+        x, y = batch
+        check_labels(y, self.num_classes)
+        metrics.update(self(x), y)
+        self.log(f"{stage}/accuracy", metrics.accuracy, prog_bar=True)
+
+
+class ClassificationMetrics(nn.Module):
+    """Accuracy and confusion of one stage (validation or test).
+
+    Args:
+        num_classes: number of classes, 2 or more.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise InputError(f"Passed `num_classes={num_classes}`. `num_classes` must be at least 2.")
+        self.accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.confusion = MulticlassConfusionMatrix(num_classes)
+
+    def update(self, scores: Tensor, labels: Tensor) -> None:
+        """Take in scores ``(B, C)`` and true classes ``(B,)``."""
+        predicted = scores.argmax(1)
+        self.accuracy.update(predicted, labels)
+        self.confusion.update(predicted, labels)
+
+
+def check_labels(labels: Tensor, num_classes: int) -> None:
+    """Check that labels are classes.
+
+    Args:
+        labels: ``(B,)``.
+        num_classes: number of classes.
+
+    Raises:
+        InputError: a label outside ``0 … num_classes - 1``, or not an integer.
+    """
+    if labels.is_floating_point():
+        raise InputError(f"Passed labels of dtype {labels.dtype}. Labels must be integers.")
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= num_classes:
+        raise InputError(
+            f"Passed labels from {low} to {high}. With `num_classes={num_classes}` they must lie in 0 to "
+            f"{num_classes - 1}."
+        )

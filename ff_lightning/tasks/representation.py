@@ -1,0 +1,62 @@
+"""Unsupervised FF: features from images alone, read by a linear softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from ff_lightning.blocks import BlockStack, LocalStep, Signal
+from ff_lightning.negatives import HybridMask
+from ff_lightning.readouts import LinearReadout
+from ff_lightning.tasks.evaluation import ImageClassification, check_labels
+
+
+class FFRepresentation(ImageClassification):
+    """Features learned from images against hybrid images (Hinton 2022, 2212.13345, section 3.2). Tier T1.
+
+    The blocks never see a label. A linear softmax learns to read their activities; nothing flows back from it.
+
+    Args:
+        network: a stack whose first layer takes plain images.
+        readout: the linear softmax.
+        num_classes: number of classes.
+        negatives: makes negative images out of a batch.
+        **kwargs: see :class:`~ff_lightning.FFLightningModule`.
+    """
+
+    def __init__(
+        self,
+        network: BlockStack,
+        readout: LinearReadout,
+        *,
+        num_classes: int = 10,
+        negatives: HybridMask | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(network, num_classes=num_classes, **kwargs)
+        self.negatives = HybridMask() if negatives is None else negatives
+        self.readout = readout
+        self.readout.check(network)
+
+    def pairs(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Images against hybrids of them."""
+        x, _ = batch
+        return x, self.negatives(x, self.generator())
+
+    def local_modules(self) -> Sequence[nn.Module]:
+        """The blocks and the readout."""
+        return [*self.network, self.readout]
+
+    def local_losses(self, batch: Any) -> Iterator[LocalStep]:
+        """The readout's loss, on the blocks before their update, then those of the blocks without labels."""
+        x, y = batch
+        check_labels(y, self.num_classes)
+        yield LocalStep(len(self.network), self.readout.local_loss(self.network, x, y))
+        yield from self.network.local_losses(Signal.pair(*self.pairs(batch)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores ``(B, num_classes)`` of images ``(B, C, H, W)``."""
+        scores: Tensor = self.readout(self.network, x, self.num_classes)
+        return scores

@@ -1,0 +1,56 @@
+"""Two real processes with the stock `ddp` strategy, started by torchrun, equal one process on the joined batch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.ddp_cases import CASES, fit
+from tests.training import assert_same_weights, weights
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the weights of every case after training on two ranks."""
+    folder = tmp_path_factory.mktemp("two_ranks")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, "-m", "tests.ddp_cases", str(folder)], env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def load(folder: Path, case: str, rank: int) -> dict[str, Tensor]:
+    return torch.load(folder / f"{case}, rank {rank}.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("case", [name for name in CASES if name != "branch"])
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no:UserWarning")
+def test_two_ranks_equal_one_process(two_ranks: Path, tmp_path: Path, case: str) -> None:
+    """Weights, moving θ and peer means agree, and each byte of gradient is sent once an update."""
+    first, second = load(two_ranks, case, 0), load(two_ranks, case, 1)
+    assert_same_weights(first, second)
+    collectives, sent = first.pop("sent").tolist()
+    one = weights(fit(tmp_path, case, ranks=1))
+    assert one.pop("sent").tolist() == [0, 0]
+    assert_same_weights(one, first, rtol=1e-9, atol=1e-12)
+    updates = 4 if "accumulated" in case else 12
+    parameters = [value for name, value in first.items() if name.endswith(("weight", "bias"))]
+    assert collectives == 3 * updates, "one collective a block and update"
+    assert sent == sum(p.nbytes for p in parameters) * updates
+
+
+def test_a_gradient_missing_on_one_rank_counts_as_zero(two_ranks: Path) -> None:
+    for rank in range(2):
+        gate = load(two_ranks, "branch", rank)["network.blocks.1.gate"]
+        assert gate.item() == pytest.approx(-0.1 * 12 * 0.5)
