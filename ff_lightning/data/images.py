@@ -1,0 +1,216 @@
+"""`ImageDataModule`: images of one shape with one label each, decoded once and kept in memory."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+
+from ff_lightning.data.augment import ShiftAndFlip
+from ff_lightning.data.loader import Images, MemoryLoader, ShuffledLoader
+from ff_lightning.data.sources import Digits, TableSource, open_source
+from ff_lightning.errors import InputError
+
+
+class ImageDataModule(LightningDataModule):
+    """Images and class labels from scikit-learn, a local folder, a Parquet file or the hub.
+
+    Validation is cut from the training split; the test split is read by `test` only, so `predict`
+    gets the validation images.
+
+    Args:
+        source: "digits" (scikit-learn's, nothing is downloaded); a local folder with Parquet files
+            named after their splits or with one folder of images a class; a Parquet file; or the
+            id of a set on the hub, such as `ylecun/mnist`. If the environment variable
+            `FF_LIGHTNING_DATA` names a folder with a copy of MNIST or Fashion-MNIST, their hub ids
+            read that.
+        image_column: Name of the image column; None if there is only one.
+        label_column: Name of the label column; None if there is only one.
+        batch_size: Training images in a batch of one device.
+        eval_batch_size: Largest number of images in a batch of one device elsewhere.
+        validation: Share (a float) or number (an int) of training images for validation; 0 for no
+            validation.
+        split_seed: Seed of the choice of validation images and of `limit`.
+        shift: Translate training images by up to so many pixels on either axis, with zero fill.
+        flip: Flip half of the training images left to right.
+        limit: Use at most so many of the training images; None for all.
+        shuffle_seed: Seed of the order of training and of `shift` and `flip`.
+
+    Shape:
+        Batches are (x, y): (B, C, H, W) float32 in [0, 1] and (B,) int64.
+
+    Raises:
+        InputError: A number is out of range.
+
+    Example:
+        >>> data = ImageDataModule("digits", batch_size=100, validation=0.2)
+        >>> data.setup("fit")
+        >>> data.image_shape, data.num_classes, len(data.train_dataloader())
+        ((1, 8, 8), 10, 12)
+    """
+
+    def __init__(
+        self,
+        source: str = "digits",
+        *,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        batch_size: int = 250,
+        eval_batch_size: int = 1000,
+        validation: int | float = 0.1,
+        split_seed: int = 0,
+        shift: int = 0,
+        flip: bool = False,
+        limit: int | None = None,
+        shuffle_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _check_whole("batch_size", batch_size, least=1)
+        _check_whole("eval_batch_size", eval_batch_size, least=1)
+        _check_whole("shift", shift, least=0)
+        if limit is not None:
+            _check_whole("limit", limit, least=1)
+        _check_validation(validation)
+        self.save_hyperparameters()
+        self.source = source
+        self.image_column = image_column
+        self.label_column = label_column
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.validation = validation
+        self.split_seed = split_seed
+        self.augment = ShiftAndFlip(shift, flip)
+        self.limit = limit
+        self.shuffle_seed = shuffle_seed
+        self._opened: Digits | TableSource | None = None
+        self._splits: dict[str, Images] = {}
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes."""
+        return self._open().num_classes
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """A name for each class, if they have any."""
+        return self._open().class_names
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height, width."""
+        return self._open().image_shape
+
+    def prepare_data(self) -> None:
+        """Download what is on the hub, in one process a machine."""
+        self._open()  # the others open it in `setup`
+
+    def setup(self, stage: str | None = None) -> None:
+        """Decode the splits of a stage.
+
+        Args:
+            stage: "fit", "validate", "predict" or "test"; None for all.
+
+        Raises:
+            InputError: The source has no usable images and labels, or too few.
+        """
+        if stage != "test" and "train" not in self._splits:
+            self._split(self._open().read("train"))
+        if stage in ("test", None) and "test" not in self._splits:
+            test = self._open().read("test")
+            shape = tuple(test.pixels.shape[1:])
+            if shape != self.image_shape:
+                raise InputError(
+                    f"Test images of {self.source!r} are (channels, height, width) {shape}, "
+                    f"training images {self.image_shape}. They must be alike."
+                )
+            self._splits["test"] = test
+
+    def train_dataloader(self) -> MemoryLoader:
+        """Shuffle and augment; neither with the trainer's `overfit_batches`."""
+        images, trainer = self._splits["train"], self.trainer
+        rank, world_size = self._rank()
+        if trainer is not None and trainer.overfit_batches:  # type: ignore[attr-defined]
+            return MemoryLoader(
+                images,
+                batch_size=self.batch_size,
+                rank=rank,
+                world_size=world_size,
+            )
+        return ShuffledLoader(
+            images,
+            batch_size=self.batch_size,
+            seed=self.shuffle_seed,
+            augment=self.augment if self.augment.shift or self.augment.flip else None,
+            limit_batches=1.0 if trainer is None else trainer.limit_train_batches,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def val_dataloader(self) -> MemoryLoader | list[MemoryLoader]:
+        """Give the validation images in order; no loader if there are none."""
+        return self._sequential("validation") if "validation" in self._splits else []
+
+    def test_dataloader(self) -> MemoryLoader:
+        """Give the test images in order."""
+        return self._sequential("test")
+
+    def predict_dataloader(self) -> MemoryLoader | list[MemoryLoader]:
+        """Give the validation images in order; no loader if there are none."""
+        return self.val_dataloader()
+
+    def _open(self) -> Digits | TableSource:
+        if self._opened is None:
+            self._opened = open_source(
+                self.source,
+                image_column=self.image_column,
+                label_column=self.label_column,
+            )
+        return self._opened
+
+    def _split(self, images: Images) -> None:
+        total, asked = len(images.labels), self.validation
+        count = round(total * asked) if isinstance(asked, float) else min(asked, total)
+        if count == total or (count == 0 and asked):
+            raise InputError(
+                f"Passed `ImageDataModule(validation={asked})`. Of {total} training images this leaves "
+                f"{total - count} for training and {count} for validation."
+            )
+        if min(images.pixels.shape[2:]) <= self.augment.shift:
+            raise InputError(
+                f"Passed `ImageDataModule(shift={self.augment.shift})`. `shift` must be smaller than "
+                f"the images of {self.source!r}, whose shape is {self.image_shape}."
+            )
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(self.split_seed))
+        self._splits["train"] = images.take(order[count:][: self.limit])
+        if count:
+            self._splits["validation"] = images.take(order[:count].sort().values)
+
+    def _sequential(self, split: str) -> MemoryLoader:
+        rank, world_size = self._rank()
+        return MemoryLoader(
+            self._splits[split],
+            batch_size=self.eval_batch_size,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def _rank(self) -> tuple[int, int]:
+        """Return our share of a batch and the number of shares; ranks may have the same one."""
+        share = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
+        return (0, 1) if share is None else (share["rank"], share["num_replicas"])
+
+
+def _check_whole(name: str, value: Any, *, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(
+            f"Passed `ImageDataModule({name}={value!r})`. `{name}` must be a whole number, at least {least}."
+        )
+
+
+def _check_validation(value: int | float) -> None:
+    if not isinstance(value, float):
+        _check_whole("validation", value, least=0)
+    elif not 0 <= value < 1:
+        raise InputError(
+            f"Passed `ImageDataModule(validation={value})`. `validation` must be a share, at least 0 and below 1, "
+            "or a whole number of images."
+        )

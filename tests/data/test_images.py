@@ -1,0 +1,222 @@
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from torch import Tensor
+
+from ff_lightning.data import ImageDataModule, MemoryLoader, ShuffledLoader
+from ff_lightning.data.sources import Digits
+from ff_lightning.errors import InputError
+
+
+def ready(source: str = "digits", stage: str = "fit", **options: Any) -> ImageDataModule:
+    data = ImageDataModule(source, **options)
+    data.prepare_data()
+    data.setup(stage)
+    return data
+
+
+def contents(loader: Any) -> list[tuple[int, ...]]:
+    """All images of a loader with their label, sorted."""
+    return sorted(
+        (int(y), *x.flatten().mul(16).int().tolist()) for xs, ys in loader for x, y in zip(xs, ys, strict=True)
+    )
+
+
+class Counter(pl.LightningModule):
+    """Counts the images of each stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.train_batches: list[Tensor] = []
+        self.images = {"validation": 0, "test": 0, "predict": 0}
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        self.train_batches.append(batch[0])
+        return self.weight * batch[0].mean()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.images["validation"] += len(batch[1])
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.images["test"] += len(batch[1])
+
+    def predict_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        self.images["predict"] += len(batch[1])
+        return batch[1]
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def trainer(**options: Any) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **{"max_epochs": 1, **options},
+    )
+
+
+def test_batches_have_the_documented_form() -> None:
+    data = ready(batch_size=100)
+    assert (data.num_classes, data.image_shape) == (10, (1, 8, 8))
+    assert data.class_names == list("0123456789")
+    x, y = next(iter(data.train_dataloader()))
+    assert (x.shape, x.dtype, y.shape, y.dtype) == ((100, 1, 8, 8), torch.float32, (100,), torch.int64)
+    assert (x.min(), x.max()) == (0, 1)
+
+
+def test_splits_neither_overlap_nor_lose_an_image() -> None:
+    data = ready(validation=300)
+    train, validation = contents(data.train_dataloader()), contents(data.val_dataloader())
+    assert (len(train), len(validation)) == (1137, 300)
+    assert not set(train) & set(validation)
+    everything = Digits().read("train")
+    assert sorted(train + validation) == contents(MemoryLoader(everything, batch_size=1000))
+
+
+def test_the_split_depends_on_its_seed_alone() -> None:
+    expected = contents(ready().val_dataloader())
+    assert contents(ready(shuffle_seed=1, batch_size=3, shift=1).val_dataloader()) == expected
+    assert contents(ready(split_seed=1).val_dataloader()) != expected
+
+
+def test_order_depends_on_the_shuffle_seed() -> None:
+    labels = [next(iter(ready(shuffle_seed=seed).train_dataloader()))[1] for seed in (0, 0, 1)]
+    assert torch.equal(labels[0], labels[1])
+    assert not torch.equal(labels[0], labels[2])
+
+
+@pytest.mark.parametrize(("validation", "count"), [(0.1, 144), (0.25, 359), (1, 1), (0.0, 0), (0, 0)])
+def test_validation_is_a_share_or_a_number(validation: float, count: int) -> None:
+    data = ready(validation=validation, limit=50)
+    loaders = data.val_dataloader()
+    assert len(contents(loaders)) == count
+    assert len(contents(data.train_dataloader())) == 50
+
+
+def test_limit_keeps_the_validation_images() -> None:
+    some, all_ = ready(limit=64), ready()
+    assert set(contents(some.train_dataloader())) < set(contents(all_.train_dataloader()))
+    assert contents(some.val_dataloader()) == contents(all_.val_dataloader())
+
+
+def test_only_training_images_are_augmented() -> None:
+    plain, moved = ready(), ready(shift=1, flip=True)
+    assert contents(moved.val_dataloader()) == contents(plain.val_dataloader())
+    (x, y), (moved_x, moved_y) = (next(iter(data.train_dataloader())) for data in (plain, moved))
+    assert torch.equal(y, moved_y)
+    assert not torch.equal(x, moved_x)
+
+
+def test_trainer_runs_every_stage() -> None:
+    module, data = Counter(), ImageDataModule(batch_size=500, eval_batch_size=100)
+    trainer().fit(module, data)
+    trainer().test(module, data, verbose=False)
+    trainer().predict(module, data)
+    assert [len(x) for x in module.train_batches] == [500, 500, 293]
+    assert module.images == {"validation": 144, "test": 360, "predict": 144}
+
+
+@pytest.mark.filterwarnings("ignore:Total length of `list` across ranks is zero")  # as was asked for
+def test_trainer_accepts_no_validation() -> None:
+    module = Counter()
+    trainer(max_epochs=2).fit(module, ImageDataModule(batch_size=500, validation=0))
+    assert len(module.train_batches) == 6
+    assert module.images["validation"] == 0
+
+
+def test_test_stage_reads_only_the_test_split() -> None:
+    data = ready(stage="test")
+    assert len(contents(data.test_dataloader())) == 360
+    assert data.num_classes == 10
+    with pytest.raises(KeyError):
+        data.train_dataloader()
+
+
+def test_overfitting_repeats_the_same_batches() -> None:
+    module = Counter()
+    trainer(max_epochs=3, overfit_batches=1).fit(module, ImageDataModule(batch_size=64, shift=1))
+    assert torch.equal(module.train_batches[0], module.train_batches[2])
+
+
+def test_trainer_limit_reaches_the_loader() -> None:
+    data = ImageDataModule(batch_size=100)
+    for limit, batches in [(3, 3), (0.5, 6), (100, 13), (1.0, 13)]:
+        trainer(limit_train_batches=limit).fit(Counter(), data)
+        loader = data.train_dataloader()
+        assert isinstance(loader, ShuffledLoader)
+        assert loader.epoch_batches == batches
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size=0.*at least 1"),
+        ({"batch_size": 2.5}, "batch_size=2.5.*whole number"),
+        ({"eval_batch_size": -1}, "eval_batch_size=-1.*at least 1"),
+        ({"shift": -1}, "shift=-1.*at least 0"),
+        ({"shift": True}, "shift=True.*whole number"),
+        ({"limit": 0}, "limit=0.*at least 1"),
+        ({"validation": -1}, "validation=-1.*at least 0"),
+        ({"validation": 1.0}, "validation=1.0.*below 1"),
+        ({"validation": float("nan")}, "validation=nan.*below 1"),
+    ],
+)
+def test_numbers_out_of_range(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ImageDataModule(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"validation": 1437}, "Of 1437 training images this leaves 0 for training and 1437"),
+        ({"validation": 5000}, "this leaves 0 for training"),
+        ({"validation": 0.0001}, "this leaves 1437 for training and 0 for validation"),
+        ({"shift": 8}, "shift=8.*smaller than the images"),
+    ],
+)
+def test_options_that_do_not_fit_the_set(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        ready(**options)
+
+
+def test_test_images_must_look_like_training_images(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for split, size in (("train", 8), ("test", 9)):
+        for name in ("zero", "one"):
+            (tmp_path / split / name).mkdir(parents=True)
+            Image.new("L", (size, size)).save(tmp_path / split / name / "0.png")
+    data = ImageDataModule(str(tmp_path), validation=0)
+    data.setup("fit")
+    with pytest.raises(InputError, match=r"\(1, 9, 9\), training images \(1, 8, 8\)"):
+        data.setup("test")
+
+
+@pytest.mark.usefixtures("shared_data")
+def test_mnist() -> None:
+    data = ready("ylecun/mnist", validation=10_000, limit=1000)
+    assert (data.num_classes, data.image_shape) == (10, (1, 28, 28))
+    assert data.class_names == list("0123456789")
+    x, y = next(iter(data.train_dataloader()))
+    assert 0.12 < x.mean() < 0.14  # 0.1307 over all of MNIST
+    assert len(y.unique()) == 10
+    assert [len(y) for _, y in data.val_dataloader()] == [1000] * 10
+
+
+@pytest.mark.usefixtures("shared_data")
+def test_fashion_mnist() -> None:
+    data = ready("zalando-datasets/fashion_mnist", stage="test")
+    assert data.class_names is not None
+    assert data.class_names[0] == "T - shirt / top"
+    labels = torch.cat([y for _, y in data.test_dataloader()])
+    assert labels.bincount().tolist() == [1000] * 10
