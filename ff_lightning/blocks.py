@@ -27,10 +27,12 @@ class Labelled:
     Attributes:
         image: ``(B, …)``, floating.
         labels: ``(S, B)`` int64: ``S`` labels for every image.
+        shared: what :meth:`BlockStack.share` made of the image, if it is to serve several passes.
     """
 
     image: Tensor
     labels: Tensor
+    shared: Tensor | None = None
 
     @property
     def streams(self) -> int:
@@ -89,7 +91,8 @@ class Block(nn.Module):
             block may take :class:`Labelled`.
         goodness: judges the activities.
         loss: contrasts the goodness of both streams.
-        norm: applied to the activities that are passed on, and to nothing else.
+        norm: applied to the activities that are passed on, and to nothing else; :class:`UnitRMS` by default. It
+            has no parameters, since no loss would train them.
         peer: optional peer normalisation of the activities of positives.
     """
 
@@ -106,7 +109,7 @@ class Block(nn.Module):
         self.layer = layer
         self.goodness = goodness
         self.loss = loss
-        self.norm = UnitRMS() if norm is None else norm
+        self.norm = passing_norm(norm)
         self.peer = peer
 
     @property
@@ -157,7 +160,7 @@ class ClassBlock(nn.Module):
         self.layer = layer
         self.goodness = goodness
         self.loss = loss
-        self.norm = UnitRMS() if norm is None else norm
+        self.norm = passing_norm(norm)
 
     def forward(self, x: Tensor) -> Tensor:
         """Activities of the block, ``(B, …)``, not normalised."""
@@ -202,6 +205,14 @@ class BlockStack(nn.Module):
 
     def __getitem__(self, index: int) -> Block | ClassBlock:
         return self.blocks[index]  # type: ignore[return-value]
+
+    def share(self, image: Tensor) -> Tensor | None:
+        """What the first layer computes from the image alone, whatever the label; ``None`` if it has no such part.
+
+        Its graph belongs to the first block.
+        """
+        share = getattr(self[0].layer, "share", None)
+        return None if share is None else share(image)
 
     def forward(self, x: Tensor | Labelled) -> Tensor:
         """What the last block passes on, ``(N, …)``, with the gradient of the whole chain (for a twin)."""
@@ -251,6 +262,20 @@ class BlockStack(nn.Module):
         """
         answers = zip(islice(self, blocks), self.activities(x), strict=False)
         return torch.stack([block.goodness(h) for block, h in answers])
+
+
+def passing_norm(norm: nn.Module | None) -> nn.Module:
+    """The norm between a block and the next, :class:`UnitRMS` by default.
+
+    Raises:
+        InputError: it has parameters, which belong to no block's loss.
+    """
+    if norm is not None and any(True for _ in norm.parameters()):
+        raise InputError(
+            f"Passed `norm={type(norm).__name__}` with parameters. It acts between blocks, where no loss trains it: "
+            "use a norm without parameters, or put it into the layer."
+        )
+    return UnitRMS() if norm is None else norm
 
 
 def refuse_shared_parameters(modules: Sequence[nn.Module]) -> None:

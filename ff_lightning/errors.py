@@ -1,4 +1,6 @@
-"""The one exception for input that cannot work."""
+"""The one exception for input that cannot work, and the check that most of it fails."""
+
+import math
 
 
 class InputError(ValueError):
@@ -6,3 +8,14 @@ class InputError(ValueError):
 
     The command line prints it as one line, without a traceback.
     """
+
+
+def positive(name: str, value: float) -> float:
+    """``value`` if it is a positive finite number.
+
+    Raises:
+        InputError: names the argument and what was given.
+    """
+    if not (value > 0 and math.isfinite(value)):
+        raise InputError(f"Passed `{name}={value}`. `{name}` must be a positive, finite number.")
+    return float(value)

@@ -20,8 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils._pytree import tree_leaves
 
 from ff_lightning.blocks import BlockStack, LocalStep, Signal, refuse_shared_parameters
-from ff_lightning.errors import InputError
-from ff_lightning.losses import positive
+from ff_lightning.errors import InputError, positive
 from ff_lightning.metrics import goodness_gap, separation
 from ff_lightning.schedules import HoldThenDecay, Schedule, Simultaneous, update_ranges
 from ff_lightning.updates import BlockUpdates
@@ -126,7 +125,7 @@ class FFLightningModule(pl.LightningModule):
         """
         batch = self._batch_idx % self.accumulate_batches
         key = [self.seed, self.global_step, batch, self.global_rank, stream]
-        state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1)
+        state = np.random.SeedSequence([part % 2**32 for part in key]).generate_state(1, np.uint64)[0] >> np.uint64(1)
         return torch.Generator(device=self.device).manual_seed(int(state))
 
     # How it is trained -----------------------------------------------------------------------------------------
@@ -135,6 +134,9 @@ class FFLightningModule(pl.LightningModule):
         """Update every block on one batch; see :class:`~ff_lightning.updates.BlockUpdates`."""
         self._batch_idx = batch_idx
         refuse_non_finite(batch, f"Training batch {batch_idx} of epoch {self.current_epoch}")
+        # Lightning saves no state of torch's own generator: seeded here, dropout in a block goes on after a resume
+        # as if there had been no stop.
+        torch.manual_seed(self.generator(stream=-1).initial_seed())
         assert self._updates is not None
         done = self.trainer.global_step
         self._updates.run(
@@ -185,17 +187,19 @@ class FFLightningModule(pl.LightningModule):
         modules = self.local_modules()
         refuse_shared_parameters(modules)
         self._block_parameters = [[p for p in module.parameters() if p.requires_grad] for module in modules]
-        self.block_optimizers = [self._optimizer(parameters) for parameters in self._block_parameters]
+        self.block_optimizers = [self._optimizer(index) for index in range(len(modules))]
         make = self.make_lr_scheduler
         return self.block_optimizers, [self._scheduler(make, optimizer) for optimizer in self.block_optimizers if make]
 
-    def _optimizer(self, parameters: list[nn.Parameter]) -> Optimizer:
+    def _optimizer(self, index: int) -> Optimizer:
         try:
-            optimizer = self.make_optimizer(parameters)
+            optimizer = self.make_optimizer(self._block_parameters[index])
         except ValueError as error:
             raise InputError(f"Passed an `optimizer` that cannot be built: {error}.") from error
         for group in optimizer.param_groups:
             positive("learning rate of `optimizer`", float(group["lr"]))
+            if index < len(self.network):
+                group["lr"] *= self.schedule.depth_decay**index
         return optimizer
 
     def _scheduler(self, make: LRSchedulerCallable, optimizer: Optimizer) -> LRScheduler:

@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ff_lightning.errors import InputError
-from ff_lightning.losses import positive
+from ff_lightning.errors import InputError, positive
 
 
 def overlay_labels(x: Tensor, labels: Tensor, num_classes: int, *, scale: float = 1.0) -> Tensor:
@@ -142,12 +141,13 @@ class HybridMask:
         Returns:
             ``(B, 1, H, W)`` bool.
         """
-        bits = torch.rand((shape[0], 1, *shape[1:]), generator=generator, device=generator.device)
-        mask = (bits > 0.5).float()
-        taps = torch.tensor([0.25, 0.5, 0.25], device=mask.device)
-        for _ in range(self.blurs):
-            mask = F.conv2d(F.pad(mask, (1, 1, 0, 0), mode="replicate"), taps.view(1, 1, 1, 3))
-            mask = F.conv2d(F.pad(mask, (0, 0, 1, 1), mode="replicate"), taps.view(1, 1, 3, 1))
+        device = generator.device
+        mask = (torch.rand((shape[0], 1, *shape[1:]), generator=generator, device=device) > 0.5).float()
+        taps = torch.tensor([0.25, 0.5, 0.25], device=device)
+        with torch.autocast(device.type, enabled=False):  # the same masks in every precision
+            for _ in range(self.blurs):
+                mask = F.conv2d(F.pad(mask, (1, 1, 0, 0), mode="replicate"), taps.view(1, 1, 1, 3))
+                mask = F.conv2d(F.pad(mask, (0, 0, 1, 1), mode="replicate"), taps.view(1, 1, 3, 1))
         return mask > 0.5
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:

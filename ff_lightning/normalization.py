@@ -12,17 +12,16 @@ from torch import Tensor, nn
 
 from ff_lightning.distributed import mean_over_ranks
 from ff_lightning.errors import InputError
-from ff_lightning.goodness import squared_norm
 
 
 class UnitLength(nn.Module):
     """Scale every sample to Euclidean length 1 over all but the first dimension.
 
     Args:
-        eps: added to the length, so that silence stays silence.
+        eps: shorter samples are scaled as if this were their length, so that silence stays silence.
 
     Shape:
-        ``(B, …)`` to ``(B, …)``, the dtype kept; the length is accumulated in float32.
+        ``(B, …)`` to ``(B, …)``, the dtype kept. The length is accumulated in float32, whatever the autocast.
     """
 
     def __init__(self, eps: float = 1e-6) -> None:
@@ -30,18 +29,17 @@ class UnitLength(nn.Module):
         self.eps = eps
 
     def forward(self, h: Tensor) -> Tensor:  # noqa: D102
-        length = squared_norm(h.flatten(1)).sqrt()
-        return h * (1 / (length + self.eps)).to(h.dtype).view(-1, *[1] * (h.dim() - 1))
+        return h * scale(lengths(h), self.eps, h.dtype)
 
 
 class UnitRMS(nn.Module):
     """Scale every sample to mean square 1 over all but the first dimension.
 
     Args:
-        eps: added to the root mean square, so that silence stays silence.
+        eps: weaker samples are scaled as if this were their root mean square, so that silence stays silence.
 
     Shape:
-        ``(B, …)`` to ``(B, …)``, the dtype kept; the mean is accumulated in float32.
+        ``(B, …)`` to ``(B, …)``, the dtype kept; accumulated as in :class:`UnitLength`.
     """
 
     def __init__(self, eps: float = 1e-6) -> None:
@@ -49,9 +47,7 @@ class UnitRMS(nn.Module):
         self.eps = eps
 
     def forward(self, h: Tensor) -> Tensor:  # noqa: D102
-        flat = h.flatten(1)
-        rms = (squared_norm(flat) / flat.shape[-1]).sqrt()
-        return h * (1 / (rms + self.eps)).to(h.dtype).view(-1, *[1] * (h.dim() - 1))
+        return h * scale(lengths(h) * h.shape[1:].numel() ** -0.5, self.eps, h.dtype)
 
 
 class PeerNormalisation(nn.Module):
@@ -95,3 +91,22 @@ class PeerNormalisation(nn.Module):
         share = (1 - self.momentum) * (batch_mean - batch_mean.detach())
         tracked = mean.to(batch_mean) + share
         return self.weight * (tracked.mean() - tracked).square().mean()
+
+
+def lengths(h: Tensor) -> Tensor:
+    """Euclidean length of every sample, accumulated in at least float32.
+
+    Args:
+        h: ``(B, …)``.
+
+    Returns:
+        ``(B, 1, …)``. Of bf16 activities it is rounded to bf16, which is as exact as what it will scale and much
+        faster on a CPU; fp16 could not hold it, so there it is float32.
+    """
+    dtype = torch.float32 if h.dtype == torch.float16 else None
+    return torch.linalg.vector_norm(h, dim=tuple(range(1, h.dim())), keepdim=True, dtype=dtype)
+
+
+def scale(length: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """One over ``length``, or over ``eps`` where it is less, as a finite number of ``dtype``."""
+    return length.clamp_min(max(eps, torch.finfo(dtype).tiny)).reciprocal().to(dtype)

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ff_lightning.blocks import BlockStack, Labelled
 from ff_lightning.errors import InputError
+from ff_lightning.goodness import accumulation_dtype
 
 
 def label_goodness(network: BlockStack, image: Tensor, num_classes: int) -> Tensor:
@@ -123,4 +124,5 @@ class LinearReadout(Readout):
 
     def local_loss(self, network: BlockStack, image: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the linear softmax, nats; trains this readout alone."""
-        return F.cross_entropy(self.linear(self.features(network, image)).float(), labels)
+        scores = self.linear(self.features(network, image))
+        return F.cross_entropy(scores.to(accumulation_dtype(scores)), labels)

@@ -16,7 +16,18 @@ from ff_lightning.errors import InputError
 
 
 class Schedule(ABC):
-    """Order of training."""
+    """Order of training, and how fast the upper blocks learn.
+
+    Args:
+        depth_decay: the learning rate of each block is this share of the rate of the block below; in ``(0, 1]``.
+    """
+
+    depth_decay: float = 1.0
+
+    def __init__(self, *, depth_decay: float = 1.0) -> None:
+        if not 0 < depth_decay <= 1:
+            raise InputError(f"Passed `depth_decay={depth_decay}`. `depth_decay` must be in (0, 1].")
+        self.depth_decay = depth_decay
 
     @abstractmethod
     def windows(self, depth: int) -> list[tuple[float, float]]:
@@ -31,7 +42,7 @@ class Schedule(ABC):
 
 
 class Simultaneous(Schedule):
-    """Every block learns at every step; each sees the lower ones change."""
+    """Every block learns at every step; each sees the lower ones change. Arguments: see :class:`Schedule`."""
 
     def windows(self, depth: int) -> list[tuple[float, float]]:
         """All blocks from start to end; see :class:`Schedule`."""
@@ -43,12 +54,14 @@ class Staggered(Schedule):
 
     Args:
         delay: fraction of the training between the starts of two neighbours, in ``[0, 1)``.
+        depth_decay: see :class:`Schedule`.
 
     >>> Staggered(0.25).windows(3)
     [(0.0, 1.0), (0.25, 1.0), (0.5, 1.0)]
     """
 
-    def __init__(self, delay: float = 0.1) -> None:
+    def __init__(self, delay: float = 0.1, *, depth_decay: float = 1.0) -> None:
+        super().__init__(depth_decay=depth_decay)
         if not 0 <= delay < 1:
             raise InputError(f"Passed `delay={delay}`. `delay` must be in [0, 1).")
         self.delay = delay
@@ -64,7 +77,7 @@ class Staggered(Schedule):
 
 
 class Greedy(Schedule):
-    """One block after the other, each for an equal share of the training.
+    """One block after the other, each for an equal share of the training. Arguments: see :class:`Schedule`.
 
     >>> Greedy().windows(2)
     [(0.0, 0.5), (0.5, 1.0)]
@@ -141,6 +154,7 @@ class HoldThenDecay(LRScheduler):
         self.total_updates = total_updates
         for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
             group["lr"] = rate
+        self._last_lr = self.get_lr()
 
     def get_lr(self) -> list[float]:  # type: ignore[override]
         """Learning rate of every parameter group for the next update."""

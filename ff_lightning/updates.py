@@ -196,6 +196,8 @@ class BlockUpdates:
         else:
             self._scaled_step(scaler, optimizer, clip)
         optimizer.zero_grad(set_to_none=True)
+        if self.module.repeats_blocks:
+            torch.clear_autocast_cache()  # it holds half-precision copies of the weights before this update
 
     def _clip(self, index: int) -> None:
         if self.module.clip_norm is not None:

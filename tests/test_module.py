@@ -188,7 +188,7 @@ def test_repeated_blocks_are_updated_at_every_yield(tmp_path: Path) -> None:
 
         def local_losses(self, batch: Any) -> Iterator[ff.LocalStep]:
             for _ in range(2):
-                seen.append(weights(self.network[0])["layer.1.linear.weight"])
+                seen.append(weights(self.network[0])["layer.2.linear.weight"])
                 yield from super().local_losses(batch)
 
     run = trainer(tmp_path, max_steps=2)

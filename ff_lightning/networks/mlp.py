@@ -49,6 +49,7 @@ class LabelledReLU(nn.Module):
         label_scale: value of the hot label input; the image around it has unit RMS.
         overlay: write the label over the first ``num_classes`` pixels, as Hinton does (section 3.3), instead of
             appending it.
+        dropout: share of the pixels that is dropped in training, the same ones for all labels of an image.
 
     Shape:
         - Input: :class:`Labelled` with image ``(B, …)`` and labels ``(S, B)``, or a tensor ``(B, …)``.
@@ -63,8 +64,11 @@ class LabelledReLU(nn.Module):
         num_classes: int,
         label_scale: float = 10.0,
         overlay: bool = True,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= dropout < 1:
+            raise InputError(f"Passed `dropout={dropout}`. `dropout` must be in [0, 1).")
         if overlay and in_features <= num_classes:
             raise InputError(
                 f"Passed `in_features={in_features}` with `num_classes={num_classes}` and `overlay=True`. The label "
@@ -79,17 +83,21 @@ class LabelledReLU(nn.Module):
         initialise(self.image)
         nn.init.normal_(self.label.weight, std=in_features**-0.5)
         self.norm = UnitRMS()
+        self.dropout = nn.Dropout(dropout)
 
-    def forward(self, x: Tensor | Labelled) -> Tensor:  # noqa: D102
-        image, labels = (x.image, x.labels) if isinstance(x, Labelled) else (x, None)
+    def share(self, image: Tensor) -> Tensor:
+        """The image part of the pre-activation, ``(B, out_features)``, which no label changes."""
         image = image.flatten(1)
         refuse_other_size(image, self.in_features)
-        image = self.norm(image)[:, self.skip :]
-        z: Tensor = self.image(image)
-        if labels is not None:
-            label = F.one_hot(labels, self.num_classes).to(image.dtype) * self.label_scale
-            z = self.label(label).add_(z).flatten(0, 1)
-        return F.relu(z, inplace=True)
+        z: Tensor = self.image(self.dropout(self.norm(image)[:, self.skip :]))
+        return z
+
+    def forward(self, x: Tensor | Labelled) -> Tensor:  # noqa: D102
+        if isinstance(x, Tensor):
+            return F.relu(self.share(x), inplace=True)
+        z = self.share(x.image) if x.shared is None else x.shared
+        label = F.one_hot(x.labels, self.num_classes).to(x.image.dtype) * self.label_scale
+        return F.relu(self.label(label).add_(z).flatten(0, 1), inplace=True)
 
 
 class MLP(BlockStack):
@@ -105,6 +113,8 @@ class MLP(BlockStack):
         loss: copied for every block; :class:`~ff_lightning.losses.SymBa` by default.
         norm: copied for every block; what is done to activities that are passed on.
         peer_weight: strength of peer normalisation; 0 for none.
+        dropout: share of the input's values that is dropped in training, the same ones for positives and negatives
+            that share an image.
 
     Raises:
         InputError: a width, ``in_features`` or ``num_classes`` that makes no sense.
@@ -122,19 +132,29 @@ class MLP(BlockStack):
         loss: ContrastiveLoss | None = None,
         norm: UnitRMS | nn.Module | None = None,
         peer_weight: float = 0.0,
+        dropout: float = 0.0,
     ) -> None:
         if in_features < 1:
             raise InputError(f"Passed `in_features={in_features}`. `in_features` must be at least 1.")
         if not widths or any(width < 1 for width in widths):
             raise InputError(f"Passed `widths={list(widths)}`. `widths` needs one or more positive numbers of units.")
+        if not 0 <= dropout < 1:
+            raise InputError(f"Passed `dropout={dropout}`. `dropout` must be in [0, 1).")
+        if peer_weight < 0:
+            raise InputError(f"Passed `peer_weight={peer_weight}`. `peer_weight` must not be negative.")
         if num_classes is not None and num_classes < 2:
             raise InputError(f"Passed `num_classes={num_classes}`. `num_classes` must be at least 2, or None.")
         first: nn.Module
         if num_classes is None:
-            first = nn.Sequential(UnitRMS(), DenseReLU(in_features, widths[0]))
+            first = nn.Sequential(UnitRMS(), nn.Dropout(dropout), DenseReLU(in_features, widths[0]))
         else:
             first = LabelledReLU(
-                in_features, widths[0], num_classes=num_classes, label_scale=label_scale, overlay=overlay
+                in_features,
+                widths[0],
+                num_classes=num_classes,
+                label_scale=label_scale,
+                overlay=overlay,
+                dropout=dropout,
             )
         layers = [first, *(DenseReLU(*sizes) for sizes in pairwise(widths))]
         super().__init__(

@@ -63,15 +63,17 @@ class FFClassifier(ImageClassification):
         """
         x, y = batch
         check_labels(y, self.num_classes)
-
-        def judge(labels: Tensor, blocks: int) -> Tensor:
-            return self.network.goodness(Labelled(x, labels), blocks=blocks).sum(0).view_as(labels)
-
-        wrong = self.negatives(y, self.num_classes, judge, self.generator())
         loss = self.readout.local_loss(self.network, x, y)
         if loss is not None:
             yield LocalStep(len(self.network), loss)
-        yield from self.network.local_losses(Signal(Labelled(x, torch.stack([y, wrong])), labels=y))
+        shared = self.network.share(x)
+
+        def judge(labels: Tensor, blocks: int) -> Tensor:
+            candidates = Labelled(x, labels, None if shared is None else shared.detach())
+            return self.network.goodness(candidates, blocks=blocks).sum(0).view_as(labels)
+
+        wrong = self.negatives(y, self.num_classes, judge, self.generator())
+        yield from self.network.local_losses(Signal(Labelled(x, torch.stack([y, wrong]), shared), labels=y))
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores ``(B, num_classes)`` of images ``(B, …)``; the highest is the prediction."""

@@ -1,0 +1,71 @@
+"""Checkpoints are looked at before anything is built, so that a wrong one costs a line and not a traceback."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ff_lightning.errors import InputError
+
+NAMED = 3
+"""How many of the entries that do not fit an error names."""
+
+
+def check_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Open a checkpoint of ours without reading its tensors, and without running any code it may hold.
+
+    Args:
+        path: a local file.
+
+    Returns:
+        What is in it; the tensors are mapped from the file.
+
+    Raises:
+        InputError: there is no such file, it is damaged, or something else wrote it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"Passed `ckpt_path={path}`. There is no such file.")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
+        raise InputError(
+            f"Passed `ckpt_path={path}`. The file cannot be loaded safely: it is cut short, or no checkpoint."
+        ) from error
+    if not isinstance(content, dict) or not {"state_dict", "pytorch-lightning_version"} <= content.keys():
+        raise InputError(f"Passed `ckpt_path={path}`. The file is not a checkpoint that Lightning wrote.")
+    if "ff_lightning" not in content:
+        raise InputError(f"Passed `ckpt_path={path}`. The checkpoint is of another project, not of ff_lightning.")
+    return content
+
+
+def check_fit(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Check that weights belong to a module.
+
+    Args:
+        module: what the recipe built.
+        state: weights of a checkpoint, by name.
+        path: where they come from, for the error.
+
+    Raises:
+        InputError: names the first entries that are missing, left over or of another shape.
+    """
+    own = module.state_dict()
+    wrong = [f"`{name}` is missing" for name in own if name not in state]
+    wrong += [f"`{name}` is not in the network" for name in state if name not in own]
+    wrong += [
+        f"`{name}` has shape {tuple(state[name].shape)} where the network has {tuple(value.shape)}"
+        for name, value in own.items()
+        if name in state and state[name].shape != value.shape
+    ]
+    if wrong:
+        more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+        raise InputError(
+            f"Passed `ckpt_path={path}`. It does not fit `{type(module).__name__}` as the recipe builds it: "
+            f"{'; '.join(wrong[:NAMED])}{more}."
+        )

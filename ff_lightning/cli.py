@@ -1,0 +1,199 @@
+"""The command line: ``ff-lightning fit|validate|test|predict --config RECIPE``.
+
+It is Lightning's own, with the defaults that every recipe would repeat: what a run keeps and shows, where it
+keeps it, and errors of one line. A run lives in a folder named after its recipe: ``--config
+recipes/mnist_mlp.yaml --config recipes/with/twin.yaml`` makes ``runs/mnist_mlp-twin`` with ``last.ckpt``,
+``best.ckpt``, ``metrics.csv``, ``config.yaml`` and ``pictures/``; ``--trainer.default_root_dir`` names another.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+import ff_lightning.data
+import ff_lightning.networks  # noqa: F401  so that `--help` knows what there is to choose from
+from ff_lightning.callbacks import BestCheckpoint, BlockTable, ClassificationPictures, LastCheckpoint
+from ff_lightning.checkpoints import check_checkpoint, check_fit
+from ff_lightning.cli_errors import Parser, explain
+from ff_lightning.errors import InputError
+from ff_lightning.module import FFLightningModule
+
+EXPECTED_WARNINGS = (
+    "LightningCLI's args parameter is intended to run",  # `main([...])` in a notebook or a test
+    "Checkpoint directory .* exists and is not empty",  # said by `before_fit`
+    "Experiment logs directory .* exists and is not empty",
+    "Using ModelCheckpoint with manual optimization",  # the state after the update is what we want to keep
+    "You are using `LearningRateMonitor` callback with models that have no learning rate schedulers",
+    "The '.*_dataloader' does not have many workers",  # images are cut from memory, there is no work for them
+    "The number of training batches .* is smaller than the logging interval",
+    "Precision .* is not supported by the model summary",
+    r"\s*skip_none parameter was deprecated",  # jsonargparse; its older versions lack the new name
+    r".isinstance\(treespec, LeafSpec\). is deprecated",  # Lightning's own
+)
+CHECKPOINT_WORDS = ("last", "best", "hpc")
+"""Values of ``--ckpt_path`` by which Lightning finds a file itself."""
+
+
+class SaveConfig(SaveConfigCallback):
+    """Keeps the resolved configuration in the run folder, and sends it to loggers that take one."""
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write ``config.yaml``."""
+        folder = Path(trainer.default_root_dir) / ("" if stage == "fit" else stage)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, folder / self.config_filename, skip_none=False, overwrite=True)
+        for logger in trainer.loggers:
+            if not isinstance(logger, CSVLogger):
+                logger.log_hyperparams({"trainer": self.config.trainer.as_dict()})
+
+
+class FFLightningCLI(LightningCLI):
+    """Lightning's command line with the defaults of this project."""
+
+    subcommand: str
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Let a recipe say what the best checkpoint is."""
+        parser.add_lightning_class_args(BestCheckpoint, "best")
+
+    def setup_parser(self, *args: Any) -> None:
+        """Leave the results of an evaluation to our own table."""
+        super().setup_parser(*args)
+        for subcommand in ("validate", "test"):
+            self._parser(subcommand).set_defaults({"verbose": False})
+
+    def _parse_ckpt_path(self) -> None:
+        """Check a checkpoint before anything is built.
+
+        Lightning would here put the model of the checkpoint in place of what was passed. We build what was passed
+        and refuse weights that do not fit it.
+        """
+        path = self.config[self.config.subcommand].ckpt_path
+        self._weights = None
+        if path is not None and path not in CHECKPOINT_WORDS and "://" not in str(path):
+            self._weights = check_checkpoint(path)["state_dict"]
+
+    def before_instantiate_classes(self) -> None:
+        """Name the run folder, and drop what is switched off."""
+        config = self.config[self.subcommand]
+        if config.trainer.default_root_dir is None:
+            stems = [Path(str(path)).stem for path in config.config or ()]
+            name = "-".join(stems) or config.model.class_path.rsplit(".", 1)[-1]
+            config.trainer.default_root_dir = str(Path("runs") / name)
+        if config.trainer.enable_checkpointing is False:
+            self._parser(self.subcommand).callback_keys.remove("best")
+
+    def after_instantiate_classes(self) -> None:
+        """Check that the checkpoint fits what was built."""
+        if self._weights is not None:
+            check_fit(self.model, self._weights, self.config[self.subcommand].ckpt_path)
+            self._weights = None
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Build the Trainer, with the callbacks and the logger that every run has unless told otherwise."""
+        config = self.config_init[self.subcommand].trainer
+        self.trainer_defaults["callbacks"] = default_callbacks(config)
+        if config.logger in (None, True):
+            version = "" if self.subcommand == "fit" else self.subcommand
+            kwargs["logger"] = CSVLogger(config.default_root_dir, name="", version=version)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            raise InputError(f"The Trainer cannot be built: {error}") from error
+
+    def before_fit(self) -> None:
+        """Say where the run is kept, and what becomes of an earlier one there."""
+        folder = Path(self.trainer.default_root_dir)
+        metrics = folder / "metrics.csv"
+        if self.config.fit.ckpt_path is not None:
+            rank_zero_info(f"The run goes on in {folder}.")
+            if self.trainer.is_global_zero and metrics.exists():  # the logger would delete it
+                metrics.rename(folder / f"metrics_{len(list(folder.glob('metrics_*.csv'))) + 1}.csv")
+        elif metrics.exists() or (folder / "last.ckpt").exists():
+            rank_zero_info(f"Overwriting the earlier run in {folder} (--trainer.default_root_dir names another).")
+        else:
+            rank_zero_info(f"The run is kept in {folder}.")
+
+    def predict(self, **kwargs: Any) -> None:
+        """Predict, and write one prediction a line; each process writes its own file."""
+        batches = self.trainer.predict(**kwargs) or []
+        if not batches or not all(isinstance(batch, Tensor) and batch.dim() == 1 for batch in batches):
+            return
+        rank = f"_rank{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
+        path = Path(self.trainer.default_root_dir) / "predict" / f"predictions{rank}.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        values = torch.cat([batch for batch in batches if isinstance(batch, Tensor)]).tolist()
+        path.write_text("\n".join(["prediction", *map(str, values)]) + "\n")
+        rank_zero_info(f"Wrote {path}")
+
+
+def default_callbacks(trainer: Namespace) -> list[pl.Callback]:
+    """What every run shows and keeps.
+
+    Args:
+        trainer: the Trainer's arguments; what they switch off or bring themselves is left out.
+    """
+    callbacks: list[pl.Callback] = []
+    own_bar = any(isinstance(callback, ProgressBar) for callback in trainer.callbacks or [])
+    if trainer.enable_progress_bar is not False and not own_bar:
+        callbacks.append(RichProgressBar())
+    callbacks += [BlockTable(), ClassificationPictures()]  # after the bar, which must be gone when they print
+    if trainer.logger is not False:
+        callbacks.append(LearningRateMonitor())
+    if trainer.enable_checkpointing is not False:
+        callbacks.append(LastCheckpoint())
+    return callbacks
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        args: what to run, such as ``["fit", "--config", "recipes/digits_mlp.yaml"]``; the process's own
+            arguments by default.
+
+    Returns:
+        Exit status: 0, or 2 if something that was passed is wrong, which is then said in one line.
+    """
+    # As a network learns, many weights and moments of Adam fade into denormal numbers, with which CPUs compute
+    # many times more slowly. Threads started later inherit this.
+    torch.set_flush_denormal(True)
+    with warnings.catch_warnings():
+        for expected in EXPECTED_WARNINGS:
+            warnings.filterwarnings("ignore", expected)
+        try:
+            FFLightningCLI(
+                FFLightningModule,
+                pl.LightningDataModule,
+                save_config_callback=SaveConfig,
+                save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
+                seed_everything_default=0,
+                parser_kwargs={"prog": "ff-lightning", "description": "Train networks block by block."},
+                parser_class=Parser,
+                subclass_mode_model=True,
+                subclass_mode_data=True,
+                # It would build one optimizer for the whole network; ours has one a block.
+                auto_configure_optimizers=False,
+                args=None if args is None else list(args),
+            )
+        except (ValueError, MisconfigurationException) as error:
+            message = explain(error)
+            if message is None:
+                raise
+            sys.stderr.write(f"ff-lightning: error: {message}\n")
+            return 2
+    return 0

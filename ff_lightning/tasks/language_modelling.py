@@ -1,0 +1,194 @@
+"""What every language model shares, however it is trained: its batches, evaluation, prediction, generation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric
+
+from ff_lightning.blocks import LocalStep
+from ff_lightning.errors import InputError
+from ff_lightning.generation import Sampler, continued, stream
+from ff_lightning.module import FFLightningModule
+from ff_lightning.networks.gpt import TokenStack
+
+
+class LanguageModelling(FFLightningModule):
+    """Base of the language models: what is reported and generated, not how it is learned.
+
+    Batches are ``(B, T + 1)`` int64 tokens: the first ``T`` are read, the last ``T`` predicted. A datamodule may
+    offer ``vocab_size``, which is checked, and ``unigram``, counts of tokens ``(V,)`` that predictions start from.
+    Logged are ``val/loss`` (nats a token), ``val/bits`` and ``val/accuracy`` of the last block, and the loss and
+    accuracy of every block, ``val/loss/block_0`` and so on; the same for ``test``.
+
+    Args:
+        network: the blocks to train.
+        **kwargs: see :class:`~ff_lightning.FFLightningModule`.
+    """
+
+    network: TokenStack
+
+    def __init__(self, network: TokenStack, **kwargs: Any) -> None:
+        super().__init__(network, **kwargs)
+        self.val_metrics = TokenMetrics(len(network))
+        self.test_metrics = TokenMetrics(len(network))
+
+    def setup(self, stage: str) -> None:
+        """Check that the data has the network's vocabulary, and take the frequencies of tokens from it."""
+        super().setup(stage)
+        data = getattr(self.trainer, "datamodule", None)
+        size = getattr(data, "vocab_size", None)
+        if size is not None and size != self.network.vocab_size:
+            raise InputError(
+                f"Passed data of {size} different tokens to a network built with "
+                f"`vocab_size={self.network.vocab_size}`. They must be equal."
+            )
+        counts = getattr(data, "unigram", None)
+        if stage == "fit" and counts is not None:
+            self.network.set_unigram(torch.as_tensor(counts).to(self.network.prior.device))
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights for another vocabulary."""
+        super().on_load_checkpoint(checkpoint)
+        size = checkpoint["state_dict"]["network.prior"].numel()
+        if size != self.network.vocab_size:
+            raise InputError(
+                f"The checkpoint was made for a vocabulary of {size} tokens. The network was built with "
+                f"`vocab_size={self.network.vocab_size}`."
+            )
+
+    def local_losses(self, batch: Any) -> Iterator[LocalStep]:
+        """The losses of the blocks, each with randomness of its own."""
+        tokens, targets = self.windows(batch)
+        yield from self.network.local_losses(self.network.signal(tokens, targets, self.generator))
+
+    def windows(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Tokens read and tokens predicted, each ``(B, T)``.
+
+        Raises:
+            InputError: a window that is too short or too long, or a token outside the vocabulary.
+        """
+        if batch.dim() != 2 or not 2 <= batch.shape[1] <= self.network.context + 1:
+            raise InputError(
+                f"Passed a batch of shape {tuple(batch.shape)}. With `context={self.network.context}` it must be "
+                f"(B, 2) to (B, {self.network.context + 1})."
+            )
+        self.network.check_tokens(batch)
+        return batch[:, :-1], batch[:, 1:]
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Prediction of the last block, ``(B, T, V)``, unnormalised, for the token after each of ``(B, T)``."""
+        logits: Tensor = self.network(tokens)
+        return logits
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Take in one batch; the values are logged at the end of the epoch."""
+        self._evaluate(batch, self.val_metrics)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Take in one batch; the values are logged at the end of the epoch."""
+        self._evaluate(batch, self.test_metrics)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The likeliest next token at every position, ``(B, T)``."""
+        tokens, _ = self.windows(batch)
+        return self(tokens).argmax(-1)
+
+    def _evaluate(self, batch: Any, metrics: TokenMetrics) -> None:
+        tokens, targets = self.windows(batch)
+        for index, logits in enumerate(self.network.predictions(tokens)):
+            metrics.update(index, logits, targets)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the loss and accuracy of every block."""
+        self._log_metrics("val", self.val_metrics)
+
+    def on_test_epoch_end(self) -> None:
+        """Log the loss and accuracy of every block."""
+        self._log_metrics("test", self.test_metrics)
+
+    def _log_metrics(self, stage: str, metrics: TokenMetrics) -> None:
+        values = metrics.compute()
+        metrics.reset()
+        for name, by_block in values.items():
+            self.log_dict({f"{stage}/{name}/block_{index}": value for index, value in enumerate(by_block)})
+        self.log(f"{stage}/loss", values["loss"][-1], prog_bar=True)
+        self.log(f"{stage}/bits", values["loss"][-1] / math.log(2))
+        self.log(f"{stage}/accuracy", values["accuracy"][-1], prog_bar=True)
+
+    def stream(
+        self,
+        prompt: Tensor,
+        max_new_tokens: int,
+        *,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        seed: int | None = None,
+        stop: Sequence[int] = (),
+        use_cache: bool = True,
+    ) -> Iterator[Tensor]:
+        """Continue prompts, and yield tokens as they are drawn.
+
+        Args:
+            prompt: ``(B, T)`` int64, at most as long as the context.
+            max_new_tokens: tokens to draw for each prompt.
+            temperature: divides the logits; positive.
+            top_k: draw among this many of the likeliest tokens only.
+            top_p: draw among the likeliest tokens that together have this probability only.
+            seed: of the draws; the module's seed by default.
+            stop: tokens that end a text; a text that has ended repeats the token that ended it.
+            use_cache: keep keys and values of earlier tokens; the tokens drawn are the same without.
+
+        Yields:
+            ``(B,)`` int64; ends early when all texts have ended.
+
+        Raises:
+            InputError: an argument makes no sense, or a token is not in the vocabulary.
+        """
+        sampler = Sampler(temperature, top_k=top_k, top_p=top_p)
+        generator = torch.Generator(device=prompt.device).manual_seed(self.seed if seed is None else seed)
+        return stream(self.network, prompt, max_new_tokens, sampler, generator, stop=stop, use_cache=use_cache)
+
+    def generate(self, prompt: Tensor, max_new_tokens: int, **options: Any) -> Tensor:
+        """Continue prompts ``(B, T)``: the prompts and what follows, ``(B, T + new)``.
+
+        Args:
+            prompt: see :meth:`stream`.
+            max_new_tokens: see :meth:`stream`.
+            **options: see :meth:`stream`.
+        """
+        return continued(prompt, self.stream(prompt, max_new_tokens, **options))
+
+
+class TokenMetrics(Metric):
+    """Mean loss and accuracy of every block over all tokens of an evaluation.
+
+    Args:
+        num_blocks: ``L``.
+    """
+
+    full_state_update = False
+    nats: Tensor
+    correct: Tensor
+    tokens: Tensor
+
+    def __init__(self, num_blocks: int) -> None:
+        super().__init__()
+        for name in ("nats", "correct", "tokens"):
+            self.add_state(name, torch.zeros(num_blocks, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, block: int, logits: Tensor, targets: Tensor) -> None:
+        """Take in what one block predicts: logits ``(B, T, V)`` and the real next tokens ``(B, T)``."""
+        self.nats[block] += F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
+        self.correct[block] += (logits.argmax(-1) == targets).sum()
+        self.tokens[block] += targets.numel()
+
+    def compute(self) -> dict[str, Tensor]:
+        """``loss`` in nats a token, and ``accuracy``, each ``(L,)``."""
+        return {"loss": (self.nats / self.tokens).float(), "accuracy": (self.correct / self.tokens).float()}

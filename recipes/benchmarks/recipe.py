@@ -1,0 +1,69 @@
+"""What the benchmarks share: a recipe, built and ready to train, and a look at the machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import warnings
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.cli import LightningCLI
+
+import ff_lightning as ff
+
+RECIPES = Path(__file__).parent.parent
+
+
+def load(recipes: list[str], overrides: list[str], **trainer: Any) -> LightningCLI:
+    """Build what recipes describe.
+
+    Args:
+        recipes: names below the recipe folder, without ending, such as ``["mnist_mlp", "with/twin"]``.
+        overrides: more command-line arguments.
+        **trainer: defaults for the Trainer.
+
+    Returns:
+        An object with ``trainer``, ``model`` and ``datamodule``.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+    torch.set_flush_denormal(True)
+    silent = {
+        "accelerator": "auto",
+        "devices": 1,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    configs = [word for recipe in recipes for word in ("--config", str(RECIPES / f"{recipe}.yaml"))]
+    return LightningCLI(
+        ff.FFLightningModule,
+        pl.LightningDataModule,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        auto_configure_optimizers=False,
+        save_config_callback=None,
+        trainer_defaults=silent | trainer,
+        run=False,
+        args=[*configs, *overrides],
+    )
+
+
+def provenance() -> dict[str, str]:
+    """Command, commit, machine and day, for the results page."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=RECIPES, capture_output=True, text=True, check=False
+    ).stdout.strip()
+    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ":unknown")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu.split(":")[1].strip()
+    words = [word for word in sys.argv[1:] if not Path(word).is_dir() and word != "--data"]
+    command = " ".join(["python", f"recipes/benchmarks/{Path(sys.argv[0]).name}", *words])
+    return {"command": command, "commit": commit, "hardware": f"{os.cpu_count()} x {device}", "date": date.today().isoformat()}

@@ -1,0 +1,104 @@
+"""What has to be equal on all ranks: two real processes over gloo against one on the joined batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, multiprocessing
+from torch import distributed as dist
+
+from ff_lightning.distributed import mean_over_ranks
+from ff_lightning.losses import MovingThresholdLoss
+from ff_lightning.metrics import LabelContrast
+from ff_lightning.normalization import PeerNormalisation
+
+RANKS, STEPS, BATCH, UNITS = 2, 3, 8, 5
+
+
+def stream(seed: int) -> Tensor:
+    """Activities of all steps and of the whole batch, (STEPS, BATCH, UNITS)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(STEPS, BATCH, UNITS, dtype=torch.float64, generator=generator) * torch.arange(1, UNITS + 1)
+
+
+def measure(part: slice) -> dict[str, Any]:
+    """Run everything that talks between ranks on one part of every batch."""
+    loss, peer, contrast = MovingThresholdLoss().double(), PeerNormalisation(UNITS).double(), LabelContrast(2)
+    h_pos, h_neg = stream(0)[:, part], stream(1)[:, part]
+    gains = torch.ones(UNITS, dtype=torch.float64, requires_grad=True)
+    thetas, means, peer_losses = [], [], []
+    for h, other in zip(h_pos, h_neg, strict=True):
+        g_pos, g_neg = h.square().sum(1), other.square().sum(1)
+        loss(g_pos, g_neg)
+        contrast.update(torch.stack([h, other]), h.argmin(1), [loss.threshold, None])
+        peer_loss = peer(h * gains)
+        peer_loss.backward()
+        thetas.append(loss.threshold.clone())
+        means.append(peer.running_mean.clone())
+        peer_losses.append(peer_loss.detach())
+    value = h_pos.mean((0, 1))
+    untouched = value.clone()
+    averaged = mean_over_ranks(value)
+    assert torch.equal(value, untouched)
+    return {
+        "mean": averaged,
+        "thetas": torch.stack(thetas),
+        "running_means": torch.stack(means),
+        "peer_losses": torch.stack(peer_losses),
+        "peer_gradient": mean_over_ranks(gains.grad),  # what data-parallel training does with gradients
+        **contrast.compute(),
+    }
+
+
+def worker(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS)
+    share = BATCH // RANKS
+    torch.save(measure(slice(rank * share, (rank + 1) * share)), Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+    folder = tmp_path_factory.mktemp("ranks")
+    multiprocessing.spawn(worker, args=(str(folder),), nprocs=RANKS)
+    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+
+
+NAMES = [
+    "mean",
+    "thetas",
+    "running_means",
+    "peer_losses",
+    "peer_gradient",
+    "accuracy",
+    "separation",
+    "goodness_gap",
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ranks_agree_bit_for_bit(ranks: list[dict[str, Tensor]], name: str) -> None:
+    assert torch.equal(ranks[0][name], ranks[1][name])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_ranks_equal_one_process_on_the_joined_batch(ranks: list[dict[str, Tensor]], name: str) -> None:
+    torch.testing.assert_close(ranks[0][name], measure(slice(None))[name])
+
+
+def test_alone_the_mean_is_the_value_itself() -> None:
+    value = torch.rand(3)
+    assert mean_over_ranks(value) is value
+
+
+def test_in_a_group_of_one_the_mean_is_the_value_itself(tmp_path: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        value = torch.rand(3)
+        assert mean_over_ranks(value) is value
+    finally:
+        dist.destroy_process_group()

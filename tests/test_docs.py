@@ -1,0 +1,95 @@
+"""What README and documentation show is run: Python as it stands, `ff-lightning` commands on two batches."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from ff_lightning.cli import main
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [body for name, body in FENCE.findall(page.read_text()) if name == language]
+
+
+def commands() -> list[str]:
+    """All `ff-lightning` commands of all pages, each once."""
+    lines = [
+        line.strip()
+        for page in PAGES
+        for body in blocks(page, "bash")
+        for line in body.replace("\\\n", " ").splitlines()
+    ]
+    return list(dict.fromkeys(" ".join(line.split()) for line in lines if line.startswith("ff-lightning ")))
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: str(p.relative_to(ROOT)))
+def test_python_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The snippets of a page are one program, in their order."""
+    monkeypatch.chdir(tmp_path)
+    program = "\n".join(blocks(page, "python"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        exec(compile(program, str(page), "exec"), {"__name__": "snippet"})
+    assert program
+
+
+@pytest.mark.parametrize("command", commands())
+def test_commands_run(
+    command: str,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every command of the pages trains or evaluates on two batches; they share one folder for their runs."""
+    if "mnist" in command:
+        request.getfixturevalue("shared_data")
+    folder = tmp_path_factory.getbasetemp() / "commands"
+    folder.mkdir(exist_ok=True)
+    if not (folder / "recipes").exists():
+        (folder / "recipes").symlink_to(ROOT / "recipes")
+    monkeypatch.chdir(folder)
+    words = shlex.split(command)[1:]
+    if words[0] in ("fit", "test", "validate", "predict"):
+        keep = [word for word in words if word.endswith(".yaml")]
+        stems = "-".join(Path(word).stem for word in keep)
+        words += ["--config", "recipes/with/smoke.yaml", "--trainer.default_root_dir", f"runs/{stems}"]
+    if "recipes/with/ddp.yaml" in words:
+        done = subprocess.run(
+            [sys.executable, "-m", "ff_lightning", *words], env=os.environ, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return
+    try:
+        assert main(words) == 0
+    except SystemExit as done:  # --print_config
+        assert done.code in (0, None)
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+            if not target.startswith(("http:", "https:")):
+                assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+
+
+def test_tables_are_those_of_the_stored_results() -> None:
+    pages = [ROOT / "README.md", ROOT / "docs" / "results.md"]
+    before = [page.read_text() for page in pages]
+    try:
+        subprocess.run([sys.executable, ROOT / "docs" / "tables.py"], check=False)
+        assert [page.read_text() for page in pages] == before, "run `python docs/tables.py`"
+    finally:
+        for page, text in zip(pages, before, strict=True):
+            page.write_text(text)

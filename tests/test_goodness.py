@@ -1,0 +1,184 @@
+"""Goodness: references in float64, gradients, and accumulation in float32 whatever the autocast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ff_lightning.errors import InputError
+from ff_lightning.goodness import (
+    ChannelGroups,
+    Goodness,
+    MeanActivity,
+    MeanOfSquares,
+    SumOfSquares,
+    accumulation_dtype,
+    squared_norm,
+)
+from tests import references
+
+REDUCED = [
+    pytest.param(SumOfSquares, references.sum_of_squares, id="sum_of_squares"),
+    pytest.param(MeanOfSquares, references.mean_of_squares, id="mean_of_squares"),
+    pytest.param(MeanActivity, references.mean_activity, id="mean_activity"),
+]
+Reference = Callable[[references.Row], float]
+
+
+def activities(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, dtype=dtype, generator=torch.Generator().manual_seed(0)).requires_grad_()
+
+
+@pytest.mark.parametrize(("goodness", "reference"), REDUCED)
+def test_equals_the_reference_with_its_gradient(goodness: type[SumOfSquares], reference: Reference) -> None:
+    h = activities(3, 5)
+    g = goodness()(h)
+    weights = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    (g * weights).sum().backward()
+    rows = h.tolist()
+
+    def weighted(at: list[list[float]]) -> float:
+        return sum(w * reference(row) for w, row in zip(weights.tolist(), at, strict=True))
+
+    assert g.tolist() == pytest.approx([reference(row) for row in rows], rel=1e-12)
+    for found, expected in zip(h.grad.tolist(), references.numerical_gradient(weighted, rows), strict=True):
+        assert found == pytest.approx(expected, rel=1e-6, abs=1e-8)
+
+
+@pytest.mark.parametrize(("goodness", "reference"), REDUCED)
+@pytest.mark.parametrize(("shape", "event_dims"), [((2, 4, 3), 1), ((2, 3, 2, 2), 3), ((2, 3, 2, 2), 2)])
+def test_event_dims_are_reduced_and_no_others(
+    goodness: type[SumOfSquares], reference: Reference, shape: tuple[int, ...], event_dims: int
+) -> None:
+    h = activities(*shape)
+    g = goodness(event_dims)(h)
+    events = h.flatten(-event_dims) if event_dims > 1 else h
+    assert g.shape == shape[:-event_dims]
+    expected = [reference(row) for row in events.reshape(-1, events.shape[-1]).tolist()]
+    assert g.flatten().tolist() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("of", "reference"),
+    [
+        (None, references.mean_of_squares),
+        (MeanOfSquares(), references.mean_of_squares),
+        (SumOfSquares(), references.sum_of_squares),
+        (MeanActivity(), references.mean_activity),
+    ],
+)
+@pytest.mark.parametrize("shape", [(3, 6), (3, 6, 2, 2)])
+def test_channel_groups_equal_the_reference(of: Goodness | None, reference: Reference, shape: tuple[int, ...]) -> None:
+    h = activities(*shape)
+    g = ChannelGroups(3, of)(h)
+    assert g.shape == (3, 3)
+    # Channels come first, so a group of channels is one slice of the flattened maps.
+    expected = [references.channel_groups(row, 3, reference) for row in h.flatten(1).tolist()]
+    torch.testing.assert_close(g, torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 3, 4), (2, 0)])
+def test_squared_norm_has_right_first_and_second_derivatives(shape: tuple[int, ...]) -> None:
+    h = activities(*shape)
+    assert torch.autograd.gradcheck(squared_norm, (h,))
+    assert torch.autograd.gradgradcheck(squared_norm, (h,))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64], ids=str)
+def test_squared_norm_keeps_nothing_but_the_activities_for_its_backward_pass(dtype: torch.dtype) -> None:
+    h = activities(3, 5, dtype=dtype)
+    kept: list[Tensor] = []
+
+    def pack(saved: Tensor) -> Tensor:
+        kept.append(saved)
+        return saved
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda saved: saved):
+        squared_norm(h).sum().backward()
+    assert [(saved.dtype, saved.data_ptr()) for saved in kept] == [(dtype, h.data_ptr())]
+    torch.testing.assert_close(h.grad, 2 * h.detach())
+
+
+@pytest.mark.parametrize(
+    ("goodness", "expected"),
+    [
+        (SumOfSquares(), 2000 * 64.0),
+        (MeanOfSquares(), 64.0),
+        (MeanActivity(), 8.0),
+        (ChannelGroups(2, SumOfSquares()), 1000 * 64.0),
+    ],
+    ids=["sum_of_squares", "mean_of_squares", "mean_activity", "channel_groups"],
+)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("autocast", [True, False])
+def test_half_precision_accumulates_in_float32(
+    goodness: Goodness, expected: float, dtype: torch.dtype, autocast: bool
+) -> None:
+    h = torch.full((2, 2000), 8.0, dtype=dtype, requires_grad=True)
+    with torch.autocast("cpu", dtype, enabled=autocast):
+        g = goodness(h)
+    assert g.dtype == torch.float32
+    assert (g == expected).all()  # fp16 ends at 65504, and a sum in bf16 stands still at 2 ** 8 times its steps
+    g.sum().backward()
+    assert h.grad.dtype == dtype
+    assert h.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_under_autocast_the_goodness_of_a_layer_is_the_float32_goodness_of_its_activities(
+    dtype: torch.dtype,
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(16, 300)
+    x = torch.rand(4, 16)
+    with torch.autocast("cpu", dtype):
+        h = layer(x)
+        g = SumOfSquares()(h)
+    assert h.dtype == dtype
+    torch.testing.assert_close(g, h.double().square().sum(1).float())
+
+
+@pytest.mark.parametrize("goodness", [SumOfSquares(), MeanOfSquares(), MeanActivity(), ChannelGroups(2)])
+def test_float64_stays_float64(goodness: Goodness) -> None:
+    assert goodness(activities(2, 4)).dtype == torch.float64
+
+
+def test_accumulation_dtype_is_at_least_float32() -> None:
+    dtypes = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+    found = [accumulation_dtype(torch.zeros(1, dtype=dtype)) for dtype in dtypes]
+    assert found == [torch.float32, torch.float32, torch.float32, torch.float64]
+
+
+def test_goodness_of_squares_is_never_negative() -> None:
+    h = activities(50, 7)
+    assert (SumOfSquares()(h) >= 0).all()
+    assert (MeanOfSquares()(h) >= 0).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SumOfSquares(0), "Passed `event_dims=0`. `event_dims` must be at least 1."),
+        (lambda: MeanActivity(-1), "Passed `event_dims=-1`. `event_dims` must be at least 1."),
+        (
+            lambda: MeanOfSquares()(torch.zeros(3)),
+            "Passed activities of shape (3,). With `event_dims=1` they need at least 2 dimensions.",
+        ),
+        (
+            lambda: SumOfSquares(3)(torch.zeros(2, 4, 4)),
+            "Passed activities of shape (2, 4, 4). With `event_dims=3` they need at least 4 dimensions.",
+        ),
+        (lambda: ChannelGroups(1), "Passed `num_classes=1`. `num_classes` must be at least 2."),
+        (
+            lambda: ChannelGroups(3)(torch.zeros(2, 8)),
+            "Passed activities with 8 channels. `num_classes=3` must divide it.",
+        ),
+    ],
+)
+def test_input_that_cannot_work_is_named(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        make()
+    assert str(error.value) == message

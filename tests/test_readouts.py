@@ -1,0 +1,150 @@
+"""Readouts: all labels at once equal one label after the other; the linear softmax teaches no block."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from ff_lightning.blocks import Labelled
+from ff_lightning.errors import InputError
+from ff_lightning.networks import MLP
+from ff_lightning.readouts import GoodnessReadout, LinearReadout, label_goodness
+from tests import references
+from tests.training import digits
+
+IMAGES, CLASSES = digits(9, torch.float64)
+
+
+def network(num_classes: int | None = 10, dtype: torch.dtype = torch.float64) -> MLP:
+    torch.manual_seed(0)
+    return MLP(64, [12, 10, 8], num_classes=num_classes).to(dtype)
+
+
+def trained_readout(first_block: int) -> LinearReadout:
+    """A readout with weights of its own, as a new one has zeros."""
+    readout = LinearReadout({0: 30, 1: 18, 2: 8}[first_block], 10, first_block=first_block).double()
+    torch.manual_seed(1)
+    torch.nn.init.normal_(readout.linear.weight)
+    return readout
+
+
+@pytest.mark.parametrize("shape", [(9, 64), (9, 1, 8, 8)])
+def test_goodness_of_all_labels_equals_a_loop_over_labels(shape: tuple[int, ...]) -> None:
+    stack, images = network(), IMAGES.view(shape)
+    found = label_goodness(stack, images, 10)
+    assert found.shape == (3, 9, 10)
+    assert not found.requires_grad
+    for label in range(10):
+        one = stack.goodness(Labelled(images, torch.full((1, 9), label)))
+        torch.testing.assert_close(found[:, :, label], one, rtol=1e-12, atol=0)
+
+
+def test_goodness_of_all_labels_equals_the_reference() -> None:
+    stack = network()
+    first = stack[0].layer
+    weight = torch.cat([first.label.weight, first.image.weight], dim=1).tolist()
+    layers = [(weight, first.image.bias.tolist())]
+    layers += [(block.layer.linear.weight.tolist(), block.layer.linear.bias.tolist()) for block in list(stack)[1:]]
+    found = label_goodness(stack, IMAGES[:2], 10)
+    for index, image in enumerate(IMAGES[:2].tolist()):
+        for label in range(10):
+            h = references.overlay(references.unit_rms(image), label, 10, scale=10.0)
+            for block, (w, b) in enumerate(layers):
+                activities = references.relu_layer(h, w, b)
+                expected = references.mean_of_squares(activities)
+                assert found[block, index, label].item() == pytest.approx(expected, rel=1e-10)
+                h = references.unit_rms(activities)
+
+
+def test_the_image_part_is_computed_once() -> None:
+    stack = network()
+    seen: list[int] = []
+    stack[0].layer.image.register_forward_hook(lambda _module, x, _z: seen.append(x[0].shape[0]))
+    label_goodness(stack, IMAGES, 10)
+    assert seen == [9]
+
+
+@pytest.mark.parametrize("first_block", [0, 1, 2])
+def test_goodness_readout_sums_the_blocks_it_reads(first_block: int) -> None:
+    stack = network()
+    goodness = label_goodness(stack, IMAGES, 10).tolist()
+    scores = GoodnessReadout(first_block)(stack, IMAGES, 10)
+    for sample in range(9):
+        expected = [math.fsum(goodness[k][sample][c] for k in range(first_block, 3)) for c in range(10)]
+        assert scores[sample].tolist() == pytest.approx(expected, rel=1e-12)
+    assert not scores.requires_grad
+    assert not list(GoodnessReadout().parameters())
+    assert GoodnessReadout().local_loss(stack, IMAGES, CLASSES) is None
+
+
+def test_goodness_is_float32_under_autocast() -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        assert label_goodness(network(dtype=torch.float32), IMAGES.float(), 10).dtype == torch.float32
+
+
+@pytest.mark.parametrize("first_block", [0, 1, 2])
+def test_linear_readout_is_a_softmax_on_what_the_blocks_pass_on(first_block: int) -> None:
+    stack, readout = network(), trained_readout(first_block)
+    h, passed = IMAGES, []
+    for block in stack:
+        h = block.norm(block(h))
+        passed.append(h)
+    features = torch.cat(passed[first_block:], dim=1)
+    expected = features @ readout.linear.weight.T
+    scores = readout(stack, IMAGES, 10)
+    loss = readout.local_loss(stack, IMAGES, CLASSES)
+    assert not scores.requires_grad
+    torch.testing.assert_close(scores, expected)
+    assert loss.item() == pytest.approx(references.class_softmax(expected.tolist(), CLASSES.tolist()), rel=1e-6)
+
+
+@pytest.mark.parametrize("num_classes", [10, None])
+def test_linear_readout_sends_no_gradient_into_the_blocks(num_classes: int | None) -> None:
+    stack, readout = network(num_classes), trained_readout(1)
+    readout.local_loss(stack, IMAGES, CLASSES).backward()
+    assert all(parameter.grad is None for parameter in stack.parameters())
+    features = readout.features(stack, IMAGES)
+    weight = readout.linear.weight.detach().clone().requires_grad_()
+    F.cross_entropy(features @ weight.T, CLASSES).backward()
+    torch.testing.assert_close(readout.linear.weight.grad, weight.grad, rtol=1e-5, atol=1e-7)
+    assert readout.linear.bias.grad.abs().sum() > 0
+
+
+def test_a_new_linear_readout_believes_in_all_classes_alike() -> None:
+    stack, readout = network(), LinearReadout(18, 10).double()
+    assert torch.equal(readout(stack, IMAGES, 10), torch.zeros(9, 10, dtype=torch.float64))
+    assert readout.local_loss(stack, IMAGES, CLASSES).item() == pytest.approx(math.log(10))
+
+
+def test_check_accepts_every_block_of_the_stack() -> None:
+    for first_block in range(3):
+        GoodnessReadout(first_block).check(network())
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GoodnessReadout(-1), "Passed `first_block=-1`. `first_block` must not be negative."),
+        (
+            lambda: GoodnessReadout(3).check(network()),
+            "Passed `first_block=3`. The network has 3 blocks, so it must be at most 2.",
+        ),
+        (
+            lambda: LinearReadout(4, 10).check(MLP(20, [4], num_classes=None)),
+            "Passed `first_block=1`. The network has 1 blocks, so it must be at most 0.",
+        ),
+        (lambda: LinearReadout(0, 10), "Passed `in_features=0`. `in_features` must be at least 1."),
+        (
+            lambda: LinearReadout(7, 10).features(network(), IMAGES),
+            "Passed `in_features=7` to the readout. Blocks 1 and above have 18 units.",
+        ),
+    ],
+)
+def test_input_that_cannot_work_is_named(make: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        make()
+    assert str(error.value) == message
