@@ -56,7 +56,7 @@ def errors(name: str) -> str:
 def step_times(name: str) -> str:
     """Table of step times."""
     lines = [
-        "| network, batch, precision | FF step, ms | backprop step, ms | ratio | matmul share of the FF step | command |",
+        "| network, batch, precision | FF step, ms | backprop, ms | ratio | matmul share of the FF step | command |",
         "|---|---|---|---|---|---|",
     ]
     for (run,) in rows(name):
@@ -86,6 +86,7 @@ def replace(path: Path, body: str) -> bool:
 
 
 def main() -> int:
+    """Rewrite the tables; exit status 1 if that changed something."""
     short, long = errors("mnist_mlp"), step_times("step_time")
     changed = [
         replace(DOCS.parent / "README.md", short),

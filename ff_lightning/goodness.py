@@ -66,7 +66,7 @@ class _SquaredNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, h: Tensor) -> Tensor:
         ctx.save_for_backward(h)
-        return h.to(accumulation_dtype(h), copy=True).square_().sum(-1)
+        return torch.linalg.vector_norm(h, dim=-1, dtype=accumulation_dtype(h)).square()
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:

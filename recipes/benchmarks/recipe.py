@@ -62,8 +62,14 @@ def provenance() -> dict[str, str]:
     commit = subprocess.run(
         ["git", "describe", "--always", "--dirty"], cwd=RECIPES, capture_output=True, text=True, check=False
     ).stdout.strip()
-    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ":unknown")
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
+    cpu = models[0] if models else ": unknown CPU"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu.split(":")[1].strip()
     words = [word for word in sys.argv[1:] if not Path(word).is_dir() and word != "--data"]
     command = " ".join(["python", f"recipes/benchmarks/{Path(sys.argv[0]).name}", *words])
-    return {"command": command, "commit": commit, "hardware": f"{os.cpu_count()} x {device}", "date": date.today().isoformat()}
+    return {
+        "command": command,
+        "commit": commit,
+        "hardware": f"{os.cpu_count()} x {device}",
+        "date": date.today().isoformat(),
+    }
