@@ -1,12 +1,12 @@
 """`ImageDataModule`: images of one shape with one label each, decoded once and kept in memory."""
 
-from typing import Any
-
 import torch
 from lightning.pytorch import LightningDataModule
 
+from ff_lightning.data.arguments import check_validation, check_whole
 from ff_lightning.data.augment import ShiftAndFlip
 from ff_lightning.data.loader import Images, MemoryLoader, ShuffledLoader
+from ff_lightning.data.order import rank_of
 from ff_lightning.data.sources import Digits, TableSource, open_source
 from ff_lightning.errors import InputError
 
@@ -64,12 +64,12 @@ class ImageDataModule(LightningDataModule):
         shuffle_seed: int = 0,
     ) -> None:
         super().__init__()
-        _check_whole("batch_size", batch_size, least=1)
-        _check_whole("eval_batch_size", eval_batch_size, least=1)
-        _check_whole("shift", shift, least=0)
+        check_whole(self, "batch_size", batch_size, least=1)
+        check_whole(self, "eval_batch_size", eval_batch_size, least=1)
+        check_whole(self, "shift", shift, least=0)
         if limit is not None:
-            _check_whole("limit", limit, least=1)
-        _check_validation(validation)
+            check_whole(self, "limit", limit, least=1)
+        check_validation(self, validation, rows="images")
         self.save_hyperparameters()
         self.source = source
         self.image_column = image_column
@@ -124,10 +124,10 @@ class ImageDataModule(LightningDataModule):
                 )
             self._splits["test"] = test
 
-    def train_dataloader(self) -> MemoryLoader:
+    def train_dataloader(self) -> MemoryLoader | ShuffledLoader:
         """Shuffle and augment; neither with the trainer's `overfit_batches`."""
         images, trainer = self._splits["train"], self.trainer
-        rank, world_size = self._rank()
+        rank, world_size = rank_of(self.trainer)
         if trainer is not None and trainer.overfit_batches:  # type: ignore[attr-defined]
             return MemoryLoader(
                 images,
@@ -185,32 +185,10 @@ class ImageDataModule(LightningDataModule):
             self._splits["validation"] = images.take(order[:count].sort().values)
 
     def _sequential(self, split: str) -> MemoryLoader:
-        rank, world_size = self._rank()
+        rank, world_size = rank_of(self.trainer)
         return MemoryLoader(
             self._splits[split],
             batch_size=self.eval_batch_size,
             rank=rank,
             world_size=world_size,
-        )
-
-    def _rank(self) -> tuple[int, int]:
-        """Return our share of a batch and the number of shares; ranks may have the same one."""
-        share = None if self.trainer is None else self.trainer.distributed_sampler_kwargs
-        return (0, 1) if share is None else (share["rank"], share["num_replicas"])
-
-
-def _check_whole(name: str, value: Any, *, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(
-            f"Passed `ImageDataModule({name}={value!r})`. `{name}` must be a whole number, at least {least}."
-        )
-
-
-def _check_validation(value: int | float) -> None:
-    if not isinstance(value, float):
-        _check_whole("validation", value, least=0)
-    elif not 0 <= value < 1:
-        raise InputError(
-            f"Passed `ImageDataModule(validation={value})`. `validation` must be a share, at least 0 and below 1, "
-            "or a whole number of images."
         )

@@ -1,17 +1,12 @@
-"""Batches cut from tensors in memory: no workers, and an epoch can be resumed at any batch.
-
-Lightning injects distributed samplers only into `torch.utils.data.DataLoader`, so these loaders cut
-the share of their rank themselves.
-"""
+"""Batches of images cut from tensors in memory: no workers, and an epoch can be resumed at any batch."""
 
 from collections.abc import Callable, Iterator
-from hashlib import blake2b
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ff_lightning.errors import InputError
+from ff_lightning.data.order import OrderedLoader, ResumableLoader, seeded
 
 
 class Images(NamedTuple):
@@ -31,8 +26,12 @@ class Images(NamedTuple):
         """Copy the given rows, (M,) int64, in their order."""
         return Images(self.pixels[rows], self.labels[rows], self.peak)
 
+    def scaled(self, pixels: Tensor) -> Tensor:
+        """Bring pixels of the split, uint8, to float32 in [0, 1]."""
+        return pixels.float().div_(self.peak)
 
-class MemoryLoader:
+
+class MemoryLoader(OrderedLoader[tuple[Tensor, Tensor]]):
     """Images in their order, each seen once and by exactly one rank, for evaluation.
 
     Nothing is repeated or dropped. All ranks have equally many batches, whose sizes differ by at
@@ -52,6 +51,8 @@ class MemoryLoader:
         InputError: There are fewer images than ranks.
     """
 
+    rows = "images"
+
     def __init__(
         self,
         images: Images,
@@ -60,42 +61,14 @@ class MemoryLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
+        super().__init__(len(images.labels), batch_size=batch_size, rank=rank, world_size=world_size)
         self.images = images
-        self.batch_size = batch_size
-        self.rank = rank
-        self.world_size = world_size
-        if self.size < world_size:
-            raise InputError(
-                f"A split of {self.size} images cannot be shared by {world_size} processes. Use fewer devices."
-            )
 
-    @property
-    def size(self) -> int:
-        """Number of images over all ranks."""
-        return len(self.images.labels)
-
-    @property
-    def global_batch(self) -> int:
-        """Number of images in a full batch over all ranks."""
-        return self.batch_size * self.world_size
-
-    def __len__(self) -> int:
-        """Count the batches, the same on every rank."""
-        needed = -(-self.size // self.global_batch)
-        return min(needed, self.size // self.world_size)  # so that no batch is empty
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give the batches of this rank from the first to the last."""
-        pieces = len(self) * self.world_size
-        for piece in range(self.rank, pieces, self.world_size):
-            rows = slice(piece * self.size // pieces, (piece + 1) * self.size // pieces)
-            yield self._scaled(self.images.pixels[rows]), self.images.labels[rows]
-
-    def _scaled(self, pixels: Tensor) -> Tensor:
-        return pixels.float().div_(self.images.peak)
+    def _take(self, rows: slice) -> tuple[Tensor, Tensor]:
+        return self.images.scaled(self.images.pixels[rows]), self.images.labels[rows]
 
 
-class ShuffledLoader(MemoryLoader):
+class ShuffledLoader(ResumableLoader[tuple[Tensor, Tensor]]):
     """Shuffled and augmented batches for training, the same for any number of ranks.
 
     Batch i of all ranks together is `order[i * B * W : (i + 1) * B * W]` and rank r takes its r-th
@@ -124,6 +97,8 @@ class ShuffledLoader(MemoryLoader):
         InputError: There are fewer images than ranks.
     """
 
+    rows = "images"
+
     def __init__(
         self,
         images: Images,
@@ -135,74 +110,26 @@ class ShuffledLoader(MemoryLoader):
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        super().__init__(images, batch_size=batch_size, rank=rank, world_size=world_size)
-        self.seed = seed
+        super().__init__(
+            len(images.labels),
+            batch_size=batch_size,
+            seed=seed,
+            limit_batches=limit_batches,
+            rank=rank,
+            world_size=world_size,
+        )
+        self.images = images
         self.augment = augment
-        if isinstance(limit_batches, float):
-            limit_batches = int(limit_batches * len(self))
-        self.epoch_batches = min(limit_batches, len(self))
-        self._epoch = 0
-        self._given = 0  # batches given in this epoch
-        self._started = False
-        self._resuming = False
 
     def __len__(self) -> int:
         """Count the batches of a whole epoch, the same on every rank."""
         full, rest = divmod(self.size, self.global_batch)
         return full + (rest >= self.world_size)
 
-    @property
-    def sampler(self) -> "ShuffledLoader":
-        """Itself, since Lightning calls `loader.sampler.set_epoch`."""
-        return self
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch to begin with; without effect once begun or resumed.
-
-        After a resume Lightning's own number can run ahead: it counts an epoch cut short by
-        `max_steps`, and an empty one after a resume at an epoch's end under `max_steps`.
-        """
-        if not self._started:
-            self._epoch = epoch
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Give the batches of this rank that are still to come in the epoch."""
-        # A generator, so this runs at the first `next`: Lightning calls `iter` more than once, and
-        # before it has set the epoch.
-        if self._resuming and self._given < self.epoch_batches:
-            epoch, first = self._epoch, self._given
-        else:
-            epoch, first = self._epoch + self._started, 0
-        self._resuming, self._started = False, True
-        order = torch.randperm(self.size, generator=_seeded(self.seed, epoch))
+    def _rest(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
+        order = torch.randperm(self.size, generator=seeded(self.seed, epoch))
         for batch in range(first, len(self)):
-            self._epoch, self._given = epoch, batch + 1
             yield self._cut(order, epoch, batch)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return how far training has come, the same on every rank; a batch given is one used."""
-        return {"epoch": self._epoch, "batches": self._given, "plan": self._plan()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Make the next iteration go on where the state was taken.
-
-        Args:
-            state_dict: What `state_dict` returned, on any number of ranks.
-
-        Raises:
-            InputError: An epoch was under way with other images, another seed or another number of
-                images in the batches of all ranks together.
-        """
-        if 0 < state_dict["batches"] < self.epoch_batches and state_dict["plan"] != self._plan():
-            raise InputError(
-                f"The checkpoint is from the middle of an epoch with {state_dict['plan']}, now it "
-                f"is {self._plan()}. These must be the same to resume there."
-            )
-        self._epoch, self._given = state_dict["epoch"], state_dict["batches"]
-        self._resuming = self._started = True
-
-    def _plan(self) -> dict[str, int]:
-        return {"images": self.size, "images a batch": self.global_batch, "seed": self.seed}
 
     def _cut(self, order: Tensor, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
         everyone = order[batch * self.global_batch : (batch + 1) * self.global_batch]
@@ -210,12 +137,6 @@ class ShuffledLoader(MemoryLoader):
         mine = slice(self.rank * share, (self.rank + 1) * share)
         pixels = self.images.pixels[everyone[mine]]
         if self.augment is not None:
-            noise = torch.rand(len(everyone), 3, generator=_seeded(self.seed, epoch, batch))
+            noise = torch.rand(len(everyone), 3, generator=seeded(self.seed, epoch, batch))
             pixels = self.augment(pixels, noise[mine])
-        return self._scaled(pixels), self.images.labels[everyone[mine]]
-
-
-def _seeded(*key: int) -> torch.Generator:
-    """Return a generator whose stream depends on every number of the key."""
-    digest = blake2b(repr(key).encode(), digest_size=4).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "big"))
+        return self.images.scaled(pixels), self.images.labels[everyone[mine]]

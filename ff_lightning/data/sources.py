@@ -3,21 +3,19 @@
 Opening a source reads its columns; pixels are decoded once, when a split is asked for.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from io import BytesIO
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from ff_lightning.data.loader import Images
+from ff_lightning.data.tables import load_tables
 from ff_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,7 +78,7 @@ class TableSource:
         label_column: str | None = None,
     ) -> None:
         self.source = source
-        self.tables = load_tables(source)
+        self.tables = load_tables(source, "images", LOCAL_COPIES)
         features = self._table("train").features
         images = [_is_image, _is_encoded]
         self.image_column = self._column("image_column", image_column, features, images)
@@ -206,46 +204,6 @@ def open_source(
     if source == "digits":
         return Digits()
     return TableSource(source, image_column=image_column, label_column=label_column)
-
-
-def load_tables(source: str) -> "datasets.DatasetDict":
-    """Load all splits of a set, downloading them if they are on the hub and not yet here.
-
-    Args:
-        source: A path or the id of a set on the hub.
-
-    Raises:
-        InputError: There is nothing at the path, or the hub cannot give the set.
-    """
-    import datasets
-
-    path = _local_path(source)
-    try:
-        if path is not None and path.is_file():
-            return datasets.load_dataset("parquet", data_files={"train": str(path)})
-        return datasets.load_dataset(source if path is None else str(path))
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).split("\n", 1)[0].rstrip(".")
-        if path is not None:
-            raise InputError(f"Cannot load images from {str(path)!r}: {reason}.") from error
-        raise InputError(
-            f"Cannot load {source!r} from the hub: {reason}. A local folder can be given instead, "
-            "as `source` or, for known ids, below the folder named by FF_LIGHTNING_DATA."
-        ) from error
-
-
-def _local_path(source: str) -> Path | None:
-    """Return the folder or file that is meant, or None for a set on the hub."""
-    path = Path(source).expanduser()
-    if path.exists():
-        return path
-    copies = os.environ.get("FF_LIGHTNING_DATA")
-    if copies and source in LOCAL_COPIES and (copy := Path(copies) / LOCAL_COPIES[source]).is_dir():
-        rank_zero_info(f"Reading {source} from {copy}.")
-        return copy
-    if path.is_absolute() or source.startswith((".", "~")) or path.suffix or source.count("/") > 1:
-        raise InputError(f"Passed `source={source!r}`. There is no such file or folder.")
-    return None
 
 
 def _is_image(feature: Any) -> bool:

@@ -1,0 +1,43 @@
+"""Checks of arguments that the data modules share."""
+
+from typing import Any
+
+from ff_lightning.errors import InputError
+
+
+def check_whole(owner: object, name: str, value: Any, *, least: int) -> None:
+    """Check that an argument is a whole number.
+
+    Args:
+        owner: Whose argument it is, for the message.
+        name: Name of the argument.
+        value: What was passed.
+        least: The smallest number allowed.
+
+    Raises:
+        InputError: It is not, or is too small.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(
+            f"Passed `{type(owner).__name__}({name}={value!r})`. `{name}` must be a whole number, at least {least}."
+        )
+
+
+def check_validation(owner: object, value: int | float, *, rows: str) -> None:
+    """Check that `validation` is a share or a whole number of rows.
+
+    Args:
+        owner: Whose argument it is, for the message.
+        value: What was passed.
+        rows: What is counted, in the plural.
+
+    Raises:
+        InputError: It is neither.
+    """
+    if not isinstance(value, float):
+        check_whole(owner, "validation", value, least=0)
+    elif not 0 <= value < 1:
+        raise InputError(
+            f"Passed `{type(owner).__name__}(validation={value})`. `validation` must be a share, at least 0 and below "
+            f"1, or a whole number of {rows}."
+        )

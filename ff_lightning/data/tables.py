@@ -1,0 +1,66 @@
+"""Sets that `datasets` loads: from the hub, a local folder or a Parquet file."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from ff_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    import datasets
+
+
+def load_tables(source: str, kind: str, copies: Mapping[str, str]) -> "datasets.DatasetDict":
+    """Load all splits of a set, downloading them if they are on the hub and not yet here.
+
+    Args:
+        source: A path or the id of a set on the hub.
+        kind: What is loaded, in messages.
+        copies: Hub ids, and the folders in `FF_LIGHTNING_DATA` that hold the same.
+
+    Raises:
+        InputError: There is nothing at the path, or the hub cannot give the set.
+    """
+    import datasets
+
+    path = local_path(source, copies)
+    try:
+        if path is not None and path.is_file():
+            return datasets.load_dataset("parquet", data_files={"train": str(path)})
+        return datasets.load_dataset(source if path is None else str(path))
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        reason = str(error).split("\n", 1)[0].rstrip(".")
+        if path is not None:
+            raise InputError(f"Cannot load {kind} from {str(path)!r}: {reason}.") from error
+        raise InputError(
+            f"Cannot load {source!r} from the hub: {reason}. A local folder can be given instead, "
+            "as `source` or, for known ids, below the folder named by FF_LIGHTNING_DATA."
+        ) from error
+
+
+def local_path(source: str, copies: Mapping[str, str]) -> Path | None:
+    """Find what is on this machine.
+
+    Args:
+        source: A path, or a name.
+        copies: Names, and where `FF_LIGHTNING_DATA` holds a copy.
+
+    Returns:
+        A folder or file, or None for a name without a copy here.
+
+    Raises:
+        InputError: It looks like a path and there is nothing.
+    """
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    folder = os.environ.get("FF_LIGHTNING_DATA")
+    if folder and source in copies and (copy := Path(folder) / copies[source]).exists():
+        rank_zero_info(f"Reading {source} from {copy}.")
+        return copy
+    if path.is_absolute() or source.startswith((".", "~")) or path.suffix or source.count("/") > 1:
+        raise InputError(f"Passed `source={source!r}`. There is no such file or folder.")
+    return None

@@ -1,0 +1,268 @@
+"""From text to tokens and back: characters, bytes, or any encoding of `tiktoken`."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ff_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    import tiktoken
+
+
+class Tokenizer(ABC):
+    """Turns text into whole numbers from 0 to vocab_size - 1, and back."""
+
+    @property
+    @abstractmethod
+    def vocab_size(self) -> int:
+        """Number of tokens, V."""
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The token between documents, if there is a special one."""
+        return None
+
+    @abstractmethod
+    def encode(self, text: str) -> Tensor:
+        """Turn text into tokens.
+
+        Args:
+            text: Any text; what looks like a special token is ordinary text.
+
+        Returns:
+            (N,) int64.
+        """
+
+    def decode(self, tokens: Tensor | Sequence[int]) -> str:
+        """Turn tokens into text.
+
+        Args:
+            tokens: (N,), whole numbers.
+
+        Raises:
+            InputError: A token is not one of the vocabulary.
+        """
+        row = torch.as_tensor(tokens, dtype=torch.int64).reshape(-1)
+        wrong = row[(row < 0) | (row >= self.vocab_size)]
+        if len(wrong):
+            raise InputError(f"Token {int(wrong[0])} is outside the vocabulary, 0 to {self.vocab_size - 1}.")
+        return self._decode(row)
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, str]:
+        """Return what `from_dict` needs to make it again; plain enough for any checkpoint."""
+
+    @staticmethod
+    def from_dict(state: Mapping[str, Any]) -> "Tokenizer":
+        """Make a tokenizer of any kind again.
+
+        Args:
+            state: What its `to_dict` returned.
+
+        Raises:
+            InputError: It is nothing of the sort, or the file of an encoding is missing.
+        """
+        match state:
+            case {"kind": "characters", "characters": str(characters)}:
+                return CharacterTokenizer(characters)
+            case {"kind": "tiktoken", "name": str(name)}:
+                return TiktokenTokenizer(name)
+            case {"kind": "bytes"}:
+                return ByteTokenizer()
+        raise InputError(f"Passed `state={dict(state)!r}`. It must be what `to_dict` of a tokenizer returned.")
+
+    @abstractmethod
+    def _decode(self, tokens: Tensor) -> str: ...
+
+
+@dataclass(frozen=True)
+class CharacterTokenizer(Tokenizer):
+    """A token for each of some characters.
+
+    Args:
+        characters: All of them; the place of a character is its token.
+
+    Raises:
+        InputError: There are none, or one is repeated.
+
+    Example:
+        >>> tokenizer = CharacterTokenizer.from_text("hello world")
+        >>> tokenizer.vocab_size, tokenizer.encode("low").tolist()
+        (8, [4, 5, 7])
+    """
+
+    characters: str
+
+    def __post_init__(self) -> None:
+        if not self.characters:
+            raise InputError("Passed `CharacterTokenizer(characters='')`. There must be at least one character.")
+        if len(set(self.characters)) < len(self.characters):
+            twice = next(one for n, one in enumerate(self.characters) if one in self.characters[:n])
+            raise InputError(f"Passed `CharacterTokenizer(characters=…)` with {twice!r} in it more than once.")
+
+    @classmethod
+    def from_text(cls, text: str) -> "CharacterTokenizer":
+        """Take the characters of a text, sorted."""
+        return cls("".join(sorted(set(text))))
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of characters."""
+        return len(self.characters)
+
+    def encode(self, text: str) -> Tensor:
+        """Turn text into tokens.
+
+        Args:
+            text: Any text of the characters.
+
+        Returns:
+            (N,) int64.
+
+        Raises:
+            InputError: A character is not one of the vocabulary.
+        """
+        codes = _code_points(text)
+        table = self._token_of
+        tokens = table[np.minimum(codes, len(table) - 1)]
+        unknown = np.flatnonzero(tokens < 0)
+        if len(unknown):
+            place = int(unknown[0])
+            raise InputError(
+                f"The text has {text[place]!r} (U+{ord(text[place]):04X}) at position {place}, which is none of the "
+                f"{self.vocab_size} characters of the vocabulary."
+            )
+        return torch.from_numpy(tokens)
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the kind and the characters."""
+        return {"kind": "characters", "characters": self.characters}
+
+    @cached_property
+    def _token_of(self) -> NDArray[np.int64]:
+        """The token of each code point, -1 for none, with a last entry for all that are greater."""
+        codes = _code_points(self.characters)
+        table = np.full(int(codes.max()) + 2, -1, dtype=np.int64)
+        table[codes] = np.arange(len(codes))
+        return table
+
+    def _decode(self, tokens: Tensor) -> str:
+        codes = _code_points(self.characters)[tokens.numpy(force=True)]
+        return str(codes.tobytes(), "utf-32-le", "surrogatepass")
+
+
+class EncodingTokenizer(Tokenizer):
+    """A tokenizer made of an encoding of `tiktoken`."""
+
+    encoding: "tiktoken.Encoding"
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, with the special ones and any gap before them."""
+        return self.encoding.n_vocab
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The token `<|endoftext|>`, if the encoding has it."""
+        return self.encoding.eot_token if "<|endoftext|>" in self.encoding.special_tokens_set else None
+
+    def encode(self, text: str) -> Tensor:
+        """Turn text into tokens.
+
+        Args:
+            text: Any text; what looks like a special token is ordinary text.
+
+        Returns:
+            (N,) int64.
+        """
+        return torch.tensor(self.encoding.encode_ordinary(text), dtype=torch.int64)
+
+    def _decode(self, tokens: Tensor) -> str:
+        try:
+            return self.encoding.decode(tokens.tolist())
+        except KeyError as error:  # some encodings leave numbers out
+            raise InputError(f"The encoding {self.encoding.name!r} has no {error.args[0]}.") from error
+
+
+@dataclass(frozen=True)
+class TiktokenTokenizer(EncodingTokenizer):
+    """An encoding of `tiktoken`, by name.
+
+    `tiktoken` downloads the file of an encoding once. For a machine without network, put it into a folder and name that
+    with the environment variable `TIKTOKEN_CACHE_DIR`.
+
+    Args:
+        name: As `tiktoken.get_encoding` takes it, such as "gpt2", "r50k_base" or "o200k_base".
+
+    Raises:
+        InputError: There is no such encoding, or its file is not here and cannot be downloaded.
+    """
+
+    name: str
+    encoding: "tiktoken.Encoding" = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "encoding", _open_encoding(self.name))
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the kind and the name."""
+        return {"kind": "tiktoken", "name": self.name}
+
+
+@dataclass(frozen=True)
+class ByteTokenizer(EncodingTokenizer):
+    """A token for each of the 256 bytes of UTF-8: an encoding of `tiktoken` that needs no file.
+
+    Example:
+        >>> ByteTokenizer().encode("é").tolist()
+        [195, 169]
+    """
+
+    encoding: "tiktoken.Encoding" = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "encoding", _byte_encoding())
+
+    def to_dict(self) -> dict[str, str]:
+        """Return the kind."""
+        return {"kind": "bytes"}
+
+
+def _code_points(text: str) -> NDArray[np.uint32]:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
+
+
+def _open_encoding(name: str) -> "tiktoken.Encoding":
+    import tiktoken
+
+    known = tiktoken.list_encoding_names()
+    if name not in known:
+        raise InputError(f"Passed `TiktokenTokenizer(name={name!r})`. `name` must be one of {', '.join(known)}.")
+    try:
+        return tiktoken.get_encoding(name)
+    except (OSError, ValueError) as error:  # of `requests`, of the file system, or for a damaged download
+        raise InputError(
+            f"Passed `TiktokenTokenizer(name={name!r})`. The file of this encoding is not here and cannot be "
+            f"downloaded ({type(error).__name__}). Set the environment variable TIKTOKEN_CACHE_DIR to a folder that "
+            "has it, or use `ByteTokenizer`, which needs no file."
+        ) from error
+
+
+def _byte_encoding() -> "tiktoken.Encoding":
+    import tiktoken
+
+    return tiktoken.Encoding(
+        "bytes",
+        pat_str=r"[\s\S]{1,16}",  # any cut will do, since no bytes are ever merged
+        mergeable_ranks={bytes([byte]): byte for byte in range(256)},
+        special_tokens={},
+        explicit_n_vocab=256,
+    )

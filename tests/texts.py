@@ -1,0 +1,63 @@
+"""Small real language models for the tests: the language reference that CPython ships, a few steps, one line each."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from pydoc_data.topics import topics
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+from ff_lightning.networks.gpt import GPT
+from ff_lightning.optim import MuonAdamW
+from ff_lightning.tasks.language import FFLanguageModel
+
+CONTEXT = 16
+MUON = partial(MuonAdamW, lr=4e-3, muon_lr=0.02)
+
+
+@cache
+def text() -> tuple[Tensor, int]:
+    """Characters of a real text, as int64 tokens, and the number of different ones."""
+    raw = "".join(topics[name] for name in sorted(topics))[:100_000]
+    characters = {character: index for index, character in enumerate(sorted(set(raw)))}
+    return torch.tensor([characters[character] for character in raw]), len(characters)
+
+
+def windows(count: int, start: int = 0) -> Tensor:
+    """``count`` windows of CONTEXT + 1 tokens, one after the other, ``(count, CONTEXT + 1)``."""
+    return text()[0][start:].unfold(0, CONTEXT + 1, CONTEXT)[:count].clone()
+
+
+class Batches(DataLoader[Any]):
+    """Windows in their order, as plain ``(B, CONTEXT + 1)`` batches."""
+
+    def __init__(self, count: int, batch_size: int, start: int = 0) -> None:
+        data = TensorDataset(windows(count, start))
+        super().__init__(data, batch_size=batch_size, collate_fn=lambda rows: torch.stack([row for (row,) in rows]))
+
+
+def gpt(**kwargs: Any) -> GPT:
+    """A small stack with the same weights at every call."""
+    torch.manual_seed(0)
+    return GPT(text()[1], **{"width": 16, "layers": 3, "heads": 2, "context": CONTEXT} | kwargs)
+
+
+def awake(network: GPT) -> GPT:
+    """Give the parameters that start at 0 random values, so that every path matters."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not bool(parameter.any()) or parameter.dim() == 3:
+                parameter.normal_(std=0.3)
+    return network
+
+
+def model(**kwargs: Any) -> FFLanguageModel:
+    """A small language model with the same weights and the same negatives at every call."""
+    network = kwargs.pop("network", None) or gpt()
+    module = FFLanguageModel(network, **{"optimizer": MUON} | kwargs)
+    module.seed = 0
+    return module
