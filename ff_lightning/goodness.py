@@ -66,7 +66,8 @@ class _SquaredNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, h: Tensor) -> Tensor:
         ctx.save_for_backward(h)
-        return torch.linalg.vector_norm(h, dim=-1, dtype=accumulation_dtype(h)).square()
+        norm: Tensor = torch.linalg.vector_norm(h, dim=-1, dtype=accumulation_dtype(h))
+        return norm.square()
 
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:

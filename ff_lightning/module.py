@@ -133,7 +133,8 @@ class FFLightningModule(pl.LightningModule):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         """Update every block on one batch; see :class:`~ff_lightning.updates.BlockUpdates`."""
         self._batch_idx = batch_idx
-        refuse_non_finite(batch, f"Training batch {batch_idx} of epoch {self.current_epoch}")
+        if self.may_look():
+            refuse_non_finite(batch, f"Training batch {batch_idx} of epoch {self.current_epoch}")
         # Lightning saves no state of torch's own generator: seeded here, dropout in a block goes on after a resume
         # as if there had been no stop.
         torch.manual_seed(self.generator(stream=-1).initial_seed())
@@ -167,6 +168,13 @@ class FFLightningModule(pl.LightningModule):
         if logged and total is not None:
             self.log("train/loss", total, prog_bar=True)
             self._refuse_divergence()
+
+    def may_look(self) -> bool:
+        """Whether values may be looked at now: always on a CPU, elsewhere on logged steps only.
+
+        A look makes the host wait for the device; what is missed in between shows in the losses of the next look.
+        """
+        return self.device.type == "cpu" or not self.trainer.training or self._is_logged()
 
     def _is_logged(self) -> bool:
         """Whether Lightning writes the metrics of this batch to the loggers."""
@@ -301,10 +309,10 @@ class FFLightningModule(pl.LightningModule):
         with warnings.catch_warnings():  # Lightning warns of modules among them, which are taken out below
             warnings.simplefilter("ignore", UserWarning)
             self.save_hyperparameters(frame=frame.f_back)
-        plain = (type(None), bool, int, float, str, list, tuple, dict)
-        objects = [name for name, value in self.hparams.items() if not isinstance(value, plain)]
-        for name in objects:
-            del self.hparams[name]
+        plain = (type(None), bool, int, float, str)
+        for name, value in list(self.hparams.items()):
+            if not all(isinstance(leaf, plain) for leaf in tree_leaves(value)):
+                del self.hparams[name]
         self._hparams_initial = copy.deepcopy(self._hparams)
 
 

@@ -104,7 +104,8 @@ def lengths(h: Tensor) -> Tensor:
         faster on a CPU; fp16 could not hold it, so there it is float32.
     """
     dtype = torch.float32 if h.dtype == torch.float16 else None
-    return torch.linalg.vector_norm(h, dim=tuple(range(1, h.dim())), keepdim=True, dtype=dtype)
+    length: Tensor = torch.linalg.vector_norm(h, dim=tuple(range(1, h.dim())), keepdim=True, dtype=dtype)
+    return length
 
 
 def scale(length: Tensor, eps: float, dtype: torch.dtype) -> Tensor:

@@ -152,9 +152,9 @@ class HoldThenDecay(LRScheduler):
     def set_total(self, total_updates: int) -> None:
         """Fix the number of updates, and set the rate of the first one accordingly."""
         self.total_updates = total_updates
-        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+        self._last_lr = [*self.get_lr()]
+        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = rate
-        self._last_lr = self.get_lr()
 
     def get_lr(self) -> list[float]:  # type: ignore[override]
         """Learning rate of every parameter group for the next update."""

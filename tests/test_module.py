@@ -16,10 +16,12 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import BinaryAUROC
 
 import ff_lightning as ff
+from ff_lightning.blocks import BlockStack, ClassBlock, Signal
 from ff_lightning.data import ImageDataModule
-from ff_lightning.losses import MovingThresholdLoss, SymBa
+from ff_lightning.goodness import ChannelGroups
+from ff_lightning.losses import ClassSoftmax, MovingThresholdLoss, SymBa
 from ff_lightning.negatives import HardWrongLabel
-from ff_lightning.networks import MLP
+from ff_lightning.networks import MLP, DenseReLU
 from ff_lightning.schedules import HoldThenDecay
 from tests.training import ADAM, assert_same_weights, classifier, digits, loader, mlp, trainer, weights
 
@@ -207,3 +209,21 @@ def test_the_same_trainer_can_fit_again(tmp_path: Path) -> None:
     run.fit(module, loader(40, 20))
     assert isinstance(run, pl.Trainer)
     assert run.global_step == 2
+
+
+def test_blocks_of_tier_t2_learn_without_negatives(tmp_path: Path) -> None:
+    class Groups(ff.FFLightningModule):
+        def local_losses(self, batch: Any) -> Any:
+            x, y = batch
+            yield from self.network.local_losses(Signal(x.flatten(1), streams=1, labels=y))
+
+        def validation_step(self, batch: Any, batch_idx: int) -> None:
+            x, y = batch
+            scores = self.network.goodness(x.flatten(1)).sum(0)
+            self.log("val/accuracy", (scores.argmax(1) == y).float().mean())
+
+    layers = [DenseReLU(64, 200), DenseReLU(200, 200)]
+    stack = BlockStack([ClassBlock(layer, ChannelGroups(10), ClassSoftmax()) for layer in layers])
+    run = trainer(tmp_path, max_epochs=5, num_sanity_val_steps=0)
+    run.fit(Groups(stack, optimizer=partial(torch.optim.Adam, lr=3e-3)), ImageDataModule("digits", batch_size=100))
+    assert run.callback_metrics["val/accuracy"] > 0.9

@@ -235,7 +235,7 @@ def test_other_precisions_stay_close(tmp_path: Path, precision: str) -> None:
 def test_strategies_that_cannot_work_are_refused() -> None:
     assert isinstance(gradient_sync(pl.Trainer(accelerator="cpu", devices=1, logger=False).strategy), NoSync)
     assert isinstance(gradient_sync(DDPStrategy()), ExplicitSync)
-    with pytest.raises(ff.InputError, match="static_graph=True.*use `strategy='ddp'`"):
+    with pytest.raises(ff.InputError, match=r"static_graph=True.*use `strategy='ddp'`"):
         gradient_sync(DDPStrategy(static_graph=True))
     from lightning.pytorch.strategies import ModelParallelStrategy
 

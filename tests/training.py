@@ -34,7 +34,7 @@ def loader(count: int, batch_size: int, dtype: torch.dtype = torch.float32) -> D
 def mlp(depth: int = 3, width: int = 16, **kwargs: Any) -> MLP:
     """A small labelled stack with the same weights at every call."""
     torch.manual_seed(0)
-    return MLP(64, [width] * depth, overlay=False, label_scale=3.0, **{"loss": SymBa(4.0)} | kwargs)
+    return MLP(64, [width] * depth, **{"overlay": False, "label_scale": 3.0, "loss": SymBa(4.0)} | kwargs)
 
 
 def classifier(depth: int = 3, **kwargs: Any) -> ff.FFClassifier:

@@ -13,7 +13,7 @@ from ff_lightning.errors import InputError
 from ff_lightning.metrics import LabelContrast
 from ff_lightning.negatives import LabelNegatives, UniformWrongLabel
 from ff_lightning.readouts import GoodnessReadout, Readout, label_goodness
-from ff_lightning.tasks.evaluation import ClassificationMetrics, ImageClassification, check_labels
+from ff_lightning.tasks.evaluation import ClassificationMetrics, ImageClassification
 
 
 class FFClassifier(ImageClassification):
@@ -61,8 +61,7 @@ class FFClassifier(ImageClassification):
         The readout comes first so that it sees every block before its update, in whatever mode and on
         whatever strategy the updates are made.
         """
-        x, y = batch
-        check_labels(y, self.num_classes)
+        x, y = self.checked(batch)
         loss = self.readout.local_loss(self.network, x, y)
         if loss is not None:
             yield LocalStep(len(self.network), loss)
@@ -82,8 +81,7 @@ class FFClassifier(ImageClassification):
 
     def evaluate(self, batch: Any, stage: str, metrics: ClassificationMetrics) -> None:
         """Accuracy of the readout; what every block makes of the labels is logged at the end of the epoch."""
-        x, y = batch
-        check_labels(y, self.num_classes)
+        x, y = self.checked(batch)
         goodness = label_goodness(self.network, x, self.num_classes)
         scores = self.readout.combine(goodness) if isinstance(self.readout, GoodnessReadout) else self(x)
         metrics.update(scores, y)

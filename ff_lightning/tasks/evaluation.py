@@ -49,10 +49,16 @@ class ImageClassification(FFLightningModule, ABC):
         predicted: Tensor = self(x).argmax(1)
         return predicted
 
+    def checked(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Images and labels of a batch; see :func:`check_labels`."""
+        x, y = batch
+        if self.may_look():
+            check_labels(y, self.num_classes)
+        return x, y
+
     def evaluate(self, batch: Any, stage: str, metrics: ClassificationMetrics) -> None:
         """Accuracy and confusion on one batch."""
-        x, y = batch
-        check_labels(y, self.num_classes)
+        x, y = self.checked(batch)
         metrics.update(self(x), y)
         self.log(f"{stage}/accuracy", metrics.accuracy, prog_bar=True)
 

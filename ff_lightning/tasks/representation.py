@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ff_lightning.blocks import BlockStack, LocalStep, Signal
 from ff_lightning.negatives import HybridMask
 from ff_lightning.readouts import LinearReadout
-from ff_lightning.tasks.evaluation import ImageClassification, check_labels
+from ff_lightning.tasks.evaluation import ImageClassification
 
 
 class FFRepresentation(ImageClassification):
@@ -51,8 +51,7 @@ class FFRepresentation(ImageClassification):
 
     def local_losses(self, batch: Any) -> Iterator[LocalStep]:
         """The readout's loss, on the blocks before their update, then those of the blocks without labels."""
-        x, y = batch
-        check_labels(y, self.num_classes)
+        x, y = self.checked(batch)
         yield LocalStep(len(self.network), self.readout.local_loss(self.network, x, y))
         yield from self.network.local_losses(Signal.pair(*self.pairs(batch)))
 

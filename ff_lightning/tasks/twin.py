@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ff_lightning.blocks import BlockStack, LocalStep
-from ff_lightning.tasks.evaluation import ImageClassification, check_labels
+from ff_lightning.tasks.evaluation import ImageClassification
 
 
 class BackpropTwin(ImageClassification):
@@ -35,8 +35,7 @@ class BackpropTwin(ImageClassification):
 
     def local_losses(self, batch: Any) -> Iterator[LocalStep]:
         """Yield one loss: cross-entropy of the softmax on top, nats."""
-        x, y = batch
-        check_labels(y, self.num_classes)
+        x, y = self.checked(batch)
         yield LocalStep(0, F.cross_entropy(self(x).float(), y))
 
     def forward(self, x: Tensor) -> Tensor:

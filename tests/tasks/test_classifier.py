@@ -1,0 +1,91 @@
+"""Supervised FF on real digits: it learns with any parts, reports, refuses what does not fit."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ff_lightning as ff
+from ff_lightning.data import ImageDataModule
+from ff_lightning.goodness import SumOfSquares
+from ff_lightning.losses import MovingThresholdLoss, Swish, SymBa, ThresholdLoss
+from ff_lightning.negatives import HardWrongLabel, UniformWrongLabel
+from ff_lightning.readouts import GoodnessReadout, LinearReadout
+from ff_lightning.tasks.evaluation import check_labels
+from tests.training import mlp, trainer
+
+FAST = partial(torch.optim.Adam, lr=3e-3)
+
+
+def data() -> ImageDataModule:
+    return ImageDataModule("digits", batch_size=100)
+
+
+@pytest.mark.parametrize(
+    ("network", "task"),
+    [
+        ({"loss": SymBa(20.0)}, {}),
+        ({"loss": Swish(20.0)}, {"negatives": HardWrongLabel(0.05)}),
+        ({"loss": SymBa(20.0)}, {"negatives": HardWrongLabel(0.05, candidates=3, blocks=2)}),
+        ({"loss": MovingThresholdLoss(scale=10.0), "peer_weight": 0.03}, {}),
+        ({"loss": ThresholdLoss(128.0, scale=0.05), "goodness": SumOfSquares()}, {}),
+        ({"loss": SymBa(20.0)}, {"readout": LinearReadout(128, 10)}),
+        ({"loss": SymBa(20.0), "overlay": True}, {"readout": GoodnessReadout(first_block=1)}),
+    ],
+    ids=["symba", "swish, hard", "candidates", "moving, peers", "hinton", "linear readout", "overlay, but first"],
+)
+def test_every_combination_learns_digits(tmp_path: Path, network: dict[str, Any], task: dict[str, Any]) -> None:
+    module = ff.FFClassifier(mlp(2, 128, **network), optimizer=FAST, **task)
+    run = trainer(tmp_path, max_epochs=8, num_sanity_val_steps=0)
+    run.fit(module, data())
+    assert run.callback_metrics["val/accuracy"] > 0.88
+    for block in range(2):
+        assert run.callback_metrics[f"val/separation/block_{block}"] > 0.7 or network["loss"].threshold is not None
+        assert run.callback_metrics[f"val/accuracy/block_{block}"] > 0.6
+
+
+def test_test_and_predict(tmp_path: Path) -> None:
+    module = ff.FFClassifier(mlp(2, 64, loss=SymBa(20.0)), optimizer=FAST)
+    run = trainer(tmp_path, max_epochs=4, num_sanity_val_steps=0)
+    images = data()
+    run.fit(module, images)
+    run.test(module, images, verbose=False)
+    tested = run.callback_metrics
+    confusion = module.test_metrics.confusion.compute()
+    assert confusion.sum() == 360
+    assert tested["test/accuracy"] == pytest.approx(float(confusion.trace() / confusion.sum()))
+    x, y = next(iter(images.test_dataloader()))
+    predicted = torch.cat(run.predict(module, images.test_dataloader()))
+    assert torch.equal(predicted, module(images.test_dataloader().images.pixels / 16).argmax(1))
+    assert torch.equal(module.predict_step(x, 0), module.predict_step((x, y), 0))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: ff.FFClassifier(mlp(), readout=GoodnessReadout(first_block=3)), "`first_block=3`.*at most 2"),
+        (lambda: ff.FFClassifier(mlp(), num_classes=12), "`num_classes=12` with a network"),
+        (lambda: ff.BackpropTwin(mlp(), num_classes=1), "`num_classes` must be at least 2"),
+        (lambda: check_labels(torch.tensor([0, 10]), 10), "labels from 0 to 10"),
+    ],
+)
+def test_what_does_not_fit_is_refused(build: Any, message: str) -> None:
+    with pytest.raises(ff.InputError, match=message):
+        build()
+
+
+def test_negatives_of_a_classifier_are_wrong_labels() -> None:
+    module = ff.FFClassifier(mlp(), negatives=UniformWrongLabel())
+    seen: list[torch.Tensor] = []
+    module.network[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].labels))
+    x, y = torch.rand(50, 64), torch.arange(50) % 10
+    module.may_look = lambda: True
+    module.generator = lambda stream=0: torch.Generator().manual_seed(stream)
+    list(module.local_losses((x, y)))
+    (labels,) = seen
+    assert torch.equal(labels[0], y)
+    assert (labels[1] != y).all()
