@@ -1,6 +1,6 @@
 """Writes the tables of results from stored JSON: nobody types a number.
 
-    python docs/tables.py          rewrites the tables in README.md and docs/results.md
+    python docs/tables.py          rewrites the tables in README.md and in the documentation
 
 Every line of `docs/results/*.jsonl` is the last line of a benchmark's output. Lines that differ in nothing but the
 seed are one row: mean, lowest and highest.
@@ -68,6 +68,15 @@ def step_times(name: str) -> str:
     return "\n".join([*lines, "", origin(name)])
 
 
+def changes(name: str) -> str:
+    """Table of validation errors after changing one thing."""
+    lines = ["| command | validation error, % | by block | CPU seconds |", "|---|---|---|---|"]
+    for (run,) in rows(name):
+        blocks = ", ".join(str(error) for error in run["validation_error_by_block"])
+        lines.append(f"| `{run['command']}` | {run['validation_error']} | {blocks} | {run['train_cpu_seconds']} |")
+    return "\n".join([*lines, "", origin(name)])
+
+
 def origin(name: str) -> str:
     """Where and when the runs of a file were made."""
     runs = [run for group in rows(name) for run in group]
@@ -90,6 +99,7 @@ def main() -> int:
     short, long = errors("mnist_mlp"), step_times("step_time")
     changed = [
         replace(DOCS.parent / "README.md", short),
+        replace(DOCS / "explanation" / "what_failed.md", changes("ablations")),
         replace(DOCS / "results.md", f"## Images\n\n{short}\n\n## Time of a step\n\n{long}"),
     ]
     return int(any(changed))

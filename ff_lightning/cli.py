@@ -53,7 +53,8 @@ class SaveConfig(SaveConfigCallback):
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write ``config.yaml``."""
-        folder = Path(trainer.default_root_dir) / ("" if stage == "fit" else stage)
+        name = str(getattr(stage, "value", stage))  # Lightning passes its own enumeration
+        folder = Path(trainer.default_root_dir) / ("" if name == "fit" else name)
         folder.mkdir(parents=True, exist_ok=True)
         self.parser.save(self.config, folder / self.config_filename, skip_none=False, overwrite=True)
         for logger in trainer.loggers:
