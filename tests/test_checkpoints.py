@@ -13,6 +13,7 @@ import ff_lightning as ff
 from ff_lightning.checkpoints import check_checkpoint, check_fit
 from ff_lightning.cli import main
 from ff_lightning.errors import InputError
+from ff_lightning.losses import Swish
 from ff_lightning.schedules import HoldThenDecay
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -114,7 +115,8 @@ def test_a_checkpoint_of_a_recipe_rebuilds_its_module_safely(checkpoint: Path) -
     assert isinstance(pl.LightningModule.load_from_checkpoint(checkpoint), ff.FFClassifier)
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
-    assert module.network[0].loss.alpha == 40.0
+    assert isinstance(module.network[0].loss, Swish)
+    assert module.network[0].loss.alpha == 20.0
     optimizer = module.make_optimizer(module.network[0].parameters())
     assert isinstance(optimizer, torch.optim.Adam)
     assert optimizer.defaults["fused"] is True
