@@ -122,8 +122,8 @@ class ChannelGroups(Goodness):
         - Input: ``(B, C)`` or ``(B, C, H, W)``; channels are dimension 1.
         - Output: ``(B, num_classes)``, float32.
 
-    >>> ChannelGroups(2)(torch.tensor([[1.0, 1.0, 2.0, 2.0]]))
-    tensor([[1., 4.]])
+    >>> ChannelGroups(2)(torch.tensor([[3.0, 4.0, 6.0, 8.0]]))
+    tensor([[12.5000, 50.0000]])
     """
 
     def __init__(self, num_classes: int, of: Goodness | None = None) -> None:

@@ -79,7 +79,10 @@ class LabelContrast(Metric):
         self.samples += len(labels)
 
     def compute(self) -> dict[str, Tensor]:
-        """Means over all samples, each ``(L,)``: ``accuracy``, ``separation``, ``goodness_gap``."""
+        """Means over all samples, each ``(L,)``: ``accuracy``, ``separation``, ``goodness_gap``.
+
+        (torchmetrics makes a scalar of each if ``L`` is 1.)
+        """
         return {
             "accuracy": (self.correct / self.samples).float(),
             "separation": (self.right / self.samples).float(),

@@ -15,9 +15,9 @@ ROOT = Path(ff_lightning.__file__).parent
 LEVELS = {
     0: {
         *("errors", "distributed", "goodness", "losses", "normalization", "negatives", "schedules"),
-        *("blocks", "readouts", "networks"),
+        *("blocks", "readouts", "networks", "language", "optim", "generation"),
     },
-    1: {"metrics"},
+    1: {"metrics", "floors"},
     2: {
         "",
         "module",
@@ -40,7 +40,10 @@ KNOWS = {
     "distributed": {"errors"},
     **dict.fromkeys(PARTS, GROUND),
     "blocks": GROUND | PARTS,
-    "networks": GROUND | PARTS | {"blocks", "networks"},
+    "language": GROUND,
+    "optim": GROUND | {"schedules"},
+    "networks": GROUND | PARTS | {"blocks", "networks", "language", "optim"},
+    "generation": GROUND | {"language", "networks"},
     "readouts": GROUND | PARTS | {"blocks"},
 }
 LIBRARIES = {0: {"torch"}, 1: {"torch", "torchmetrics"}}

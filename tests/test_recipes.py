@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,9 @@ def test_wandb_offline_leaves_a_run_file_and_keeps_checkpoints_in_the_run_folder
     assert main(["fit", *configs("digits_mlp", "smoke", "wandb_offline"), *FEW]) == 0
     wandb.finish()
     (run,) = Path("runs/wandb").glob("offline-run-*/*.wandb")
+    deadline = time.monotonic() + 60  # wandb's own process writes the file
+    while run.stat().st_size <= 1000 and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert run.stat().st_size > 1000
     assert {"last.ckpt", "best.ckpt", "config.yaml"} <= {
         path.name for path in Path("runs/digits_mlp-smoke-wandb_offline").iterdir()

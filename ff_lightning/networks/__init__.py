@@ -1,5 +1,6 @@
 """Networks: stacks assembled from blocks; no training code."""
 
+from ff_lightning.networks.gpt import GPT as GPT
 from ff_lightning.networks.mlp import MLP as MLP
 from ff_lightning.networks.mlp import DenseReLU as DenseReLU
 from ff_lightning.networks.mlp import LabelledReLU as LabelledReLU

@@ -100,4 +100,4 @@ class FFClassifier(ImageClassification):
         values = self.contrast.compute()
         self.contrast.reset()
         for name, by_block in values.items():
-            self.log_dict({f"{stage}/{name}/block_{index}": value for index, value in enumerate(by_block)})
+            self.log_dict({f"{stage}/{name}/block_{index}": value for index, value in enumerate(by_block.reshape(-1))})

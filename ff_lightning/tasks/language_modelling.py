@@ -97,7 +97,8 @@ class LanguageModelling(FFLightningModule):
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The likeliest next token at every position, ``(B, T)``."""
         tokens, _ = self.windows(batch)
-        return self(tokens).argmax(-1)
+        logits: Tensor = self(tokens)
+        return logits.argmax(-1)
 
     def _evaluate(self, batch: Any, metrics: TokenMetrics) -> None:
         tokens, targets = self.windows(batch)
@@ -113,7 +114,7 @@ class LanguageModelling(FFLightningModule):
         self._log_metrics("test", self.test_metrics)
 
     def _log_metrics(self, stage: str, metrics: TokenMetrics) -> None:
-        values = metrics.compute()
+        values = {name: value.reshape(-1) for name, value in metrics.compute().items()}  # one block makes a scalar
         metrics.reset()
         for name, by_block in values.items():
             self.log_dict({f"{stage}/{name}/block_{index}": value for index, value in enumerate(by_block)})
@@ -136,7 +137,7 @@ class LanguageModelling(FFLightningModule):
         """Continue prompts, and yield tokens as they are drawn.
 
         Args:
-            prompt: ``(B, T)`` int64, at most as long as the context.
+            prompt: ``(B, T)`` int64, at most as long as the context; brought to the module's device.
             max_new_tokens: tokens to draw for each prompt.
             temperature: divides the logits; positive.
             top_k: draw among this many of the likeliest tokens only.
@@ -152,7 +153,8 @@ class LanguageModelling(FFLightningModule):
             InputError: an argument makes no sense, or a token is not in the vocabulary.
         """
         sampler = Sampler(temperature, top_k=top_k, top_p=top_p)
-        generator = torch.Generator(device=prompt.device).manual_seed(self.seed if seed is None else seed)
+        prompt = prompt.to(self.device)
+        generator = torch.Generator(device=self.device).manual_seed(self.seed if seed is None else seed)
         return stream(self.network, prompt, max_new_tokens, sampler, generator, stop=stop, use_cache=use_cache)
 
     def generate(self, prompt: Tensor, max_new_tokens: int, **options: Any) -> Tensor:
@@ -163,7 +165,7 @@ class LanguageModelling(FFLightningModule):
             max_new_tokens: see :meth:`stream`.
             **options: see :meth:`stream`.
         """
-        return continued(prompt, self.stream(prompt, max_new_tokens, **options))
+        return continued(prompt.to(self.device), self.stream(prompt, max_new_tokens, **options))
 
 
 class TokenMetrics(Metric):

@@ -48,6 +48,12 @@ def test_every_combination_learns_digits(tmp_path: Path, network: dict[str, Any]
         assert run.callback_metrics[f"val/accuracy/block_{block}"] > 0.6
 
 
+def test_one_block_is_a_network_too(tmp_path: Path) -> None:
+    run = trainer(tmp_path, max_epochs=2)
+    run.fit(ff.FFClassifier(mlp(1, 32), optimizer=FAST), data())
+    assert run.callback_metrics["val/accuracy"] == run.callback_metrics["val/accuracy/block_0"]
+
+
 def test_test_and_predict(tmp_path: Path) -> None:
     module = ff.FFClassifier(mlp(2, 64, loss=SymBa(20.0)), optimizer=FAST)
     run = trainer(tmp_path, max_epochs=4, num_sanity_val_steps=0)

@@ -1,0 +1,189 @@
+"""Local losses of a language model: goodness of candidate tokens against the model's own predictions.
+
+A block gives every candidate token ``v`` at every position a goodness ``G(v)``, and predicts with
+``softmax(F)``, ``F = start + G``. Its positives are the real next tokens; its negatives are tokens drawn from a
+prediction of the model itself, the true token among them (*collisions are kept*: positive and negative then
+cancel exactly where the model is right). Every loss is a mean over positions.
+
+With one negative ``v`` drawn from the block's own ``softmax(F)``, the linear contrast ``F(v) - F(y)`` has in
+expectation the gradient of the cross-entropy (self-contrastive estimation, Goodfellow 2014, 1412.6515): what the
+contrast learns is log-probability. :class:`TokenSoftmax` is the same without the sampling noise.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ff_lightning.errors import InputError
+
+
+@dataclass(frozen=True)
+class TokenContrast:
+    """What a local loss makes of the goodness of tokens.
+
+    Attributes:
+        loss: scalar.
+        g_pos: ``(B, T)`` goodness of the real next tokens, detached; ``None`` where nothing was drawn.
+        g_neg: ``(B, T)`` mean goodness of their negatives, detached.
+    """
+
+    loss: Tensor
+    g_pos: Tensor | None = None
+    g_neg: Tensor | None = None
+
+
+class TokenLoss(nn.Module, ABC):
+    """Local loss of a block that scores candidate tokens.
+
+    Shape:
+        - ``logits``: ``(B, T, V)``, the block's current prediction ``F``, unnormalised.
+        - ``below``: ``(B, T, V)`` or ``(V,)``, the prediction that the block starts from or corrects, constant.
+        - ``targets``: ``(B, T)`` int64, the real next tokens.
+    """
+
+    threshold: None = None
+
+    @abstractmethod
+    def forward(
+        self, logits: Tensor, below: Tensor, targets: Tensor, generator: torch.Generator | None
+    ) -> TokenContrast:
+        """Loss of a block; negatives are drawn with ``generator``."""
+
+    def calibrated(self, logits: Tensor, below: Tensor) -> Tensor:
+        """Log-probability, up to a constant, that the goodness learned by this loss stands for."""
+        del below
+        return logits
+
+
+class _Sampled(TokenLoss, ABC):
+    """A loss with explicit negatives (tier T1).
+
+    Args:
+        negatives: ``K``, tokens drawn for every position.
+        even: spread the draws evenly; see :func:`draw_shares`. The expected gradient is the same.
+    """
+
+    def __init__(self, negatives: int = 16, *, even: bool = True) -> None:
+        super().__init__()
+        if not isinstance(negatives, int) or negatives < 1:
+            raise InputError(f"Passed `negatives={negatives}`. `negatives` must be a whole number, 1 or more.")
+        self.negatives = negatives
+        self.even = even
+
+    def draw(self, logits: Tensor, generator: torch.Generator | None) -> Tensor:
+        """Share of each token among the negatives drawn from ``softmax(logits)``, ``(B, T, V)``."""
+        return draw_shares(logits.detach(), self.negatives, generator, even=self.even)
+
+
+class LinearContrast(_Sampled):
+    """Mean over ``K`` negatives of ``F(v) - F(y)``, with ``v`` drawn from the block's own prediction (tier T1).
+
+    Its value is near 0 throughout training, since negatives follow the block; only its gradient means something.
+
+    Args:
+        negatives: ``K``, tokens drawn for every position.
+        even: spread the draws evenly; see :func:`draw_shares`.
+    """
+
+    def forward(  # noqa: D102
+        self, logits: Tensor, below: Tensor, targets: Tensor, generator: torch.Generator | None
+    ) -> TokenContrast:
+        g_pos = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        g_neg = torch.linalg.vecdot(self.draw(logits, generator), logits)
+        return TokenContrast(g_neg.mean() - g_pos.mean(), g_pos.detach(), g_neg.detach())
+
+
+class LogisticContrast(_Sampled):
+    """Hinton's logistic loss on the goodness that a block adds to ``below`` (tier T1).
+
+    ``softplus(θ - G(y)) + mean_k softplus(G(v_k) - θ)`` with ``G = F - below``. Negatives from ``softmax(below)``
+    have their optimum at ``G = log p - log q``, so ``F`` is log-probability. Negatives from the block's own
+    ``softmax(F)`` have it at half of that: the prediction then counts ``G`` twice.
+
+    Args:
+        negatives: ``K``, tokens drawn for every position.
+        threshold: θ, in units of goodness.
+        from_below: draw negatives from the prediction below instead of the block's own.
+        even: spread the draws evenly; see :func:`draw_shares`.
+    """
+
+    def __init__(
+        self, negatives: int = 16, *, threshold: float = 0.0, from_below: bool = False, even: bool = True
+    ) -> None:
+        super().__init__(negatives, even=even)
+        self.theta = threshold
+        self.from_below = from_below
+
+    def forward(  # noqa: D102
+        self, logits: Tensor, below: Tensor, targets: Tensor, generator: torch.Generator | None
+    ) -> TokenContrast:
+        shares = self.draw(below.expand_as(logits) if self.from_below else logits, generator)
+        goodness = logits - below
+        g_pos = goodness.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+        push = torch.linalg.vecdot(shares, F.softplus(goodness - self.theta))
+        loss = F.softplus(self.theta - g_pos).mean() + push.mean()
+        return TokenContrast(loss, g_pos.detach(), torch.linalg.vecdot(shares, goodness.detach()))
+
+    def calibrated(self, logits: Tensor, below: Tensor) -> Tensor:  # noqa: D102
+        return logits if self.from_below else 2 * logits - below
+
+
+class TokenSoftmax(TokenLoss):
+    """Cross-entropy over all candidate tokens: the limit of infinitely many own negatives (tier T2), in nats."""
+
+    def forward(  # noqa: D102
+        self, logits: Tensor, below: Tensor, targets: Tensor, generator: torch.Generator | None
+    ) -> TokenContrast:
+        return TokenContrast(F.cross_entropy(logits.flatten(0, -2), targets.flatten()))
+
+
+@torch.no_grad()
+def draw_tokens(logits: Tensor, count: int, generator: torch.Generator | None = None) -> Tensor:
+    """Draw tokens from ``softmax(logits)``, independently and with replacement.
+
+    By inverse transform sampling, which for a vocabulary of characters is as fast as ``torch.multinomial`` and has
+    no limit on the number of tokens.
+
+    Args:
+        logits: ``(…, V)``, at least float32.
+        count: ``K``.
+        generator: source of randomness; torch's own by default.
+
+    Returns:
+        ``(…, K)`` int64.
+    """
+    cumulative = logits.softmax(-1).cumsum(-1)
+    noise = torch.rand(*logits.shape[:-1], count, generator=generator, device=logits.device, dtype=logits.dtype)
+    drawn = torch.searchsorted(cumulative, noise * cumulative[..., -1:], right=True)
+    return drawn.clamp_max_(logits.shape[-1] - 1)
+
+
+@torch.no_grad()
+def draw_shares(logits: Tensor, count: int, generator: torch.Generator | None = None, *, even: bool = True) -> Tensor:
+    """Draw tokens from ``softmax(logits)``, with replacement, and count them.
+
+    Args:
+        logits: ``(…, V)``, at least float32.
+        count: ``K``.
+        generator: source of randomness; torch's own by default.
+        even: one random number places all ``K`` draws, which lie ``1 / K`` of the probability apart (systematic
+            sampling): token ``v`` is drawn ``K p(v)`` times, rounded up or down at random. A mean over the draws has
+            the same expectation as with independent ones and less noise, and no search is needed.
+
+    Returns:
+        ``(…, V)``, the number of draws of each token over ``K``.
+    """
+    if not even:
+        drawn = draw_tokens(logits, count, generator)
+        return torch.zeros_like(logits).scatter_add_(-1, drawn, torch.ones_like(drawn, dtype=logits.dtype)).div_(count)
+    edges = logits.softmax(-1).cumsum(-1)
+    edges = edges.mul_(count / edges[..., -1:])
+    offset = torch.rand(*logits.shape[:-1], 1, generator=generator, device=logits.device, dtype=logits.dtype)
+    counts = edges.sub_(offset).ceil_()
+    counts[..., -1] = count  # whatever the rounding of the sums
+    return counts.diff(dim=-1, prepend=torch.zeros_like(offset)).div_(count)

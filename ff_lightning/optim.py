@@ -1,0 +1,179 @@
+"""Optimizers: Muon for the matrices between hidden activities, AdamW for everything else, in one optimizer.
+
+A block has one optimizer (see :mod:`ff_lightning.module`), so two rules for two kinds of parameters must live in
+one. A network says which parameters are matrices between hidden activities by making them
+:class:`HiddenMatrix`; shape alone could not tell them from embeddings and readouts.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ff_lightning.errors import InputError, positive
+from ff_lightning.schedules import HoldThenDecay
+
+
+class HiddenMatrix(nn.Parameter):
+    """A weight matrix ``(out, in)`` that maps hidden activities to hidden activities.
+
+    It behaves as any parameter; the mark survives ``copy.deepcopy`` and pickling.
+
+    >>> type(HiddenMatrix(torch.zeros(2, 3))).__name__
+    'HiddenMatrix'
+    """
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return _rebuild, (self.data, self.requires_grad)
+
+
+def _rebuild(data: Tensor, requires_grad: bool) -> HiddenMatrix:
+    return HiddenMatrix(data, requires_grad)
+
+
+class MuonAdamW(Optimizer):
+    """Muon for every :class:`HiddenMatrix`, AdamW for all other parameters.
+
+    Muon (Jordan 2024, kellerjordan.github.io/posts/muon): the Nesterov momentum of a matrix is orthogonalised by
+    five Newton-Schulz iterations in bfloat16, and scaled by ``sqrt(max(1, rows / columns))``. AdamW: Loshchilov
+    and Hutter (2017, 1711.05101). Both decay weights by ``weight_decay`` times their learning rate. The two
+    parameter groups have learning rates of their own, which a scheduler scales alike.
+
+    Args:
+        params: parameters of one block, not groups.
+        lr: learning rate of AdamW.
+        muon_lr: learning rate of Muon, the spectral norm of a step.
+        momentum: of Muon, in ``[0, 1)``.
+        betas: of AdamW.
+        eps: of AdamW.
+        weight_decay: of both.
+
+    Raises:
+        InputError: an argument makes no sense, or there is no :class:`HiddenMatrix` to give to Muon.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float = 4e-3,
+        *,
+        muon_lr: float = 0.02,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+    ) -> None:
+        shares = {"momentum": momentum, "betas[0]": betas[0], "betas[1]": betas[1]}
+        for name, value in shares.items():
+            if not 0 <= value < 1:
+                raise InputError(f"Passed `MuonAdamW({name}={value})`. `{name}` must be in [0, 1).")
+        if not 0 <= weight_decay < math.inf:
+            raise InputError(f"Passed `MuonAdamW(weight_decay={weight_decay})`. `weight_decay` must not be negative.")
+        params = list(params)
+        if not all(isinstance(p, Tensor) for p in params):
+            raise InputError("Passed parameter groups to `MuonAdamW`. It makes its own groups: pass parameters.")
+        matrices = [p for p in params if isinstance(p, HiddenMatrix)]
+        if not matrices:
+            raise InputError(
+                "Passed parameters without a `HiddenMatrix` to `MuonAdamW`. Muon would have nothing to do: use "
+                "`torch.optim.AdamW`, or a network that marks its matrices."
+            )
+        rest = [p for p in params if not isinstance(p, HiddenMatrix)]
+        groups = [
+            {"params": matrices, "lr": positive("muon_lr", muon_lr), "muon": True},
+            {"params": rest, "lr": positive("lr", lr), "muon": False},
+        ]
+        defaults = {"momentum": momentum, "betas": betas, "eps": positive("eps", eps), "weight_decay": weight_decay}
+        super().__init__([group for group in groups if group["params"]], defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update all parameters that have a gradient."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            rule = self._muon if group["muon"] else self._adamw
+            for p in group["params"]:
+                if p.grad is not None:
+                    p.mul_(1 - group["lr"] * group["weight_decay"])
+                    rule(p, p.grad, self.state[p], group)
+        return loss
+
+    @staticmethod
+    def _muon(p: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+        if not state:
+            state["momentum"] = torch.zeros_like(grad)
+        average = state["momentum"].lerp_(grad, 1 - group["momentum"])
+        update = orthogonalised(grad.lerp(average, group["momentum"]))
+        p.add_(update, alpha=-group["lr"] * math.sqrt(max(1, p.shape[0] / p.shape[1])))
+
+    @staticmethod
+    def _adamw(p: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            state["mean"], state["square"] = torch.zeros_like(grad), torch.zeros_like(grad)
+        state["step"] += 1
+        (beta1, beta2), step = group["betas"], float(state["step"])
+        mean = state["mean"].lerp_(grad, 1 - beta1)
+        square = state["square"].mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
+        size = square.sqrt().div_(math.sqrt(1 - beta2**step)).add_(group["eps"])
+        p.addcdiv_(mean, size, value=-group["lr"] / (1 - beta1**step))
+
+
+def orthogonalised(matrix: Tensor) -> Tensor:
+    """Bring all singular values of a matrix near 1, by five Newton-Schulz iterations of order five in bfloat16.
+
+    The coefficients are Jordan's: they favour speed, and leave singular values between about 0.7 and 1.2.
+
+    Args:
+        matrix: ``(rows, columns)``.
+
+    Returns:
+        The same shape and dtype; zero if ``matrix`` is zero.
+    """
+    tall = matrix.shape[0] > matrix.shape[1]
+    x = (matrix.T if tall else matrix).bfloat16()
+    x = x / x.norm().clamp_min(1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return (x.T if tall else x).to(matrix.dtype)
+
+
+class CosineDecay(HoldThenDecay):
+    """Linear warm-up, then half a cosine down to ``final`` of the base rate.
+
+    Args:
+        optimizer: whose learning rate is set.
+        warmup: share of the updates over which the rate rises from near 0.
+        final: rate at the end, as a share of the base rate.
+        total_updates: see :class:`~ff_lightning.schedules.HoldThenDecay`.
+        last_epoch: as in torch: number of steps taken before, -1 for a new run.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        warmup: float = 0.0,
+        final: float = 0.05,
+        total_updates: int | None = None,
+        last_epoch: int = -1,
+    ) -> None:
+        super().__init__(
+            optimizer, warmup=warmup, hold=warmup, final=final, total_updates=total_updates, last_epoch=last_epoch
+        )
+
+    def _factor(self, done: int) -> float:
+        linear = super()._factor(done)  # falls from 1 to `final` in equal steps
+        if self.total_updates is None or done < self.warmup * self.total_updates or self.final == 1:
+            return linear
+        fall = (1 - linear) / (1 - self.final)
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * fall)) / 2
