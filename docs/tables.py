@@ -56,11 +56,11 @@ def errors(name: str) -> str:
 def step_times(name: str) -> str:
     """Table of step times."""
     lines = [
-        "| network, batch, precision | FF step, ms | backprop, ms | ratio | matmul share of the FF step | command |",
+        "| network, batch, precision, negatives | FF, ms | backprop, ms | ratio | matmul share of FF | command |",
         "|---|---|---|---|---|---|",
     ]
     for (run,) in rows(name):
-        network = f"784-{'-'.join(map(str, run['widths']))}, {run['batch']}, {run['precision']}"
+        network = f"784-{'-'.join(map(str, run['widths']))}, {run['batch']}, {run['precision']}, {run['negatives']}"
         lines.append(
             f"| {network} | {run['ff_ms']} | {run['backprop_ms']} | {run['ratio']} | {run['matmul_share']} | "
             f"`{run['command']}` |"

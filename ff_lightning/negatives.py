@@ -108,12 +108,18 @@ class HardWrongLabel(LabelNegatives):
 
     def __call__(self, labels: Tensor, num_classes: int, judge: Judge, generator: torch.Generator) -> Tensor:
         """Draw wrong labels; see :class:`LabelNegatives`."""
-        steps = torch.rand((num_classes - 1, len(labels)), generator=generator, device=labels.device).argsort(0)
-        wrong = (labels + 1 + steps[: self.candidates]) % num_classes
+        wrong = (labels + 1 + self._steps(len(labels), num_classes - 1, generator)) % num_classes
         belief = (judge(wrong, self.blocks) / self.temperature).softmax(0)
         belief = (1 - self.uniform) * belief + self.uniform / len(wrong)
         drawn = torch.multinomial(belief.T, 1, generator=generator)
         return wrong.T.gather(1, drawn).squeeze(1)
+
+    def _steps(self, batch: int, wrong_classes: int, generator: torch.Generator) -> Tensor:
+        """Distances from the true class to the labels that compete, ``(S, B)`` or ``(S, 1)``, counted from 0."""
+        if self.candidates is None or self.candidates >= wrong_classes:
+            return torch.arange(wrong_classes, device=generator.device).unsqueeze(1)
+        order = torch.rand((wrong_classes, batch), generator=generator, device=generator.device).argsort(0)
+        return order[: self.candidates]
 
 
 class HybridMask:

@@ -96,6 +96,8 @@ def build(args: argparse.Namespace, watch: Stopwatch, *overlays: str) -> Lightni
         f"--trainer.precision={args.precision}",
         f"--model.network.init_args.widths={args.widths}",
     ]
+    if args.negatives == "uniform" and not overlays:
+        overrides += ["--model.negatives", "ff_lightning.negatives.UniformWrongLabel"]
     return load(["mnist_mlp", *overlays], overrides, callbacks=[watch], accelerator=args.accelerator)
 
 
@@ -104,6 +106,9 @@ def main() -> None:
     parser.add_argument("--network", choices=["mlp"], default="mlp", help="mlp: the network of mnist_mlp.yaml")
     parser.add_argument("--widths", type=int, nargs="+", default=[2000] * 4)
     parser.add_argument("--batch", type=int, default=250)
+    parser.add_argument(
+        "--negatives", choices=["recipe", "uniform"], default="recipe", help="the recipe asks the model"
+    )
     parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--warm-up", type=int, default=20)
@@ -136,6 +141,7 @@ def main() -> None:
         "matmul_share": round(matmul / statistics.median(ff_times), 3),
         "widths": args.widths,
         "batch": args.batch,
+        "negatives": args.negatives,
         "precision": args.precision,
         "threads": args.threads,
     }
