@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torch.utils._pytree import tree_leaves
 
+from ff_lightning.batches import refuse_non_finite, seed_default_generator
 from ff_lightning.blocks import BlockStack, LocalStep, Signal, refuse_shared_parameters
 from ff_lightning.errors import InputError, positive
 from ff_lightning.metrics import goodness_gap, separation
@@ -314,30 +315,3 @@ class FFLightningModule(pl.LightningModule):
             if not all(isinstance(leaf, plain) for leaf in tree_leaves(value)):
                 del self.hparams[name]
         self._hparams_initial = copy.deepcopy(self._hparams)
-
-
-def seed_default_generator(seed: int, device: torch.device) -> None:
-    """Seed the generators that layers draw from: the host's and that of ``device``.
-
-    ``torch.manual_seed`` seeds every kind of accelerator there could be, and notes where it was called from for
-    each: a millisecond, and a list that grows.
-    """
-    torch.default_generator.manual_seed(seed)
-    if device.type != "cpu":
-        torch.get_device_module(device).manual_seed(seed)
-
-
-def refuse_non_finite(batch: Any, name: str) -> None:
-    """Check the floating tensors of a batch, before a block learns from them.
-
-    Args:
-        batch: a tensor, or any nesting of tuples, lists and dicts of tensors.
-        name: what to call the batch.
-
-    Raises:
-        InputError: a value is NaN or infinite.
-    """
-    tensors = [x for x in tree_leaves(batch) if isinstance(x, Tensor) and x.is_floating_point()]
-    # One look at the sum: it is finite if every value is, short of an overflow, and costs a single pass.
-    if any(not bool(torch.isfinite(x.sum())) and not bool(torch.isfinite(x).all()) for x in tensors):
-        raise InputError(f"{name} holds NaN or infinite values.")

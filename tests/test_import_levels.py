@@ -15,7 +15,7 @@ ROOT = Path(ff_lightning.__file__).parent
 LEVELS = {
     0: {
         *("errors", "distributed", "goodness", "losses", "normalization", "negatives", "schedules"),
-        *("blocks", "readouts", "networks", "language", "optim", "generation"),
+        *("batches", "blocks", "readouts", "networks", "language", "optim", "generation"),
     },
     1: {"metrics", "floors"},
     2: {
@@ -39,6 +39,7 @@ KNOWS = {
     "errors": set(),
     "distributed": {"errors"},
     **dict.fromkeys(PARTS, GROUND),
+    "batches": GROUND,
     "blocks": GROUND | PARTS,
     "language": GROUND,
     "optim": GROUND | {"schedules"},

@@ -134,16 +134,7 @@ class MLP(BlockStack):
         peer_weight: float = 0.0,
         dropout: float = 0.0,
     ) -> None:
-        if in_features < 1:
-            raise InputError(f"Passed `in_features={in_features}`. `in_features` must be at least 1.")
-        if not widths or any(width < 1 for width in widths):
-            raise InputError(f"Passed `widths={list(widths)}`. `widths` needs one or more positive numbers of units.")
-        if not 0 <= dropout < 1:
-            raise InputError(f"Passed `dropout={dropout}`. `dropout` must be in [0, 1).")
-        if peer_weight < 0:
-            raise InputError(f"Passed `peer_weight={peer_weight}`. `peer_weight` must not be negative.")
-        if num_classes is not None and num_classes < 2:
-            raise InputError(f"Passed `num_classes={num_classes}`. `num_classes` must be at least 2, or None.")
+        check_sizes(in_features, widths, num_classes, dropout=dropout, peer_weight=peer_weight)
         first: nn.Module
         if num_classes is None:
             first = nn.Sequential(UnitRMS(), nn.Dropout(dropout), DenseReLU(in_features, widths[0]))
@@ -172,6 +163,26 @@ class MLP(BlockStack):
         self.in_features = in_features
         self.num_classes = num_classes
         self.out_features = widths[-1]
+
+
+def check_sizes(
+    in_features: int, widths: Sequence[int], num_classes: int | None, *, dropout: float, peer_weight: float
+) -> None:
+    """Check the arguments of :class:`MLP`.
+
+    Raises:
+        InputError: names the one that makes no sense.
+    """
+    if in_features < 1:
+        raise InputError(f"Passed `in_features={in_features}`. `in_features` must be at least 1.")
+    if not widths or any(width < 1 for width in widths):
+        raise InputError(f"Passed `widths={list(widths)}`. `widths` needs one or more positive numbers of units.")
+    if not 0 <= dropout < 1:
+        raise InputError(f"Passed `dropout={dropout}`. `dropout` must be in [0, 1).")
+    if peer_weight < 0:
+        raise InputError(f"Passed `peer_weight={peer_weight}`. `peer_weight` must not be negative.")
+    if num_classes is not None and num_classes < 2:
+        raise InputError(f"Passed `num_classes={num_classes}`. `num_classes` must be at least 2, or None.")
 
 
 def initialise(linear: nn.Linear) -> None:
