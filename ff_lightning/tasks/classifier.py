@@ -16,6 +16,10 @@ from ff_lightning.readouts import GoodnessReadout, Readout, label_goodness
 from ff_lightning.tasks.evaluation import ClassificationMetrics, ImageClassification
 
 
+JUDGED_AT_ONCE = 3
+"""Labels whose activities are alive together while negatives are chosen: the memory of a training step, about."""
+
+
 class FFClassifier(ImageClassification):
     """Image classifier trained by FF with labels in the input (Hinton 2022, 2212.13345, section 3.3). Tier T1.
 
@@ -68,8 +72,10 @@ class FFClassifier(ImageClassification):
         shared = self.network.share(x)
 
         def judge(labels: Tensor, blocks: int) -> Tensor:
-            candidates = Labelled(x, labels, None if shared is None else shared.detach())
-            return self.network.goodness(candidates, blocks=blocks).sum(0).view_as(labels)
+            image_part = None if shared is None else shared.detach()
+            some = labels.split(JUDGED_AT_ONCE)
+            judged = [self.network.goodness(Labelled(x, rows, image_part), blocks=blocks).sum(0) for rows in some]
+            return torch.cat(judged).view_as(labels)
 
         wrong = self.negatives(y, self.num_classes, judge, self.generator())
         yield from self.network.local_losses(Signal(Labelled(x, torch.stack([y, wrong]), shared), labels=y))
