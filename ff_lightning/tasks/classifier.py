@@ -15,7 +15,6 @@ from ff_lightning.negatives import LabelNegatives, UniformWrongLabel
 from ff_lightning.readouts import GoodnessReadout, Readout, label_goodness
 from ff_lightning.tasks.evaluation import ClassificationMetrics, ImageClassification
 
-
 JUDGED_AT_ONCE = 3
 """Labels whose activities are alive together while negatives are chosen: the memory of a training step, about."""
 
@@ -73,7 +72,7 @@ class FFClassifier(ImageClassification):
 
         def judge(labels: Tensor, blocks: int) -> Tensor:
             image_part = None if shared is None else shared.detach()
-            some = labels.split(JUDGED_AT_ONCE)
+            some = torch.split(labels, JUDGED_AT_ONCE)
             judged = [self.network.goodness(Labelled(x, rows, image_part), blocks=blocks).sum(0) for rows in some]
             return torch.cat(judged).view_as(labels)
 
