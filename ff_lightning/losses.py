@@ -64,8 +64,7 @@ class ThresholdLoss(ContrastiveLoss):
         return self.theta
 
     def forward(self, g_pos: Tensor, g_neg: Tensor) -> Tensor:  # noqa: D102
-        theta = self.threshold
-        return F.softplus(self.scale * (theta - g_pos)).mean() + F.softplus(self.scale * (g_neg - theta)).mean()
+        return logistic_around(self.theta, self.scale, g_pos, g_neg)
 
 
 class MovingThresholdLoss(ContrastiveLoss):
@@ -97,8 +96,7 @@ class MovingThresholdLoss(ContrastiveLoss):
     def forward(self, g_pos: Tensor, g_neg: Tensor) -> Tensor:  # noqa: D102
         if self.training:
             self._move(g_pos, g_neg)
-        theta = self.theta
-        return F.softplus(self.scale * (theta - g_pos)).mean() + F.softplus(self.scale * (g_neg - theta)).mean()
+        return logistic_around(self.theta, self.scale, g_pos, g_neg)
 
     @torch.no_grad()
     def _move(self, g_pos: Tensor, g_neg: Tensor) -> None:
@@ -163,3 +161,8 @@ class ClassSoftmax(nn.Module):
 
     def forward(self, g: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
         return F.cross_entropy(self.scale * g, labels)
+
+
+def logistic_around(theta: Tensor, scale: float, g_pos: Tensor, g_neg: Tensor) -> Tensor:
+    """Hinton's logistic loss: ``softplus(scale * (θ - g_pos)) + softplus(scale * (g_neg - θ))``, each a mean."""
+    return F.softplus(scale * (theta - g_pos)).mean() + F.softplus(scale * (g_neg - theta)).mean()
