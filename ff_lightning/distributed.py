@@ -1,10 +1,15 @@
-"""The one collective that the mathematics needs: a mean over data-parallel ranks."""
+"""The collectives that the mathematics needs: a mean over data-parallel ranks, and the rows of all of them."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
+
+
+def num_ranks() -> int:
+    """How many data-parallel ranks there are: 1 in a single process."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:
@@ -16,8 +21,24 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     Returns:
         A tensor of the same shape, equal on all ranks.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if num_ranks() == 1:
         return value
     total = value.detach().clone()
     torch.distributed.all_reduce(total)
     return total / dist.get_world_size()
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Rows of all ranks one after the other, or ``rows`` itself in a single process.
+
+    Args:
+        rows: ``(N, …)``, as many on every rank.
+
+    Returns:
+        ``(ranks * N, …)``, equal on all ranks.
+    """
+    if num_ranks() == 1:
+        return rows
+    parts = [torch.empty_like(rows) for _ in range(num_ranks())]
+    dist.all_gather(parts, rows.contiguous())
+    return torch.cat(parts)

@@ -17,7 +17,7 @@ LEVELS = {
         *("errors", "distributed", "goodness", "losses", "normalization", "negatives", "schedules"),
         *("batches", "blocks", "readouts", "networks", "language", "optim", "generation"),
     },
-    1: {"metrics", "floors"},
+    1: {"metrics", "floors", "frozen", "samples"},
     2: {
         "",
         "module",
@@ -28,7 +28,7 @@ LEVELS = {
         "strategies",
         "checkpoints",
     },  # "" is the package's `__init__`
-    3: {"cli", "cli_errors", "__main__"},
+    3: {"cli", "cli_errors", "cli_generate", "cli_recipes", "__main__"},
 }
 LEVEL_OF = {part: level for level, parts in LEVELS.items() for part in parts}
 
@@ -45,6 +45,7 @@ KNOWS = {
     "optim": GROUND | {"schedules"},
     "networks": GROUND | PARTS | {"blocks", "networks", "language", "optim"},
     "generation": GROUND | {"language", "networks"},
+    "rollouts": GROUND | {"generation", "networks"},
     "readouts": GROUND | PARTS | {"blocks"},
 }
 LIBRARIES = {0: {"torch"}, 1: {"torch", "torchmetrics"}}

@@ -82,6 +82,12 @@ class CausalConvolution(nn.Module):
         return depthwise_convolution(x, self.weight), x[:, x.shape[1] - taps + 1 :]
 
 
+    def pair(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """Both streams, ``(B, T, width)`` each: a position of the second sees itself and the real ones before it."""
+        y, _ = self(real)
+        return y, y + (fake - real) * self.weight[:, 0, -1]
+
+
 class RotaryAttention(nn.Module):
     """Causal attention with rotary positions (Su 2021, 2104.09864); the output projection starts at 0.
 
@@ -118,6 +124,21 @@ class RotaryAttention(nn.Module):
         y: Tensor = self.out(attend(q, k, v).transpose(1, 2).reshape(batch, length, width))
         return y
 
+    def pair(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """Both streams, ``(B, T, width)`` each: a position of the second sees itself and the real ones before it."""
+        batch, length, width = real.shape
+        shape = (2 * batch, length, 3, self.heads, width // self.heads)
+        qk, v = self.qkv(torch.cat([real, fake])).view(shape).split([2, 1], 2)
+        q, k = self._rotated(qk, 0).permute(2, 0, 3, 1, 4)
+        (q, q_fake), (k, k_fake), (v, v_fake) = (x.chunk(2) for x in (q, k, v.squeeze(2).transpose(1, 2)))
+        scores = (q_fake @ k.transpose(-1, -2)).masked_fill(torch.ones_like(q[0, 0] @ k[0, 0].T).triu().bool(), -torch.inf)
+        own = (q_fake * k_fake).sum(-1, keepdim=True)
+        weights = (torch.cat([scores, own], -1) / q.shape[-1] ** 0.5).float().softmax(-1).to(v.dtype)
+        mixed = weights[..., :-1] @ v + weights[..., -1:] * v_fake
+        both = torch.cat([attend(q, k, v), mixed]).transpose(1, 2).reshape(2 * batch, length, width)
+        y, y_fake = self.out(both).chunk(2)
+        return y, y_fake
+
     def _rotated(self, x: Tensor, start: int) -> Tensor:
         """Turn pairs of channels of ``(B, T, 2, heads, width / heads)`` by the angle of their position."""
         cos, sin = (table[start : start + x.shape[1], None, None].to(x.dtype) for table in (self.cos, self.sin))
@@ -153,3 +174,16 @@ class TransformerLayer(nn.Module):
         x, known.mlp_taps = self.mlp_taps(rms_norm(h), known.mlp_taps)
         y: Tensor = self.down(squared_relu(self.up(x)))
         return h + y
+
+    @staticmethod
+    def new_cache() -> LayerCache:
+        """An empty cache."""
+        return LayerCache()
+
+    def pair(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """Both streams, ``(B, T, width)`` each: a position of the second sees itself and the real ones before it."""
+        deltas = self.attention.pair(*self.attention_taps.pair(rms_norm(real), rms_norm(fake)))
+        real, fake = real + deltas[0], fake + deltas[1]
+        both = torch.cat(self.mlp_taps.pair(rms_norm(real), rms_norm(fake)))
+        y, y_fake = self.down(squared_relu(self.up(both))).chunk(2)
+        return real + y, fake + y_fake

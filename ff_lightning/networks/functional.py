@@ -87,12 +87,14 @@ class _DepthwiseConvolution(torch.autograd.Function):
         return F.conv1d(x.transpose(1, 2), weight, groups=weight.shape[0]).transpose(1, 2)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor]:
         x, weight = ctx.saved_tensors
         channels, _, taps = weight.shape
         length = grad.shape[1]
-        padded = F.pad(grad, (0, 0, taps - 1, taps - 1)).transpose(1, 2)
-        to_x = F.conv1d(padded, weight.flip(-1), groups=channels).transpose(1, 2)
+        to_x = None
+        if ctx.needs_input_grad[0]:  # not where a block begins
+            padded = F.pad(grad, (0, 0, taps - 1, taps - 1)).transpose(1, 2)
+            to_x = F.conv1d(padded, weight.flip(-1), groups=channels).transpose(1, 2)
         rows = grad.reshape(-1, channels)
         windows = (x[:, tap : tap + length].reshape(-1, channels) for tap in range(taps))
         to_weight = torch.stack([torch.linalg.vecdot(rows, window, dim=0) for window in windows], -1)

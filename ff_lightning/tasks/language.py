@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from ff_lightning.networks.gpt import TokenStack
+from torch import Tensor
+
+from ff_lightning.blocks import LocalStep
+from ff_lightning.errors import InputError
+from ff_lightning.networks.hinton import CandidateStack
+from ff_lightning.networks.token_blocks import Dreams
+from ff_lightning.networks.token_stack import TokenStack
+from ff_lightning.rollouts import SleepBuffer
 from ff_lightning.tasks.language_modelling import LanguageModelling
+
+DREAMS = -2
+"""Stream of randomness of the rollouts; the blocks have 0, 1, …"""
 
 
 class FFLanguageModel(LanguageModelling):
@@ -14,12 +25,51 @@ class FFLanguageModel(LanguageModelling):
     The network's parts decide the arm: :class:`~ff_lightning.language.LinearContrast` draws from the block's own
     prediction (tier T1, the default), :class:`~ff_lightning.language.LogisticContrast` with ``from_below=True``
     and ``residual=True`` corrects the prediction below (T1), :class:`~ff_lightning.language.TokenSoftmax` compares
-    all tokens at once (T2). The last block alone predicts.
+    all tokens at once (T2), :class:`~ff_lightning.networks.HintonGPT` judges the token in its input (T1). The last
+    block alone predicts.
 
     Args:
         network: such as :class:`~ff_lightning.networks.GPT`.
+        rollouts: keeps sequences that the model made itself, as negatives of a network that judges the token in its
+            input, or of one with a goodness of sequences (``GPT(dream_weight=…)``); ``None`` for no such negatives.
         **kwargs: see :class:`~ff_lightning.FFLightningModule`.
+
+    Raises:
+        InputError: rollouts for a network that has no use for them, the reverse, or of another length.
     """
+
+    def __init__(self, network: TokenStack, *, rollouts: SleepBuffer | None = None, **kwargs: Any) -> None:
+        super().__init__(network, **kwargs)
+        judges = any(getattr(block, "sequences", None) is not None for block in network)
+        candidates = isinstance(network, CandidateStack)
+        if rollouts is not None and not (judges or candidates):
+            raise InputError(
+                "Passed `rollouts` with a network that does not judge sequences. Build it with `dream_weight`, or pass "
+                "a network that judges the token in its input, such as `HintonGPT`."
+            )
+        if rollouts is None and (judges or (candidates and not network.teacher_forced)):
+            raise InputError(
+                "Passed `rollouts=None` with a network that contrasts real sequences with rollouts. Pass a "
+                "`SleepBuffer`, or build the network without `dream_weight` and with `teacher_forced=True`."
+            )
+        if rollouts is not None and rollouts.tokens.shape[1] > network.context:
+            raise InputError(
+                f"Passed `rollouts` with `context={rollouts.tokens.shape[1]}` for a network of "
+                f"`context={network.context}`. Rollouts must not be longer."
+            )
+        self.rollouts = rollouts
+
+    def local_losses(self, batch: Any) -> Iterator[LocalStep]:
+        """The losses of the blocks, each with randomness of its own."""
+        tokens, targets = self.windows(batch)
+        dreams = None if self.rollouts is None else self._dreams(self.rollouts, tokens)
+        yield from self.network.local_losses(self.network.signal(tokens, targets, self.generator, dreams))
+
+    def _dreams(self, rollouts: SleepBuffer, tokens: Tensor) -> Dreams:
+        generator = self.generator(DREAMS)
+        if rollouts.due(self.global_step):
+            rollouts.refresh(self.network, tokens, self.global_step, generator)
+        return rollouts.draw(min(tokens.shape[1], rollouts.tokens.shape[1]), generator)
 
 
 class LanguageTwin(LanguageModelling):

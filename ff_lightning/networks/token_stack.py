@@ -1,0 +1,182 @@
+"""A stack of blocks that score candidate tokens, however its layers look and however it is trained."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ff_lightning.blocks import BlockStack, Labelled
+from ff_lightning.errors import InputError
+from ff_lightning.language import TokenSoftmax
+from ff_lightning.networks.candidate_blocks import CandidateBlock
+from ff_lightning.networks.token_blocks import Dreams, Readout, TextSignal, TokenBlock, TokenLayers
+
+Draw = Callable[[int], torch.Generator | None]
+AnyTokenBlock = TokenBlock | CandidateBlock
+
+
+class TokenStack(BlockStack):
+    """Stack of blocks that score candidate tokens: what training, evaluation and generation ask of a network.
+
+    Args:
+        blocks: from the tokens upwards; the first one reads tokens and has a readout of its own.
+        vocab_size: ``V``, number of tokens.
+        context: largest number of tokens seen at once.
+
+    Attributes:
+        prior: ``(V,)`` log-probability of every token, where predictions start from; uniform until
+            :meth:`set_unigram`. It is saved with the weights.
+
+    Shape:
+        ``(B, T)`` int64 to ``(B, T, V)`` float32, the prediction of the last block, unnormalised.
+    """
+
+    prior: Tensor
+
+    def __init__(self, blocks: Sequence[AnyTokenBlock], *, vocab_size: int, context: int) -> None:
+        super().__init__(blocks)
+        self.vocab_size = vocab_size
+        self.context = context
+        self.residual = any(block.residual for block in blocks)
+        self.inherit = any(block.readout.weight is None for block in blocks)
+        self.register_buffer("prior", torch.full((vocab_size,), -math.log(vocab_size)))
+
+    def set_unigram(self, counts: Tensor) -> None:
+        """Let predictions start from how often tokens occur.
+
+        Args:
+            counts: ``(V,)``, not negative; every token is counted once more, so that none is impossible.
+        """
+        if counts.shape != self.prior.shape:
+            raise InputError(
+                f"Passed counts of {counts.numel()} tokens to a network of `vocab_size={self.vocab_size}`."
+            )
+        with torch.no_grad():
+            self.prior.copy_((counts.double() + 1).log() - (counts.double() + 1).sum().log())
+
+    def check_tokens(self, tokens: Tensor) -> None:
+        """Check that tokens are integers of the vocabulary.
+
+        Raises:
+            InputError: names the range.
+        """
+        if tokens.is_floating_point():
+            raise InputError(f"Passed tokens of dtype {tokens.dtype}. Tokens must be integers.")
+        low, high = (int(end) for end in tokens.aminmax()) if tokens.numel() else (0, 0)
+        if low < 0 or high >= self.vocab_size:
+            raise InputError(
+                f"Passed tokens from {low} to {high}. With `vocab_size={self.vocab_size}` they must lie in 0 to "
+                f"{self.vocab_size - 1}."
+            )
+
+    def new_caches(self) -> list[list[Any]]:
+        """Empty caches, one a layer, grouped by block."""
+        return [block.layer.new_caches() for block in self.token_blocks()]
+
+    def token_blocks(self) -> Iterator[AnyTokenBlock]:
+        """The blocks, from the input upwards."""
+        return iter(self.blocks)  # type: ignore[arg-type]
+
+    def signal(
+        self, tokens: Tensor, targets: Tensor, draw: Draw | None = None, dreams: Dreams | None = None
+    ) -> TextSignal:
+        """What the first block receives in training.
+
+        Args:
+            tokens: ``(B, T)`` int64.
+            targets: ``(B, T)`` int64, the tokens one position later.
+            draw: source of randomness of each block.
+            dreams: sequences of tokens that the network made itself, ``(D, T)``.
+        """
+        readout = next(self.token_blocks()).readout.snapshot() if self.inherit else None
+        draw = draw or (lambda index: None)
+        return TextSignal(tokens, 1, targets, below=self.prior, readout=readout, draw=draw, dreams=dreams)
+
+    def predictions(
+        self, tokens: Tensor, caches: list[list[Any]] | None = None, *, last_only: bool = False
+    ) -> Iterator[Tensor]:
+        """Yield the prediction of every block, log-probabilities up to a constant, with the gradient of the chain.
+
+        This is the one way to a prediction: evaluation and generation use it, and training computes the same.
+
+        Args:
+            tokens: ``(B, T)`` int64.
+            caches: of the tokens before, from :meth:`new_caches`; they take in ``tokens``.
+            last_only: yield only what the last block predicts, and compute no other readout that it does not need.
+
+        Yields:
+            ``(B, T, V)`` a block, float32.
+        """
+        first = next(self.token_blocks()).readout
+        inherited: Readout | None = (first.weight, first.bias) if self.inherit else None  # type: ignore[assignment]
+        x, below = tokens, self.prior
+        for index, block in enumerate(self.token_blocks()):
+            h = block.layer(x, None if caches is None else caches[index])
+            x = block.norm(h)
+            if last_only and not self.residual and index < len(self) - 1:
+                continue
+            answer = block.answer(h, below, inherited)
+            below = answer if self.residual else below
+            if not last_only or index == len(self) - 1:
+                yield answer
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, caches: list[list[Any]] | None = None
+    ) -> Tensor:
+        """Prediction of the last block ``(B, T, V)`` for the token after each of ``x``, ``(B, T)``."""
+        (logits,) = self.predictions(x, caches, last_only=True)
+        return logits
+
+    @torch.no_grad()
+    def goodness(self, x: Tensor | Labelled, *, blocks: int | None = None) -> Tensor:
+        """Goodness that every block gives to every candidate token, ``(L, B, T, V)``."""
+        first = next(self.token_blocks()).readout
+        inherited = first.snapshot() if self.inherit else None
+        answers = zip(list(self.token_blocks())[:blocks], self.activities(x), strict=False)
+        return torch.stack([block.readout(h, inherited) for block, h in answers])
+
+    def as_one_block(self) -> TokenStack:
+        """The same layers under one loss on top, all tokens at once: the network that backprop trains.
+
+        Layers are copied. The last block's readout is kept, or the first one's where it is inherited.
+        """
+        blocks = copy.deepcopy(list(self.token_blocks()))
+        readout = blocks[0].readout if self.inherit else blocks[-1].readout
+        layers = [layer for block in blocks for layer in block.layer]
+        whole = TokenBlock(TokenLayers(layers, blocks[0].layer.embedding), readout, TokenSoftmax())
+        stack = TokenStack([whole], vocab_size=self.vocab_size, context=self.context)
+        stack.prior.copy_(self.prior)
+        return stack
+
+
+def check_sizes(owner: str, **sizes: int) -> None:
+    """Check that all sizes of a network are at least 1.
+
+    Args:
+        owner: whose arguments they are, for the message.
+        **sizes: the arguments.
+
+    Raises:
+        InputError: names the first that is not.
+    """
+    for name, value in sizes.items():
+        if value < 1:
+            raise InputError(f"Passed `{owner}({name}={value})`. `{name}` must be at least 1.")
+
+
+def check_span(layers: int, layers_per_block: int) -> None:
+    """Check that layers can be cut into blocks of equal size.
+
+    Raises:
+        InputError: they cannot.
+    """
+    if layers % layers_per_block:
+        raise InputError(
+            f"Passed `layers={layers}, layers_per_block={layers_per_block}`. Blocks of equal size must fill the "
+            "network."
+        )
