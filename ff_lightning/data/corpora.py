@@ -12,6 +12,7 @@ from ff_lightning.data.tables import load_tables, local_path
 from ff_lightning.errors import InputError
 
 LOCAL_COPIES = {
+    "aesop": "aesop/aesop_children_19994_rebuilt.txt",
     "tinyshakespeare": "tinyshakespeare/input.txt",
     "gutenberg": "gutenberg/gutenberg_en_novels.txt",
 }
@@ -22,7 +23,7 @@ def read_documents(source: str, *, split: str = "train", text_column: str | None
     """Read all documents of a split that are not empty.
 
     Args:
-        source: "pydoc", the language reference that comes with Python, as one document; "tinyshakespeare" or
+        source: "pydoc", the language reference that comes with Python, as one document; "aesop", "tinyshakespeare" or
             "gutenberg" from `FF_LIGHTNING_DATA`; a text file; a folder with text files, of which those called `test`
             or in a folder `test` are the test split; a folder with Parquet files named after their splits; a Parquet
             file; or the id of a set on the hub.
