@@ -98,6 +98,36 @@ class LinearContrast(_Sampled):
         return TokenContrast(g_neg.mean() - g_pos.mean(), g_pos.detach(), g_neg.detach())
 
 
+    def among_many(
+        self, energies: Tensor, readout: tuple[Tensor, Tensor], below: Tensor, targets: Tensor, generator: torch.Generator | None
+    ) -> TokenContrast:
+        """The same contrast for a large vocabulary, where only the tokens compared have a gradient.
+
+        The prediction over all tokens is needed to draw from, and costs a forward pass; the backward pass is that of
+        ``K + 1`` tokens a position, whatever the vocabulary. The gradient is the one of :meth:`forward`.
+
+        Args:
+            energies: ``(B, T, width)`` float, what the readout reads.
+            readout: weight ``(V, width)`` and bias ``(V,)``.
+            below: as for :meth:`forward`.
+            targets: as for :meth:`forward`.
+            generator: as for :meth:`forward`.
+        """
+        weight, bias = readout
+        with torch.no_grad():
+            logits = below + F.linear(energies, weight, bias)
+            drawn = draw_tokens(logits, self.negatives, generator, even=self.even)
+            g_pos = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+            g_neg = logits.gather(-1, drawn).mean(-1)
+        compared = torch.cat([drawn, targets.unsqueeze(-1)], -1).flatten(0, -2)
+        shares = torch.full_like(compared, 1 / self.negatives, dtype=energies.dtype)
+        shares[:, -1] = -1
+        directions = F.embedding_bag(compared, weight, mode="sum", per_sample_weights=shares)
+        biases = F.embedding_bag(compared, bias.unsqueeze(-1), mode="sum", per_sample_weights=shares)
+        loss = torch.linalg.vecdot(energies.flatten(0, -2), directions).mean() + biases.mean()
+        return TokenContrast(loss, g_pos, g_neg)
+
+
 class LogisticContrast(_Sampled):
     """Hinton's logistic loss on the goodness that a block adds to ``below`` (tier T1).
 
@@ -143,8 +173,10 @@ class TokenSoftmax(TokenLoss):
 
 
 @torch.no_grad()
-def draw_tokens(logits: Tensor, count: int, generator: torch.Generator | None = None) -> Tensor:
-    """Draw tokens from ``softmax(logits)``, independently and with replacement.
+def draw_tokens(
+    logits: Tensor, count: int, generator: torch.Generator | None = None, *, even: bool = False
+) -> Tensor:
+    """Draw tokens from ``softmax(logits)``, with replacement.
 
     By inverse transform sampling, which for a vocabulary of characters is as fast as ``torch.multinomial`` and has
     no limit on the number of tokens.
@@ -153,12 +185,16 @@ def draw_tokens(logits: Tensor, count: int, generator: torch.Generator | None = 
         logits: ``(…, V)``, at least float32.
         count: ``K``.
         generator: source of randomness; torch's own by default.
+        even: one random number places all draws; see :func:`draw_shares`. Independent draws by default.
 
     Returns:
         ``(…, K)`` int64.
     """
     cumulative = logits.softmax(-1).cumsum(-1)
-    noise = torch.rand(*logits.shape[:-1], count, generator=generator, device=logits.device, dtype=logits.dtype)
+    shape = (*logits.shape[:-1], 1 if even else count)
+    noise = torch.rand(*shape, generator=generator, device=logits.device, dtype=logits.dtype)
+    if even:
+        noise = (noise + torch.arange(count, device=logits.device)) / count
     drawn = torch.searchsorted(cumulative, noise * cumulative[..., -1:], right=True)
     return drawn.clamp_max_(logits.shape[-1] - 1)
 
