@@ -1,4 +1,4 @@
-"""The command line: ``ff-lightning fit|validate|test|predict --config RECIPE``.
+"""The command line: ``ff-lightning fit|validate|test|predict --config RECIPE`` and ``ff-lightning generate``.
 
 It is Lightning's own, with the defaults that every recipe would repeat: what a run keeps and shows, where it
 keeps it, and errors of one line. A run lives in a folder named after its recipe: ``--config
@@ -19,16 +19,18 @@ import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar, RichProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 import ff_lightning.data
 import ff_lightning.networks  # noqa: F401  so that `--help` knows what there is to choose from
-from ff_lightning.callbacks import BestCheckpoint, BlockTable, ClassificationPictures, LastCheckpoint
+from ff_lightning.callbacks import BlockTable, ClassificationPictures, LanguageTable, LastCheckpoint
 from ff_lightning.checkpoints import check_checkpoint, check_fit
 from ff_lightning.cli_errors import Parser, explain
+from ff_lightning.cli_generate import generate, generate_parser
+from ff_lightning.cli_recipes import RecipeCLI
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
 
@@ -62,20 +64,22 @@ class SaveConfig(SaveConfigCallback):
                 logger.log_hyperparams({"trainer": self.config.trainer.as_dict()})
 
 
-class FFLightningCLI(LightningCLI):
+class FFLightningCLI(RecipeCLI):
     """Lightning's command line with the defaults of this project."""
 
     subcommand: str
-
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Let a recipe say what the best checkpoint is."""
-        parser.add_lightning_class_args(BestCheckpoint, "best")
 
     def setup_parser(self, *args: Any) -> None:
         """Leave the results of an evaluation to our own table."""
         super().setup_parser(*args)
         for subcommand in ("validate", "test"):
             self._parser(subcommand).set_defaults({"verbose": False})
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        """Name the one that is no method of the Trainer among those there are; `main` runs it."""
+        super()._add_subcommands(parser, **kwargs)
+        assert parser._subcommands_action is not None
+        parser._subcommands_action.add_subcommand("generate", generate_parser(), help="Continue a text.")
 
     def _parse_ckpt_path(self) -> None:
         """Check a checkpoint before anything is built.
@@ -90,13 +94,12 @@ class FFLightningCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Name the run folder, and drop what is switched off."""
+        super().before_instantiate_classes()
         config = self.config[self.subcommand]
         if config.trainer.default_root_dir is None:
             stems = [Path(str(path)).stem for path in config.config or ()]
             name = "-".join(stems) or config.model.class_path.rsplit(".", 1)[-1]
             config.trainer.default_root_dir = str(Path("runs") / name)
-        if config.trainer.enable_checkpointing is False:
-            self._parser(self.subcommand).callback_keys.remove("best")
 
     def after_instantiate_classes(self) -> None:
         """Check that the checkpoint fits what was built."""
@@ -148,16 +151,18 @@ def default_callbacks(trainer: Namespace) -> list[pl.Callback]:
     Args:
         trainer: the Trainer's arguments; what they switch off or bring themselves is left out.
     """
+    own = trainer.callbacks or []
     callbacks: list[pl.Callback] = []
-    own_bar = any(isinstance(callback, ProgressBar) for callback in trainer.callbacks or [])
-    if trainer.enable_progress_bar is not False and not own_bar:
+    if trainer.enable_progress_bar is not False and not any(isinstance(callback, ProgressBar) for callback in own):
         callbacks.append(RichProgressBar())
-    callbacks += [BlockTable(), ClassificationPictures()]  # after the bar, which must be gone when they print
+    # After the bar, which must be gone when they print.
+    callbacks += [BlockTable(), LanguageTable(), ClassificationPictures()]
     if trainer.logger is not False:
         callbacks.append(LearningRateMonitor())
     if trainer.enable_checkpointing is not False:
         callbacks.append(LastCheckpoint())
-    return callbacks
+    brought = {type(callback) for callback in own}
+    return [callback for callback in callbacks if type(callback) not in brought]
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -177,20 +182,11 @@ def main(args: Sequence[str] | None = None) -> int:
         for expected in EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", expected)
         try:
-            FFLightningCLI(
-                FFLightningModule,
-                pl.LightningDataModule,
-                save_config_callback=SaveConfig,
-                save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
-                seed_everything_default=0,
-                parser_kwargs={"prog": "ff-lightning", "description": "Train networks block by block."},
-                parser_class=Parser,
-                subclass_mode_model=True,
-                subclass_mode_data=True,
-                # It would build one optimizer for the whole network; ours has one a block.
-                auto_configure_optimizers=False,
-                args=None if args is None else list(args),
-            )
+            words = sys.argv[1:] if args is None else list(args)
+            if words[:1] == ["generate"]:
+                generate(**generate_parser().parse_args(words[1:]))
+            else:
+                _train_or_evaluate(words)
         except (ValueError, MisconfigurationException) as error:
             message = explain(error)
             if message is None:
@@ -198,3 +194,21 @@ def main(args: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"ff-lightning: error: {message}\n")
             return 2
     return 0
+
+
+def _train_or_evaluate(words: list[str]) -> None:
+    """Run a subcommand that is a method of the Trainer."""
+    FFLightningCLI(
+        FFLightningModule,
+        pl.LightningDataModule,
+        save_config_callback=SaveConfig,
+        save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
+        seed_everything_default=0,
+        parser_kwargs={"prog": "ff-lightning", "description": "Train networks block by block."},
+        parser_class=Parser,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        # It would build one optimizer for the whole network; ours has one a block.
+        auto_configure_optimizers=False,
+        args=words,
+    )

@@ -99,6 +99,9 @@ class TextDataModule(LightningDataModule):
     @property
     def tokenizer(self) -> Tokenizer:
         """What was passed, or a token for each character of the text."""
+        if self._tokenizer is None and self.cache_dir is not None:
+            files = TokenFiles(self.cache_dir, self._key("train")).read()
+            self._tokenizer = files and Tokenizer.from_dict(files[1])
         if self._tokenizer is None:
             documents = self._read()
             between = self.separator if len(documents) > 1 else ""

@@ -1,7 +1,8 @@
 """From text to tokens and back: characters, bytes, or any encoding of `tiktoken`."""
 
+import codecs
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ff_lightning.data.encodings import END_OF_TEXT, byte_encoding, first_tokens, open_encoding
 from ff_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -56,8 +58,22 @@ class Tokenizer(ABC):
             raise InputError(f"Token {int(wrong[0])} is outside the vocabulary, 0 to {self.vocab_size - 1}.")
         return self._decode(row)
 
+    def decode_each(self, tokens: Iterable[int]) -> Iterator[str]:
+        """Turn tokens into text as they come.
+
+        Args:
+            tokens: Whole numbers.
+
+        Yields:
+            What each token adds to the text: nothing while a character lacks a part of its bytes.
+
+        Raises:
+            InputError: A token is not one of the vocabulary.
+        """
+        return (self.decode([token]) for token in tokens)
+
     @abstractmethod
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, str | int]:
         """Return what `from_dict` needs to make it again; plain enough for any checkpoint."""
 
     @staticmethod
@@ -74,7 +90,7 @@ class Tokenizer(ABC):
             case {"kind": "characters", "characters": str(characters)}:
                 return CharacterTokenizer(characters)
             case {"kind": "tiktoken", "name": str(name)}:
-                return TiktokenTokenizer(name)
+                return TiktokenTokenizer(name, state.get("vocab_size"))
             case {"kind": "bytes"}:
                 return ByteTokenizer()
         raise InputError(f"Passed `state={dict(state)!r}`. It must be what `to_dict` of a tokenizer returned.")
@@ -142,7 +158,7 @@ class CharacterTokenizer(Tokenizer):
             )
         return torch.from_numpy(tokens)
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, str | int]:
         """Return the kind and the characters."""
         return {"kind": "characters", "characters": self.characters}
 
@@ -172,7 +188,7 @@ class EncodingTokenizer(Tokenizer):
     @property
     def end_of_text(self) -> int | None:
         """The token `<|endoftext|>`, if the encoding has it."""
-        return self.encoding.eot_token if "<|endoftext|>" in self.encoding.special_tokens_set else None
+        return self.encoding.eot_token if END_OF_TEXT in self.encoding.special_tokens_set else None
 
     def encode(self, text: str) -> Tensor:
         """Turn text into tokens.
@@ -185,6 +201,27 @@ class EncodingTokenizer(Tokenizer):
         """
         return torch.tensor(self.encoding.encode_ordinary(text), dtype=torch.int64)
 
+    def decode_each(self, tokens: Iterable[int]) -> Iterator[str]:
+        """Turn tokens into text as they come.
+
+        Args:
+            tokens: Whole numbers.
+
+        Yields:
+            What each token adds to the text: nothing while a character lacks a part of its bytes.
+
+        Raises:
+            InputError: A token is not one of the vocabulary.
+        """
+        decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        for token in tokens:
+            try:
+                part = self.encoding.decode_single_token_bytes(token)
+            except KeyError as error:
+                raise InputError(f"Token {token} is outside the vocabulary of {self.vocab_size} tokens.") from error
+            yield decoder.decode(part)
+        yield decoder.decode(b"", final=True)
+
     def _decode(self, tokens: Tensor) -> str:
         try:
             return self.encoding.decode(tokens.tolist())
@@ -192,29 +229,36 @@ class EncodingTokenizer(Tokenizer):
             raise InputError(f"The encoding {self.encoding.name!r} has no {error.args[0]}.") from error
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class TiktokenTokenizer(EncodingTokenizer):
-    """An encoding of `tiktoken`, by name.
+    """An encoding of `tiktoken`, by name, or the beginning of one.
 
     `tiktoken` downloads the file of an encoding once. For a machine without network, put it into a folder and name that
     with the environment variable `TIKTOKEN_CACHE_DIR`.
 
     Args:
         name: As `tiktoken.get_encoding` takes it, such as "gpt2", "r50k_base" or "o200k_base".
+        vocab_size: Number of tokens to keep for a smaller model: those that were merged first, and `<|endoftext|>` as
+            the last one. None for the encoding as it is.
 
     Raises:
-        InputError: There is no such encoding, or its file is not here and cannot be downloaded.
+        InputError: There is no such encoding, its file is not here and cannot be downloaded, or it cannot be cut there.
     """
 
     name: str
-    encoding: "tiktoken.Encoding" = field(init=False, repr=False, compare=False)
+    cut: int | None
+    encoding: "tiktoken.Encoding" = field(repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "encoding", _open_encoding(self.name))
+    def __init__(self, name: str, vocab_size: int | None = None) -> None:
+        encoding = open_encoding(name)
+        object.__setattr__(self, "name", name)
+        object.__setattr__(self, "cut", vocab_size)
+        object.__setattr__(self, "encoding", encoding if vocab_size is None else first_tokens(encoding, vocab_size))
 
-    def to_dict(self) -> dict[str, str]:
-        """Return the kind and the name."""
-        return {"kind": "tiktoken", "name": self.name}
+    def to_dict(self) -> dict[str, str | int]:
+        """Return the kind, the name and where it is cut."""
+        cut = {} if self.cut is None else {"vocab_size": self.cut}
+        return {"kind": "tiktoken", "name": self.name, **cut}
 
 
 @dataclass(frozen=True)
@@ -229,40 +273,12 @@ class ByteTokenizer(EncodingTokenizer):
     encoding: "tiktoken.Encoding" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "encoding", _byte_encoding())
+        object.__setattr__(self, "encoding", byte_encoding())
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, str | int]:
         """Return the kind."""
         return {"kind": "bytes"}
 
 
 def _code_points(text: str) -> NDArray[np.uint32]:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype="<u4")
-
-
-def _open_encoding(name: str) -> "tiktoken.Encoding":
-    import tiktoken
-
-    known = tiktoken.list_encoding_names()
-    if name not in known:
-        raise InputError(f"Passed `TiktokenTokenizer(name={name!r})`. `name` must be one of {', '.join(known)}.")
-    try:
-        return tiktoken.get_encoding(name)
-    except (OSError, ValueError) as error:  # of `requests`, of the file system, or for a damaged download
-        raise InputError(
-            f"Passed `TiktokenTokenizer(name={name!r})`. The file of this encoding is not here and cannot be "
-            f"downloaded ({type(error).__name__}). Set the environment variable TIKTOKEN_CACHE_DIR to a folder that "
-            "has it, or use `ByteTokenizer`, which needs no file."
-        ) from error
-
-
-def _byte_encoding() -> "tiktoken.Encoding":
-    import tiktoken
-
-    return tiktoken.Encoding(
-        "bytes",
-        pat_str=r"[\s\S]{1,16}",  # any cut will do, since no bytes are ever merged
-        mergeable_ranks={bytes([byte]): byte for byte in range(256)},
-        special_tokens={},
-        explicit_n_vocab=256,
-    )

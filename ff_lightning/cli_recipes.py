@@ -1,0 +1,86 @@
+"""Recipes are read as LightningCLI does, and what the data knows a recipe need not say of the network."""
+
+from __future__ import annotations
+
+import inspect
+from functools import partial
+from pydoc import locate
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from ff_lightning.callbacks import BestCheckpoint
+from ff_lightning.errors import InputError
+
+LINKED = ("vocab_size", "context")
+"""What a network takes from its data, if the network has an argument and the data an attribute of that name."""
+
+
+class RecipeParser(LightningArgumentParser):
+    """Parser whose configurations can be read again."""
+
+    def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
+        """Write a configuration, without defaults that no file can hold: they come back when it is read."""
+        plain = namespace.clone()
+        for key, value in namespace.items():
+            if isinstance(value, partial):
+                plain.pop(key)
+        return str(super().dump(plain, *args, **kwargs))
+
+
+class RecipeCLI(LightningCLI):
+    """LightningCLI for recipes: builds what they describe, the data first."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Let a recipe say what the best checkpoint is, and the network take its vocabulary from the data."""
+        parser.add_lightning_class_args(BestCheckpoint, "best")
+        for name in LINKED:
+            parser.link_arguments(f"data.{name}", f"model.init_args.network.init_args.{name}", apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        """Drop what is switched off."""
+        if self._get(self.config, "trainer").enable_checkpointing is False:
+            self._parser(self.subcommand).callback_keys.remove("best")
+
+    def instantiate_classes(self) -> None:
+        """Build data, network and Trainer.
+
+        Raises:
+            InputError: the network was told something else than what it takes from the data, or nobody knows it.
+        """
+        try:
+            super().instantiate_classes()
+        except (TypeError, ValueError) as error:
+            self._refuse_unknown(error)
+            raise
+        self._refuse_other()
+
+    def _network(self) -> dict[str, Any]:
+        """What was passed for the network."""
+        network = self._get(self.config, "model").get("init_args.network")
+        return network.as_dict() if isinstance(network, Namespace) else {}
+
+    def _refuse_unknown(self, error: Exception) -> None:
+        for name in LINKED:
+            if self._network().get("init_args", {}).get(name, "") is None:
+                raise InputError(
+                    f"Passed no `model.network.{name}`, and data that does not offer it. Use "
+                    "`ff_lightning.data.TextDataModule`, or say what it is."
+                ) from error
+
+    def _refuse_other(self) -> None:
+        network = self._network()
+        for name in LINKED:
+            passed, taken = network.get("init_args", {}).get(name), getattr(self.datamodule, name, None)
+            if None in (passed, taken) or passed in (taken, _default(network["class_path"], name)):
+                continue
+            raise InputError(
+                f"Passed `model.network.{name}={passed}` with data of `{name}={taken}`. The network takes it from the "
+                "data: leave it out."
+            )
+
+
+def _default(class_path: str, name: str) -> Any:
+    parameter = inspect.signature(locate(class_path)).parameters.get(name)  # type: ignore[arg-type]
+    return None if parameter is None else parameter.default
