@@ -1,6 +1,7 @@
-"""What is measured: separation and goodness gap.
+"""What is measured: separation, goodness gap, and how well every block of a language model predicts.
 
-Accuracy, confusion and the like come from torchmetrics; here is only what FF adds.
+Accuracy, confusion and the like come from torchmetrics; here is only what FF adds, and what must not keep every token
+of an evaluation in memory.
 """
 
 from __future__ import annotations
@@ -87,4 +88,53 @@ class LabelContrast(Metric):
             "accuracy": (self.correct / self.samples).float(),
             "separation": (self.right / self.samples).float(),
             "goodness_gap": (self.gap / self.samples).float(),
+        }
+
+
+class TokenMetrics(Metric):
+    """Loss, accuracy and calibration of every block over all tokens of an evaluation, in sums of a fixed size.
+
+    The expected calibration error (Guo et al. 2017, 1706.04599) sorts tokens by the probability of the likeliest one
+    into 15 equal bins, and is the mean over tokens of how far accuracy and mean probability of their bin lie apart.
+
+    Args:
+        num_blocks: ``L``.
+    """
+
+    full_state_update = False
+    bins = 15
+    nats: Tensor
+    correct: Tensor
+    tokens: Tensor
+    binned: Tensor
+    """``(L, bins)``: what is right less what was expected to be."""
+
+    def __init__(self, num_blocks: int) -> None:
+        super().__init__()
+        for name in ("nats", "correct", "tokens"):
+            self.add_state(name, torch.zeros(num_blocks, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("binned", torch.zeros(num_blocks, self.bins, dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, block: int, logits: Tensor, targets: Tensor) -> None:
+        """Take in what one block predicts: logits ``(B, T, V)`` and the real next tokens ``(B, T)``."""
+        logits, targets = logits.float().flatten(0, 1), targets.flatten()
+        total = logits.logsumexp(-1)
+        best, likeliest = logits.max(-1)
+        right = (likeliest == targets).double()
+        confidence = (best - total).exp()
+        edges = torch.linspace(0, 1, self.bins + 1, device=logits.device)[1:-1]
+        self.nats[block] += (total - logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)).sum(dtype=torch.float64)
+        self.correct[block] += right.sum()
+        self.tokens[block] += targets.numel()
+        self.binned[block].index_add_(0, torch.bucketize(confidence, edges, right=True), right - confidence)
+
+    def compute(self) -> dict[str, Tensor]:
+        """``loss`` in nats a token, ``accuracy`` and ``calibration_error``, each ``(L,)``.
+
+        (torchmetrics makes a scalar of each if ``L`` is 1.)
+        """
+        return {
+            "loss": (self.nats / self.tokens).float(),
+            "accuracy": (self.correct / self.tokens).float(),
+            "calibration_error": (self.binned.abs().sum(-1) / self.tokens).float(),
         }

@@ -1,13 +1,18 @@
-"""Separation and goodness gap, a batch at a time and over a whole evaluation."""
+"""Separation and goodness gap, a batch at a time and over a whole evaluation; loss and calibration of tokens."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.classification import MulticlassCalibrationError
 
-from ff_lightning.metrics import LabelContrast, goodness_gap, separation
+from ff_lightning.metrics import LabelContrast, TokenMetrics, goodness_gap, separation
+from ff_lightning.networks.gpt import GPT
 from tests import references
+from tests.texts import Batches, model, text, windows
+from tests.training import trainer
 
 
 def goodness_pair(*shape: int) -> tuple[Tensor, Tensor]:
@@ -82,3 +87,74 @@ def test_every_sample_of_a_long_evaluation_counts() -> None:
     contrast.samples += 2**24
     contrast.update(torch.tensor([[[1.0, 0.0]]]), torch.tensor([0]), [None])
     assert contrast.right.item() == contrast.correct.item() == contrast.samples.item() == 2**24 + 1
+
+
+# Of every token -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> GPT:
+    """A network after 30 updates on real text."""
+    module = model()
+    trainer(tmp_path_factory.mktemp("run")).fit(module, Batches(960, 32))
+    return module.network
+
+
+def predictions(network: GPT, scale: float = 1.0) -> tuple[list[Tensor], Tensor]:
+    """What two blocks predict of a real text, the last more and more sharply with ``scale``, and the text."""
+    tokens = windows(300, 20_000)
+    with torch.no_grad():
+        first, *_, last = network.predictions(tokens[:, :-1])
+    return [first, scale * last], tokens[:, 1:]
+
+
+def drawn(logits: Tensor) -> Tensor:
+    """Answers that are as likely as predicted: bins are off by chance alone, in both directions."""
+    rows = logits.flatten(0, 1).softmax(-1)
+    return torch.multinomial(rows, 1, generator=torch.Generator().manual_seed(0)).view(logits.shape[:2])
+
+
+@pytest.mark.parametrize("size", [7, 300])
+@pytest.mark.parametrize("answers", ["text", "drawn"])
+@pytest.mark.parametrize("scale", [0.5, 1.0, 3.0, 1000.0])
+def test_loss_accuracy_and_calibration_are_those_of_torch_and_torchmetrics(
+    network: GPT, scale: float, answers: str, size: int
+) -> None:
+    blocks, targets = predictions(network, scale)
+    targets = drawn(blocks[1]) if answers == "drawn" else targets
+    metrics = TokenMetrics(2)
+    for index, logits in enumerate(blocks):
+        for some, truth in zip(logits.split(size), targets.split(size), strict=True):
+            metrics.update(index, some, truth)
+    found = metrics.compute()
+    assert found.keys() == {"loss", "accuracy", "calibration_error"}
+    for index, logits in enumerate(blocks):
+        rows, truth = logits.flatten(0, 1), targets.flatten()
+        assert found["loss"][index].item() == pytest.approx(
+            F.cross_entropy(rows.double(), truth).item(), rel=1e-5, abs=1e-5
+        )
+        assert found["accuracy"][index].item() == pytest.approx((rows.argmax(-1) == truth).double().mean().item())
+        # A confidence of exactly 1 has a bin of its own there, and belongs to the last one here.
+        exact = rows.softmax(-1).clamp_max(1 - 1e-7) if scale == 1000 else rows.softmax(-1)
+        expected = MulticlassCalibrationError(text()[1], n_bins=15)(exact, truth).item()
+        assert found["calibration_error"][index].item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
+
+
+def test_calibration_of_a_text_that_is_as_likely_as_predicted_is_near_0(network: GPT) -> None:
+    """If the prediction is sharper than the truth, the error is large."""
+    (_, logits), _ = predictions(network)
+    right, sharp = TokenMetrics(1), TokenMetrics(1)
+    right.update(0, logits, drawn(logits))
+    sharp.update(0, 3 * logits, drawn(logits))
+    assert right.compute()["calibration_error"] < 0.05
+    assert sharp.compute()["calibration_error"] > 0.15
+
+
+def test_no_token_is_kept(network: GPT) -> None:
+    metrics = TokenMetrics(2)
+    sizes = {name: getattr(metrics, name).shape for name in metrics._defaults}
+    blocks, targets = predictions(network)
+    for index, logits in enumerate(blocks):
+        metrics.update(index, logits, targets)
+    assert {name: getattr(metrics, name).shape for name in metrics._defaults} == sizes
+    assert sum(shape.numel() for shape in sizes.values()) == 2 * 3 + 2 * 15

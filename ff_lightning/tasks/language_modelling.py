@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torchmetrics import Metric
 
 from ff_lightning.blocks import LocalStep
 from ff_lightning.errors import InputError
 from ff_lightning.generation import Sampler, continued, stream
+from ff_lightning.metrics import TokenMetrics
 from ff_lightning.module import FFLightningModule
-from ff_lightning.networks.gpt import TokenStack
+from ff_lightning.networks.token_stack import TokenStack
 
 
 class LanguageModelling(FFLightningModule):
@@ -23,8 +22,10 @@ class LanguageModelling(FFLightningModule):
 
     Batches are ``(B, T + 1)`` int64 tokens: the first ``T`` are read, the last ``T`` predicted. A datamodule may
     offer ``vocab_size``, which is checked, and ``unigram``, counts of tokens ``(V,)`` that predictions start from.
-    Logged are ``val/loss`` (nats a token), ``val/bits`` and ``val/accuracy`` of the last block, and the loss and
-    accuracy of every block, ``val/loss/block_0`` and so on; the same for ``test``.
+    Logged are ``val/loss`` (nats a token), ``val/bits``, ``val/accuracy`` and ``val/calibration_error`` of the last
+    block, and all but the bits of every block, ``val/loss/block_0`` and so on; the same for ``test``. If the datamodule
+    offers ``characters_per_token(split)`` or ``bytes_per_token(split)``, so are ``val/bits_per_character``, unless a
+    token is a character, and ``val/bits_per_byte``.
 
     Args:
         network: the blocks to train.
@@ -106,11 +107,11 @@ class LanguageModelling(FFLightningModule):
             metrics.update(index, logits, targets)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the loss and accuracy of every block."""
+        """Log how well every block predicts."""
         self._log_metrics("val", self.val_metrics)
 
     def on_test_epoch_end(self) -> None:
-        """Log the loss and accuracy of every block."""
+        """Log how well every block predicts."""
         self._log_metrics("test", self.test_metrics)
 
     def _log_metrics(self, stage: str, metrics: TokenMetrics) -> None:
@@ -119,8 +120,19 @@ class LanguageModelling(FFLightningModule):
         for name, by_block in values.items():
             self.log_dict({f"{stage}/{name}/block_{index}": value for index, value in enumerate(by_block)})
         self.log(f"{stage}/loss", values["loss"][-1], prog_bar=True)
-        self.log(f"{stage}/bits", values["loss"][-1] / math.log(2))
         self.log(f"{stage}/accuracy", values["accuracy"][-1], prog_bar=True)
+        self.log(f"{stage}/calibration_error", values["calibration_error"][-1])
+        bits = values["loss"][-1] / math.log(2)
+        self.log(f"{stage}/bits", bits)
+        for unit, length in self._units("validation" if stage == "val" else stage).items():
+            self.log(f"{stage}/bits_per_{unit}", bits / length)
+
+    def _units(self, split: str) -> dict[str, float]:
+        """What a token of a split stands for on average, as far as the datamodule says it."""
+        data = getattr(self.trainer, "datamodule", None)
+        units = {unit: getattr(data, f"{unit}s_per_token", None) for unit in ("character", "byte")}
+        lengths = {unit: float(length(split)) for unit, length in units.items() if length is not None}
+        return {unit: length for unit, length in lengths.items() if unit == "byte" or length != 1}
 
     def stream(
         self,
@@ -166,31 +178,3 @@ class LanguageModelling(FFLightningModule):
             **options: see :meth:`stream`.
         """
         return continued(prompt.to(self.device), self.stream(prompt, max_new_tokens, **options))
-
-
-class TokenMetrics(Metric):
-    """Mean loss and accuracy of every block over all tokens of an evaluation.
-
-    Args:
-        num_blocks: ``L``.
-    """
-
-    full_state_update = False
-    nats: Tensor
-    correct: Tensor
-    tokens: Tensor
-
-    def __init__(self, num_blocks: int) -> None:
-        super().__init__()
-        for name in ("nats", "correct", "tokens"):
-            self.add_state(name, torch.zeros(num_blocks, dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, block: int, logits: Tensor, targets: Tensor) -> None:
-        """Take in what one block predicts: logits ``(B, T, V)`` and the real next tokens ``(B, T)``."""
-        self.nats[block] += F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="sum")
-        self.correct[block] += (logits.argmax(-1) == targets).sum()
-        self.tokens[block] += targets.numel()
-
-    def compute(self) -> dict[str, Tensor]:
-        """``loss`` in nats a token, and ``accuracy``, each ``(L,)``."""
-        return {"loss": (self.nats / self.tokens).float(), "accuracy": (self.correct / self.tokens).float()}
