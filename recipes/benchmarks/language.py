@@ -2,11 +2,12 @@
 
     python recipes/benchmarks/language.py --data FILE --steps 1500 --arm own --layers-per-block 2 [--seed 0]
 
-`--data` is a text file: one token a character, the last 10 % for validation. Trained one after the other, each from
-the same seed on the same windows: the FF network; its twin, the same layers under one softmax, by backprop; the twin
-of one layer; and random layers that are never trained under a trained readout (`frozen`). Losses are nats a token on
-all validation windows. Optimizer, schedule and clipping are the same for all; the twin may have rates of its own.
-Progress goes to stderr; the last line of stdout is JSON.
+`--data` is a text file, of which the last 10 % are for validation; a token is a character unless `--tokens` says
+otherwise. Trained one after the other, each from the same seed on the same windows: the FF network; its twin, the same
+layers under one softmax, by backprop; the twin of one layer; and random layers that are never trained under a trained
+readout (`frozen`). Losses are nats a token on all validation windows. Optimizer, schedule and clipping are the same for
+all; the twin may have rates of its own. With `--evaluations N` both are also judged on part of the validation text N
+times while they learn (`curve`). Every result goes to stderr as soon as it is there; the last line of stdout is JSON.
 """
 
 from __future__ import annotations
@@ -24,67 +25,97 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from recipe import provenance
-from torch import nn
+from rich.console import Console
+from rich.table import Table
+from torch.nn import functional as F
 
-from ff_lightning.data.text import TextDataModule
+from ff_lightning.data import ByteTokenizer, TextDataModule, TiktokenTokenizer, Tokenizer
 from ff_lightning.floors import nats_per_token
+from ff_lightning.frozen import frozen_nats
 from ff_lightning.language import LinearContrast, LogisticContrast, TokenLoss, TokenSoftmax
-from ff_lightning.networks.gpt import GPT, TokenStack
+from ff_lightning.losses import MovingThresholdLoss
+from ff_lightning.networks import GPT, HintonGPT
+from ff_lightning.networks.token_stack import TokenStack
 from ff_lightning.optim import CosineDecay, MuonAdamW
+from ff_lightning.rollouts import SleepBuffer
 from ff_lightning.tasks.language import FFLanguageModel, LanguageTwin
 from ff_lightning.tasks.language_modelling import LanguageModelling
 
 WARMUP = 50
-TIERS = {"own": "T1", "logistic": "T1", "residual": "T1", "softmax": "T2"}
+TIERS = {"own": "T1", "logistic": "T1", "residual": "T1", "softmax": "T2", "hinton": "T1"}
+CURVE_TOKENS = 100_000
 
 
-def parts(args: argparse.Namespace) -> dict[str, Any]:
-    """What makes an arm: the local loss, and whether blocks correct the prediction below."""
+def network(args: argparse.Namespace, layers: int, arm: str = "own", layers_per_block: int = 1) -> TokenStack:
+    """The network of an arm; a twin is made of that of the arm `own`."""
+    vocab_size = data(args).vocab_size
+    pl.seed_everything(args.seed, verbose=False)
+    sizes: dict[str, Any] = {
+        "width": args.width,
+        "layers": layers,
+        "layers_per_block": layers_per_block,
+        "heads": max(1, args.width // 32),
+        "context": args.context,
+    }
+    if arm == "hinton":
+        return HintonGPT(vocab_size, loss=MovingThresholdLoss(scale=4.0), teacher_forced=not args.rollouts, **sizes)
     losses: dict[str, TokenLoss] = {
         "own": LinearContrast(args.negatives),
         "logistic": LogisticContrast(args.negatives),
         "residual": LogisticContrast(args.negatives, from_below=True),
         "softmax": TokenSoftmax(),
     }
-    return {"loss": losses[args.arm], "residual": args.arm == "residual", "inherit": args.inherit}
+    parts: dict[str, Any] = {"residual": arm == "residual", "inherit": args.inherit and layers > layers_per_block}
+    return GPT(vocab_size, loss=losses[arm], dream_weight=0.1 if args.rollouts else 0.0, **parts, **sizes)
 
 
-def network(args: argparse.Namespace, layers: int, **kwargs: Any) -> GPT:
-    vocab_size = data(args).vocab_size
-    pl.seed_everything(args.seed, verbose=False)
-    return GPT(
-        vocab_size, width=args.width, layers=layers, heads=max(1, args.width // 32), context=args.context, **kwargs
-    )
+def tokenizer(name: str) -> Tokenizer | None:
+    """`characters`, `bytes`, or an encoding of tiktoken with the number of its first tokens to keep, `gpt2:4096`."""
+    if name == "characters":
+        return None
+    encoding, _, size = name.partition(":")
+    return ByteTokenizer() if name == "bytes" else TiktokenTokenizer(encoding, int(size) if size else None)
 
 
 def data(args: argparse.Namespace) -> TextDataModule:
-    return TextDataModule(args.data, context=args.context, batch_size=args.batch, seed=args.seed)
+    sizes = {"context": args.context, "batch_size": args.batch, "eval_batch_size": max(1, 16384 // args.context)}
+    return TextDataModule(args.data, tokenizer=tokenizer(args.tokens), seed=args.seed, **sizes)
 
 
-def frozen(args: argparse.Namespace) -> TokenStack:
-    """Random layers that pass on more than the embedding, and never learn; only the readout does."""
-    stack = network(args, args.layers).as_one_block()
-    (block,) = stack.token_blocks()
-    for parameter in block.layer.parameters():
-        parameter.requires_grad_(False)
-        if not parameter.any():
-            nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)
-    return stack
+class Curve(pl.Callback):
+    """Judges the last block now and then, on the first windows of the validation text."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.due = {round(args.steps * (part + 1) / args.evaluations) for part in range(args.evaluations)}
+        self.points: list[tuple[int, float]] = []
+        self.tokens_a_step = args.batch * args.context
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        assert isinstance(pl_module, LanguageModelling)
+        if trainer.global_step not in self.due:
+            return
+        text = trainer.datamodule.tokens("validation")[: CURVE_TOKENS + 1]  # type: ignore[attr-defined]
+        context = pl_module.network.context
+        nats = []
+        for windows in text.unfold(0, context + 1, context).split(max(1, 16384 // context)):
+            with trainer.precision_plugin.forward_context():
+                logits = pl_module(windows[:, :-1])
+            nats.append(F.cross_entropy(logits.float().flatten(0, 1), windows[:, 1:].flatten(), reduction="none"))
+        self.points.append((trainer.global_step * self.tokens_a_step, round(torch.cat(nats).mean().item(), 4)))
+        print(self.points[-1], file=sys.stderr, flush=True)
 
 
-def optimizer(args: argparse.Namespace, muon_lr: float, lr: float) -> partial[MuonAdamW]:
-    return partial(MuonAdamW, lr=lr, muon_lr=muon_lr, weight_decay=args.weight_decay)
-
-
-def measure(args: argparse.Namespace, name: str, model: LanguageModelling) -> tuple[dict[str, float], float]:
-    """Train, and return what validation says and the CPU seconds of training."""
-    text = data(args)
+def measure(args: argparse.Namespace, name: str, model: LanguageModelling) -> dict[str, Any]:
+    """Train, and return what validation says, the CPU seconds of training, and the curve."""
+    text, curve = data(args), Curve(args)
     trainer = pl.Trainer(
         max_steps=args.steps,
         accelerator="auto",
         devices=1,
         precision=args.precision,
         logger=False,
+        callbacks=[curve],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
@@ -96,8 +127,69 @@ def measure(args: argparse.Namespace, name: str, model: LanguageModelling) -> tu
     seconds = time.process_time() - started
     trainer.limit_val_batches = 1.0
     (values,) = trainer.validate(model, text, verbose=False)
-    print(f"{name}: {values['val/loss']:.4f} nats, {seconds:.0f} s", file=sys.stderr, flush=True)
-    return dict(values), seconds
+    blocks = [values[f"val/loss/block_{index}"] for index in range(len(model.network))]
+    found = {"nats": values["val/loss"], "accuracy": values["val/accuracy"], "per_block": blocks, "seconds": seconds}
+    found = {key: rounded(value) for key, value in found.items()} | {"curve": curve.points}
+    print(json.dumps({name: found}), file=sys.stderr, flush=True)
+    return found
+
+
+def compare(args: argparse.Namespace) -> dict[str, Any]:
+    """Train all that is asked for."""
+    schedule = partial(CosineDecay, warmup=min(0.2, WARMUP / args.steps), final=0.05)
+    ours = {"optimizer": optimizer(args, args.muon_lr, args.lr), "lr_scheduler": schedule, "clip_norm": args.clip}
+    rates = args.twin_muon_lr or args.muon_lr, args.twin_lr or args.lr
+    theirs = ours | {"optimizer": optimizer(args, *rates), "clip_norm": args.twin_clip or args.clip}
+    result: dict[str, Any] = {}
+    if args.ff:
+        stack = network(args, args.layers, args.arm, args.layers_per_block)
+        buffer = SleepBuffer(args.context) if args.rollouts else None
+        ff = measure(args, "ff", FFLanguageModel(stack, rollouts=buffer, **ours))
+        result |= {"ff": ff["nats"], "per_block": ff["per_block"], "accuracy": ff["accuracy"]}
+        result |= {"ff_seconds": ff["seconds"], "curve": {"ff": ff["curve"]}}
+    if args.twin:
+        twin = measure(args, "backprop", LanguageTwin(network(args, args.layers), **theirs))
+        result |= {"backprop": twin["nats"], "backprop_accuracy": twin["accuracy"]}
+        result |= {"backprop_seconds": twin["seconds"]}
+        result["curve"] = result.get("curve", {}) | {"backprop": twin["curve"]}
+    if args.one_layer:
+        result["one_layer_backprop"] = measure(args, "one layer", LanguageTwin(network(args, 1), **theirs))["nats"]
+    if args.floors:
+        result |= floors(args)
+    return result
+
+
+def floors(args: argparse.Namespace) -> dict[str, Any]:
+    """What needs no learning of layers: n-grams, and random layers under a trained readout."""
+    text = data(args)
+    text.setup("fit")
+    train, validation = text.tokens("train"), text.tokens("validation")
+    ngram = nats_per_token(train, validation, vocab_size=text.vocab_size)
+    steps = min(args.steps, 1500)
+    frozen = frozen_nats(network(args, args.layers), train, validation, steps=steps, batch_size=args.batch)
+    sizes = {"characters_per_token": round(text.characters_per_token(), 4), "vocab_size": text.vocab_size}
+    return {"frozen": round(frozen, 4), "ngram": {str(n): round(x, 4) for n, x in ngram.items()}} | sizes
+
+
+def optimizer(args: argparse.Namespace, muon_lr: float, lr: float) -> partial[MuonAdamW]:
+    return partial(MuonAdamW, lr=lr, muon_lr=muon_lr, weight_decay=args.weight_decay)
+
+
+def rounded(value: Any) -> Any:
+    return [round(item, 4) for item in value] if isinstance(value, list) else round(value, 4)
+
+
+def table(result: dict[str, Any]) -> Table:
+    """All losses side by side, from the highest to the lowest."""
+    rows = {f"{n}-gram, Witten-Bell": nats for n, nats in result.get("ngram", {}).items()}
+    rows |= {"random layers, trained readout": result.get("frozen"), "backprop, end to end": result.get("backprop")}
+    rows |= {"backprop, one layer": result.get("one_layer_backprop")}
+    rows |= {f"FF, block {index}": nats for index, nats in enumerate(result.get("per_block", []))}
+    shown = Table("", "nats a token", title="Validation")
+    for name, nats in sorted(rows.items(), key=lambda row: -(row[1] or 0)):
+        if nats is not None:
+            shown.add_row(name, f"{nats:.4f}")
+    return shown
 
 
 def main() -> None:
@@ -106,55 +198,23 @@ def main() -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
-    shared = {
-        "lr_scheduler": partial(CosineDecay, warmup=min(0.2, WARMUP / args.steps), final=0.05),
-        "clip_norm": args.clip,
-    }
-    ours = optimizer(args, args.muon_lr, args.lr)
-    stack = network(args, args.layers, layers_per_block=args.layers_per_block, **parts(args))
-    values, seconds = measure(args, "ff", FFLanguageModel(stack, optimizer=ours, **shared))
-    result: dict[str, Any] = {
-        "ff": values["val/loss"],
-        "per_block": [values[f"val/loss/block_{index}"] for index in range(len(stack))],
-        "accuracy": values["val/accuracy"],
-        "ff_seconds": seconds,
-        "tokens": args.steps * args.batch * args.context,
-    }
-    if args.twin:
-        theirs = optimizer(args, args.twin_muon_lr or args.muon_lr, args.twin_lr or args.lr)
-        twin = LanguageTwin(network(args, args.layers), optimizer=theirs, **shared)
-        values, result["backprop_seconds"] = measure(args, "backprop", twin)
-        result |= {"backprop": values["val/loss"], "backprop_accuracy": values["val/accuracy"]}
-        one, _ = measure(args, "one layer", LanguageTwin(network(args, 1), optimizer=theirs, **shared))
-        result["one_layer_backprop"] = one["val/loss"]
-    if args.floors:
-        readout = partial(torch.optim.AdamW, lr=args.lr, betas=(0.9, 0.95), weight_decay=args.weight_decay)
-        values, _ = measure(args, "frozen", FFLanguageModel(frozen(args), optimizer=readout, **shared))
-        text = data(args)
-        text.setup("fit")
-        ngram = nats_per_token(text.tokens("train"), text.tokens("validation"), vocab_size=text.vocab_size)
-        result |= {"frozen": values["val/loss"], "ngram": {str(order): round(x, 4) for order, x in ngram.items()}}
-    rounded = {key: rounded_value(value) for key, value in result.items()}
-    print(json.dumps(rounded | {"tier": TIERS[args.arm], "seed": args.seed} | where(args)))
-
-
-def rounded_value(value: Any) -> Any:
-    if isinstance(value, list):
-        return [round(item, 4) for item in value]
-    return round(value, 4) if isinstance(value, float) else value
-
-
-def where(args: argparse.Namespace) -> dict[str, str]:
-    """Provenance, without the place of the data on this machine."""
+    result = compare(args)
+    Console(stderr=True).print(table(result))
+    sizes = {"tokens": args.steps * args.batch * args.context, "layers": args.layers}
+    sizes |= {"layers_per_block": args.layers_per_block, "negatives": args.negatives}
+    named = {"arm": args.arm, "tier": TIERS[args.arm], "seed": args.seed}
     found = provenance()
-    return found | {"command": found["command"].replace(args.data, f"--data {Path(args.data).name}")}
+    found["command"] = found["command"].replace(args.data, f"--data {Path(args.data).name}")
+    print(json.dumps(result | sizes | named | found))
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="a text file")
+    parser.add_argument("--tokens", default="characters", help="or bytes, or an encoding and its size: gpt2:4096")
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--arm", choices=TIERS, default="own")
+    parser.add_argument("--rollouts", action="store_true", help="negatives that the model made itself")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--layers-per-block", type=int, default=1)
     parser.add_argument("--inherit", action="store_true", help="read all blocks with the readout of the first")
@@ -162,17 +222,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--context", type=int, default=64)
     parser.add_argument("--negatives", type=int, default=16)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--muon-lr", type=float, default=0.02, help="for matrices")
+    parser.add_argument("--muon-lr", type=float, default=0.04, help="for matrices")
     parser.add_argument("--lr", type=float, default=4e-3, help="for all else")
     parser.add_argument("--twin-muon-lr", type=float, help="the same as FF by default")
     parser.add_argument("--twin-lr", type=float, help="the same as FF by default")
     parser.add_argument("--weight-decay", type=float, default=0.01)
     parser.add_argument("--clip", type=float, help="largest gradient norm of a block; none by default")
+    parser.add_argument("--twin-clip", type=float, help="the same as FF by default")
+    parser.add_argument("--evaluations", type=int, default=1, help="points of the curve")
     parser.add_argument("--precision", default="bf16-mixed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--twin", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--floors", action=argparse.BooleanOptionalAction, default=True)
+    for name in ("ff", "twin", "one-layer", "floors"):
+        parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=True)
     return parser.parse_args()
 
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.cli import LightningCLI
 
 import ff_lightning as ff
+from ff_lightning.cli_recipes import RecipeCLI
 
 RECIPES = Path(__file__).parent.parent
 
 
-def load(recipes: list[str], overrides: list[str], **trainer: Any) -> LightningCLI:
+def load(recipes: list[str], overrides: list[str], **trainer: Any) -> RecipeCLI:
     """Build what recipes describe.
 
     Args:
@@ -44,7 +44,7 @@ def load(recipes: list[str], overrides: list[str], **trainer: Any) -> LightningC
         "num_sanity_val_steps": 0,
     }
     configs = [word for recipe in recipes for word in ("--config", str(RECIPES / f"{recipe}.yaml"))]
-    return LightningCLI(
+    return RecipeCLI(
         ff.FFLightningModule,
         pl.LightningDataModule,
         subclass_mode_model=True,
