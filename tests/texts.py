@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from functools import cache, partial
 from pydoc_data.topics import topics
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from ff_lightning.networks.gpt import GPT
+from ff_lightning.networks.hinton import HintonGPT, HintonMLP
+from ff_lightning.networks.token_stack import TokenStack
+from ff_lightning.networks.window_mlp import WindowMLP
 from ff_lightning.optim import MuonAdamW
 from ff_lightning.tasks.language import FFLanguageModel
 
 CONTEXT = 16
 MUON = partial(MuonAdamW, lr=4e-3, muon_lr=0.02)
+Network = TypeVar("Network", bound=TokenStack)
 
 
 @cache
@@ -45,7 +49,25 @@ def gpt(**kwargs: Any) -> GPT:
     return GPT(text()[1], **{"width": 16, "layers": 3, "heads": 2, "context": CONTEXT} | kwargs)
 
 
-def awake(network: GPT) -> GPT:
+def hinton_gpt(**kwargs: Any) -> HintonGPT:
+    """A small transformer that judges the token in its input, with the same weights at every call."""
+    torch.manual_seed(0)
+    return HintonGPT(text()[1], **{"width": 16, "layers": 3, "heads": 2, "context": CONTEXT} | kwargs)
+
+
+def hinton_mlp(**kwargs: Any) -> HintonMLP:
+    """The same over a window of tokens."""
+    torch.manual_seed(0)
+    return HintonMLP(text()[1], **{"window": 5, "widths": [24, 16, 20], "context": CONTEXT} | kwargs)
+
+
+def window_mlp(**kwargs: Any) -> WindowMLP:
+    """A small stack over a window of tokens, with the same weights at every call."""
+    torch.manual_seed(0)
+    return WindowMLP(text()[1], **{"window": 5, "widths": [24, 16, 20], "context": CONTEXT} | kwargs)
+
+
+def awake(network: Network) -> Network:
     """Give the parameters that start at 0 random values, so that every path matters."""
     torch.manual_seed(1)
     with torch.no_grad():

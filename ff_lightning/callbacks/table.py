@@ -10,6 +10,8 @@ import lightning.pytorch as pl
 from rich.console import Console
 from rich.table import Table
 
+from ff_lightning.tasks.language_modelling import LanguageModelling
+
 STAGES = {"fit": "val", "validate": "val", "test": "test"}
 """Name in the logs of what each subcommand evaluates."""
 
@@ -23,7 +25,10 @@ Cells = dict[tuple[str, str], dict[int, float]]
 
 
 class BlockTable(pl.Callback):
-    """Shows loss, separation, goodness gap and accuracy of every block, and those of the readout."""
+    """Shows loss, separation, goodness gap and accuracy of every block, and those of the readout.
+
+    Language models have a table of their own, :class:`~ff_lightning.callbacks.LanguageTable`.
+    """
 
     def __init__(self) -> None:
         self._table: Table | None = None
@@ -42,6 +47,8 @@ class BlockTable(pl.Callback):
         self._collect(trainer, pl_module, "test", "Test")
 
     def _collect(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str, title: str) -> None:
+        if isinstance(pl_module, LanguageModelling):
+            return
         # Reading the values can average them over ranks, so every rank does it.
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self._table = block_table(values, STAGES[stage], blocks=_count_blocks(pl_module), title=title)

@@ -13,8 +13,10 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch.nn import functional as F
+from torchmetrics.classification import MulticlassCalibrationError
 
 from ff_lightning.data.text import TextDataModule
+from ff_lightning.data.tokenizers import ByteTokenizer
 from ff_lightning.errors import InputError
 from ff_lightning.generation import Sampler
 from ff_lightning.language import LogisticContrast, TokenSoftmax
@@ -78,6 +80,29 @@ def test_what_is_logged(tmp_path: Path) -> None:
     accuracy = (logits.argmax(-1) == tokens[:, 1:]).double().mean().item()
     assert values["val/accuracy"] == values["val/accuracy/block_2"] == pytest.approx(accuracy)
     assert values["val/loss"] == values["val/loss/block_2"] != values["val/loss/block_0"]
+    calibration = MulticlassCalibrationError(text()[1])(logits.flatten(0, 1), tokens[:, 1:].flatten()).item()
+    assert values["val/calibration_error"] == values["val/calibration_error/block_2"] == pytest.approx(calibration)
+    assert not [name for name in values if name.startswith("val/bits_per")]
+
+
+@pytest.mark.parametrize("tokenizer", [None, ByteTokenizer()])
+def test_bits_are_also_those_of_characters_and_bytes(tokenizer: ByteTokenizer | None, tmp_path: Path) -> None:
+    """From a datamodule that knows what a token stands for, in both splits; here with characters of several bytes."""
+    for name, count in (("train", 40), ("test", 25)):
+        (tmp_path / f"{name}.txt").write_text(count * "Où est-ce que l'on mange ici ? Là-bas. ")
+    data = TextDataModule(str(tmp_path), tokenizer=tokenizer, context=CONTEXT)
+    network = GPT(data.vocab_size, width=16, layers=1, heads=2, context=CONTEXT)
+    for stage, split in (("val", "validation"), ("test", "test")):
+        run = trainer(tmp_path)
+        (run.validate if stage == "val" else run.test)(model(network=network), datamodule=data, verbose=False)
+        values, written = run.callback_metrics, data.tokenizer.decode(data.tokens(split))
+        total = values[f"{stage}/bits"].item() * len(data.tokens(split))
+        assert values[f"{stage}/bits_per_byte"].item() == pytest.approx(total / len(written.encode()), rel=1e-5)
+        if tokenizer is None:
+            assert f"{stage}/bits_per_character" not in values
+        else:
+            assert values[f"{stage}/bits_per_character"].item() == pytest.approx(total / len(written), rel=1e-5)
+            assert values[f"{stage}/bits_per_character"] > values[f"{stage}/bits_per_byte"]
 
 
 @pytest.mark.parametrize("at", [3, 5, 8])
