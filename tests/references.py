@@ -226,6 +226,48 @@ def symba_gradients(
     return by_weight, by_bias
 
 
+# Language ------------------------------------------------------------------------------------------------------
+
+
+def window_codes(tokens: Sequence[int], at: int, last: int, window: int, vocab_size: int) -> list[float]:
+    """One-hot codes of the window of tokens that ends at ``at``, oldest first, with ``last`` as its last token."""
+    codes: list[float] = []
+    for place in range(at - window + 1, at + 1):
+        token = last if place == at else tokens[place] if place >= 0 else None
+        codes += [1.0 if token == symbol else 0.0 for symbol in range(vocab_size)]
+    return codes
+
+
+def stacked_activities(codes: Row, layers: Sequence[tuple[Rows, Row]]) -> list[list[float]]:
+    """Activities of all layers of rectified linear units; each reads those below at mean square 1."""
+    activities: list[list[float]] = []
+    for weight, bias in layers:
+        below = unit_rms(activities[-1]) if activities else codes
+        activities.append(relu_layer(below, weight, bias))
+    return activities
+
+
+def candidate_loss(
+    h_pos: Rows, negatives: Sequence[Rows], thetas: Row, scale: float, logits: Rows, targets: Sequence[int]
+) -> float:
+    """Hinton 2022, section 2, and the first draft, section 4.1: logistic loss of mean squares, and a softmax.
+
+    Several kinds of negatives count alike, each with the threshold that has just moved.
+    """
+    g_pos = [mean_of_squares(h) for h in h_pos]
+    contrasts = [
+        threshold_loss(g_pos, [mean_of_squares(h) for h in h_neg], theta, scale)
+        for h_neg, theta in zip(negatives, thetas, strict=True)
+    ]
+    return mean(contrasts) + class_softmax(logits, targets)
+
+
+def linear_readout(h: Row, weight: Rows, bias: Row, *, squared: bool) -> list[float]:
+    """Score of every symbol from the activities at mean square 1, or from their squares."""
+    x = [y * y if squared else y for y in unit_rms(h)]
+    return [math.fsum(w * y for w, y in zip(row, x, strict=True)) + b for row, b in zip(weight, bias, strict=True)]
+
+
 # Schedules -----------------------------------------------------------------------------------------------------
 
 

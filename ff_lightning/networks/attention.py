@@ -81,7 +81,6 @@ class CausalConvolution(nn.Module):
         x = torch.cat([before, x], 1)
         return depthwise_convolution(x, self.weight), x[:, x.shape[1] - taps + 1 :]
 
-
     def pair(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
         """Both streams, ``(B, T, width)`` each: a position of the second sees itself and the real ones before it."""
         y, _ = self(real)
@@ -131,9 +130,11 @@ class RotaryAttention(nn.Module):
         qk, v = self.qkv(torch.cat([real, fake])).view(shape).split([2, 1], 2)
         q, k = self._rotated(qk, 0).permute(2, 0, 3, 1, 4)
         (q, q_fake), (k, k_fake), (v, v_fake) = (x.chunk(2) for x in (q, k, v.squeeze(2).transpose(1, 2)))
-        scores = (q_fake @ k.transpose(-1, -2)).masked_fill(torch.ones_like(q[0, 0] @ k[0, 0].T).triu().bool(), -torch.inf)
+        q_fake = q_fake * q_fake.shape[-1] ** -0.5
+        hidden = torch.ones(length, length, dtype=torch.bool, device=real.device).triu_()
+        scores = (q_fake @ k.transpose(-1, -2)).masked_fill(hidden, -torch.inf)
         own = (q_fake * k_fake).sum(-1, keepdim=True)
-        weights = (torch.cat([scores, own], -1) / q.shape[-1] ** 0.5).float().softmax(-1).to(v.dtype)
+        weights = torch.cat([scores, own], -1).softmax(-1).to(v.dtype)
         mixed = weights[..., :-1] @ v + weights[..., -1:] * v_fake
         both = torch.cat([attend(q, k, v), mixed]).transpose(1, 2).reshape(2 * batch, length, width)
         y, y_fake = self.out(both).chunk(2)

@@ -5,14 +5,26 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ff_lightning.blocks import Block, LocalStep, Signal
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness
 from ff_lightning.losses import ContrastiveLoss
+from ff_lightning.networks.functional import rms_norm
 from ff_lightning.networks.token_blocks import Dreams, Readout, TextSignal, TokenGoodness, TokenLayers
+
+
+class PositionRMS(nn.Module):
+    """Scale the activities of every position to mean square 1, so that none tells of its goodness or of later ones.
+
+    Shape:
+        ``(B, T, width)`` to the same.
+    """
+
+    def forward(self, h: Tensor) -> Tensor:  # noqa: D102
+        return rms_norm(h)
 
 
 class CandidateBlock(Block):
@@ -21,7 +33,7 @@ class CandidateBlock(Block):
     Positives are the real tokens. Negatives are the tokens of the model's own: of the second stream (*teacher-forced*:
     real context, own token), of dreams (*rollouts*: the context is the model's own, too), or of both. The readout
     predicts the next token from the activities of the real stream, and no gradient of it reaches them; it adds to
-    the readouts below. What is passed on is normalised to mean square 1 and detached.
+    the readouts below. What is passed on is normalised at every position and detached.
 
     Args:
         layer: the layers.
@@ -34,7 +46,7 @@ class CandidateBlock(Block):
     residual = True
 
     def __init__(self, layer: TokenLayers, goodness: Goodness, loss: ContrastiveLoss, readout: TokenGoodness) -> None:
-        super().__init__(layer, goodness, loss)
+        super().__init__(layer, goodness, loss, norm=PositionRMS())
         self.readout = readout
 
     def answer(self, h: Tensor, below: Tensor, readout: Readout | None) -> Tensor:

@@ -27,12 +27,13 @@ class GPT(TokenStack):
         residual: every block corrects the prediction of the block below instead of predicting all by itself.
         dream_weight: of a loss that contrasts real sequences with those that the model made itself, beside the loss
             over tokens; 0 for none.
+        average: predict with the mean of what all blocks say instead of with the last one alone.
         inherit: blocks above the first are read with a constant copy of its readout instead of their own.
         expansion: hidden units of the MLP for each channel of the stream.
         taps: positions that the convolutions see.
 
     Raises:
-        InputError: sizes that do not fit each other, or ``residual`` with ``inherit``.
+        InputError: sizes that do not fit each other, or ``residual`` with ``inherit`` or ``average``.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class GPT(TokenStack):
         loss: TokenLoss | None = None,
         residual: bool = False,
         dream_weight: float = 0.0,
+        average: bool = False,
         inherit: bool = False,
         expansion: int = 4,
         taps: int = 4,
@@ -54,6 +56,11 @@ class GPT(TokenStack):
         sizes = {"vocab_size": vocab_size, "layers": layers, "layers_per_block": layers_per_block, "context": context}
         check_sizes("GPT", **sizes, width=width, expansion=expansion, taps=taps)
         check_span(layers, layers_per_block)
+        if residual and average:
+            raise InputError(
+                "Passed `residual=True` with `average=True`. Blocks that correct the ones below predict with all of them "
+                "already."
+            )
         if residual and inherit:
             raise InputError(
                 "Passed `residual=True` with `inherit=True`. A block that corrects the one below needs a readout of "
@@ -74,4 +81,5 @@ class GPT(TokenStack):
             ],
             vocab_size=vocab_size,
             context=context,
+            average=average,
         )

@@ -27,21 +27,26 @@ class TokenStack(BlockStack):
         blocks: from the tokens upwards; the first one reads tokens and has a readout of its own.
         vocab_size: ``V``, number of tokens.
         context: largest number of tokens seen at once.
+        average: predict with the mean of what the blocks up to the last say, as Hinton adds the goodness of layers
+            (2212.13345, section 3.3); ``False`` predicts with the last block alone. It changes no training.
 
     Attributes:
         prior: ``(V,)`` log-probability of every token, where predictions start from; uniform until
             :meth:`set_unigram`. It is saved with the weights.
 
     Shape:
-        ``(B, T)`` int64 to ``(B, T, V)`` float32, the prediction of the last block, unnormalised.
+        ``(B, T)`` int64 to ``(B, T, V)`` float32, the prediction, unnormalised.
     """
 
     prior: Tensor
 
-    def __init__(self, blocks: Sequence[AnyTokenBlock], *, vocab_size: int, context: int) -> None:
+    def __init__(
+        self, blocks: Sequence[AnyTokenBlock], *, vocab_size: int, context: int, average: bool = False
+    ) -> None:
         super().__init__(blocks)
         self.vocab_size = vocab_size
         self.context = context
+        self.average = average
         self.residual = any(block.residual for block in blocks)
         self.inherit = any(block.readout.weight is None for block in blocks)
         self.register_buffer("prior", torch.full((vocab_size,), -math.log(vocab_size)))
@@ -100,7 +105,9 @@ class TokenStack(BlockStack):
     def predictions(
         self, tokens: Tensor, caches: list[list[Any]] | None = None, *, last_only: bool = False
     ) -> Iterator[Tensor]:
-        """Yield the prediction of every block, log-probabilities up to a constant, with the gradient of the chain.
+        """Yield what the network predicts up to every block, with the gradient of the chain.
+
+        These are log-probabilities up to a constant; with ``average``, of the blocks up to there, else of the block.
 
         This is the one way to a prediction: evaluation and generation use it, and training computes the same.
 
@@ -114,21 +121,25 @@ class TokenStack(BlockStack):
         """
         first = next(self.token_blocks()).readout
         inherited: Readout | None = (first.weight, first.bias) if self.inherit else None  # type: ignore[assignment]
-        x, below = tokens, self.prior
+        x, below, total = tokens, self.prior, torch.zeros_like(self.prior)
+        alone = last_only and not self.residual and not self.average
         for index, block in enumerate(self.token_blocks()):
             h = block.layer(x, None if caches is None else caches[index])
             x = block.norm(h)
-            if last_only and not self.residual and index < len(self) - 1:
+            if alone and index < len(self) - 1:
                 continue
             answer = block.answer(h, below, inherited)
             below = answer if self.residual else below
+            if self.average:
+                total = total + answer
+                answer = total / (index + 1)
             if not last_only or index == len(self) - 1:
                 yield answer
 
     def forward(  # type: ignore[override]
         self, x: Tensor, caches: list[list[Any]] | None = None
     ) -> Tensor:
-        """Prediction of the last block ``(B, T, V)`` for the token after each of ``x``, ``(B, T)``."""
+        """What :meth:`predictions` yields last, ``(B, T, V)``, for the token after each of ``x``, ``(B, T)``."""
         (logits,) = self.predictions(x, caches, last_only=True)
         return logits
 

@@ -51,7 +51,7 @@ class WindowLayer(nn.Module):
         """Activities with the real and with another last token in every window; both ``(B, T)`` int64."""
         z = self._inputs(real, None)
         last = self.linear.weight[:, -self.vocab_size :].T
-        z_fake = z + F.embedding(fake, last) - F.embedding(real, last)
+        z_fake = z + (F.embedding(fake, last) - F.embedding(real, last))
         return F.relu(z), F.relu(z_fake).to(z.dtype)
 
     def _inputs(self, tokens: Tensor, cache: WindowCache | None) -> Tensor:

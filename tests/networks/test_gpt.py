@@ -13,7 +13,8 @@ from ff_lightning.errors import InputError
 from ff_lightning.language import LinearContrast, LogisticContrast, TokenSoftmax
 from ff_lightning.networks.attention import CausalConvolution, RotaryAttention
 from ff_lightning.networks.gpt import GPT
-from ff_lightning.networks.token_blocks import TokenGoodness
+from ff_lightning.networks.token_blocks import Dreams, TokenGoodness
+from tests import references
 from tests.texts import CONTEXT, awake, gpt, windows
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -220,6 +221,52 @@ def test_layers_per_block() -> None:
     assert next(network.token_blocks()).loss is not list(network.token_blocks())[1].loss
 
 
-def test_counts_of_another_vocabulary_are_refused() -> None:
-    with pytest.raises(InputError, match="counts of 3 tokens"):
-        gpt().set_unigram(torch.ones(3))
+# A goodness of sequences beside that of tokens -----------------------------------------------------------------
+
+
+def dreamt(length: int = CONTEXT) -> Dreams:
+    """Other places of the text, of which different parts count as made up."""
+    return Dreams(windows(4, start=900)[:, :length], torch.arange(length) >= torch.tensor([[3], [8], [0], [11]]))
+
+
+@pytest.mark.parametrize("length", [CONTEXT, 12])
+def test_dreams_add_hintons_loss_and_change_nothing_of_the_tokens(length: int) -> None:
+    """Also where they are shorter than the text; the threshold is new in every block."""
+    network = awake(gpt(dream_weight=0.3)).double()
+    tokens, targets, dreams = windows(3)[:, :-1], windows(3)[:, 1:], dreamt(length)
+
+    def losses(dreams: Dreams | None) -> list[Any]:
+        draw = lambda index: torch.Generator().manual_seed(index)  # noqa: E731
+        return list(network.local_losses(network.signal(tokens, targets, draw, dreams)))
+
+    h, made = tokens, dreams.h
+    for block, step, alone in zip(network, losses(dreams), losses(None), strict=True):
+        torch.testing.assert_close(step.g_pos, alone.g_pos, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(step.g_neg, alone.g_neg, rtol=1e-10, atol=1e-10)
+        h, made = block.layer(h), block.layer(made)
+        weight = block.sequences.map.weight.tolist()
+        g_pos, g_neg = (
+            [references.mean_of_squares(references.linear_readout(row, weight, 16 * [0.0], squared=False)) for row in x]
+            for x in (h.flatten(0, 1).tolist(), made[dreams.dreamed].tolist())
+        )
+        theta = (references.mean(g_pos) + references.mean(g_neg)) / 2
+        expected = 0.3 * references.threshold_loss(g_pos, g_neg, theta)
+        assert step.loss.item() - alone.loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_dreams_train_the_layers_and_leave_the_readout_alone() -> None:
+    network = awake(gpt(dream_weight=0.3)).double()
+    found = []
+    for dreams in (dreamt(), None):
+        network.zero_grad()
+        draw = lambda index: torch.Generator().manual_seed(index)  # noqa: E731
+        for step in network.local_losses(network.signal(windows(3)[:, :-1], windows(3)[:, 1:], draw, dreams)):
+            step.loss.backward()
+        found.append({name: p.grad for name, p in network.named_parameters()})
+    for name, grad in found[0].items():
+        if ".goodness." in name:
+            torch.testing.assert_close(grad, found[1][name], rtol=1e-10, atol=1e-12)
+        elif ".sequences." in name:
+            assert bool(grad.any())
+        else:
+            assert not torch.allclose(grad, found[1][name]), name
