@@ -28,9 +28,9 @@ import ff_lightning.data
 import ff_lightning.networks  # noqa: F401  so that `--help` knows what there is to choose from
 from ff_lightning.callbacks import BlockTable, ClassificationPictures, LanguageTable, LastCheckpoint
 from ff_lightning.checkpoints import check_checkpoint, check_fit
-from ff_lightning.cli_errors import Parser, explain
+from ff_lightning.cli_errors import explain
 from ff_lightning.cli_generate import generate, generate_parser
-from ff_lightning.cli_recipes import RecipeCLI
+from ff_lightning.cli_recipes import RecipeCLI, RecipeParser
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
 
@@ -205,7 +205,7 @@ def _train_or_evaluate(words: list[str]) -> None:
         save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
         seed_everything_default=0,
         parser_kwargs={"prog": "ff-lightning", "description": "Train networks block by block."},
-        parser_class=Parser,
+        parser_class=RecipeParser,
         subclass_mode_model=True,
         subclass_mode_data=True,
         # It would build one optimizer for the whole network; ours has one a block.

@@ -9,8 +9,8 @@ from typing import NoReturn
 
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import LightningArgumentParser
 
-from ff_lightning.cli_recipes import RecipeParser
 from ff_lightning.errors import InputError
 
 NOISE = (
@@ -23,7 +23,7 @@ NOISE = (
 """How the lines of jsonargparse's nested messages begin that only repeat what was passed."""
 
 
-class Parser(RecipeParser):
+class Parser(LightningArgumentParser):
     """Parser whose errors are short, name the key, and suggest the nearest one there is."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

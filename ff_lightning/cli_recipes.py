@@ -11,13 +11,14 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from ff_lightning.callbacks import BestCheckpoint
+from ff_lightning.cli_errors import Parser, explain
 from ff_lightning.errors import InputError
 
 LINKED = ("vocab_size", "context")
 """What a network takes from its data, if the network has an argument and the data an attribute of that name."""
 
 
-class RecipeParser(LightningArgumentParser):
+class RecipeParser(Parser):
     """Parser whose configurations can be read again."""
 
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
@@ -52,7 +53,8 @@ class RecipeCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except (TypeError, ValueError) as error:
-            self._refuse_unknown(error)
+            if explain(error) is None:
+                self._refuse_unknown(error)
             raise
         self._refuse_other()
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ff_lightning.errors import InputError
 from ff_lightning.language import draw_tokens
-from ff_lightning.networks.gpt import TokenStack
+from ff_lightning.networks.token_stack import TokenStack
 
 
 class Sampler:

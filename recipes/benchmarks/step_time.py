@@ -4,9 +4,12 @@ Two real Trainers run side by side in one process and take turns, one step each,
 machine; the result is the median over pairs of neighbouring steps.
 
     python recipes/benchmarks/step_time.py --network mlp --widths 2000 2000 2000 2000 --precision bf16-mixed
+    python recipes/benchmarks/step_time.py --network gpt --layers 4 --layers-per-block 1
 
-The last line is JSON: ratio (FF over backprop), ff_ms and backprop_ms (medians), matmul_share (matrix products
-alone, over the FF step).
+The last line is JSON. `mlp`: ratio (FF over backprop), ff_ms and backprop_ms (medians), matmul_share (matrix products
+alone, over the FF step). `gpt`: ratio, ff_ms and twin_ms in CPU time of this process, and the same in wall time; and
+for each batch of texts, the tokens that both models generate in a CPU second, turn by turn from one token to a full
+context, and their ratio.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import json
 import statistics
 import threading
 import time
+from functools import partial
 from typing import Any
 
 import lightning.pytorch as pl
@@ -24,8 +28,17 @@ from lightning.pytorch.cli import LightningCLI
 from recipe import load, provenance
 from torch.utils.data import DataLoader, TensorDataset
 
+from ff_lightning.data.text import TextDataModule
+from ff_lightning.language import LinearContrast
+from ff_lightning.networks.gpt import GPT
+from ff_lightning.optim import CosineDecay, MuonAdamW
+from ff_lightning.tasks.language import FFLanguageModel, LanguageTwin
+from ff_lightning.tasks.language_modelling import LanguageModelling
+
 CLASSES = 10
 PIXELS = 784
+TEXTS = (1, 16)
+ROUNDS = 16
 
 
 class Turns:
@@ -52,22 +65,46 @@ class Turns:
 
 
 class Stopwatch(pl.Callback):
-    """Times every training step of one Trainer, in its turn."""
+    """Times every training step of one Trainer, in its turn.
+
+    A turn ends where the next step would begin: what Lightning does between steps falls into no other one's time.
+    """
 
     def __init__(self, turns: Turns, who: int) -> None:
         self.turns, self.who = turns, who
         self.seconds: list[float] = []
+        self.cpu_seconds: list[float] = []
 
     def on_train_batch_start(self, *_: Any) -> None:
+        if self.seconds:
+            self.turns.pass_on(self.who)
         self.turns.wait_for(self.who)
-        self.started = time.perf_counter()
+        self.started = time.perf_counter(), time.process_time()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.seconds.append(time.perf_counter() - self.started)
-        self.turns.pass_on(self.who)
+        self.seconds.append(time.perf_counter() - self.started[0])
+        self.cpu_seconds.append(time.process_time() - self.started[1])
 
     def on_train_end(self, *_: Any) -> None:
         self.turns.leave(self.who)
+
+
+def side_by_side(runs: list[tuple[pl.Trainer, pl.LightningModule, Any]]) -> None:
+    """Train both, each in a thread of its own."""
+    threads = [threading.Thread(target=trainer.fit, args=(model, data)) for trainer, model, data in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def ratio(ours: list[float], theirs: list[float]) -> float:
+    """Median over pairs of neighbours."""
+    return round(statistics.median(a / b for a, b in zip(ours, theirs, strict=True)), 3)
+
+
+def milliseconds(times: list[float]) -> float:
+    return round(1e3 * statistics.median(times), 2)
 
 
 def matmul_seconds(widths: list[int], batch: int, dtype: torch.dtype, device: str) -> float:
@@ -101,43 +138,19 @@ def build(args: argparse.Namespace, watch: Stopwatch, *overlays: str) -> Lightni
     return load(["mnist_mlp", *overlays], overrides, callbacks=[watch], accelerator=args.accelerator)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", choices=["mlp"], default="mlp", help="mlp: the network of mnist_mlp.yaml")
-    parser.add_argument("--widths", type=int, nargs="+", default=[2000] * 4)
-    parser.add_argument("--batch", type=int, default=250)
-    parser.add_argument(
-        "--negatives", choices=["recipe", "uniform"], default="recipe", help="the recipe asks the model"
-    )
-    parser.add_argument("--precision", default="bf16-mixed")
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--warm-up", type=int, default=20)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--accelerator", choices=["cpu", "cuda"], default="cpu")
-    args = parser.parse_args()
-
-    torch.set_num_threads(args.threads)
-    turns = Turns()
-    watches = [Stopwatch(turns, 0), Stopwatch(turns, 1)]
-    runs = [build(args, watches[0]), build(args, watches[1], "with/twin")]
+def mlp(args: argparse.Namespace, watches: list[Stopwatch]) -> dict[str, Any]:
+    """The recipe and its twin on random images."""
     images = torch.rand(args.batch * args.steps, PIXELS)
     data = TensorDataset(images, torch.randint(CLASSES, (len(images),)))
-    threads = [
-        threading.Thread(target=run.trainer.fit, args=(run.model, DataLoader(data, batch_size=args.batch)))
-        for run in runs
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
+    runs = [build(args, watches[0]), build(args, watches[1], "with/twin")]
+    side_by_side([(run.trainer, run.model, DataLoader(data, batch_size=args.batch)) for run in runs])
     ff_times, backprop_times = (watch.seconds[args.warm_up :] for watch in watches)
     dtype = torch.bfloat16 if "bf16" in args.precision else torch.float32
     matmul = matmul_seconds(args.widths, args.batch, dtype, args.accelerator)
-    result = {
-        "ratio": round(statistics.median(a / b for a, b in zip(ff_times, backprop_times, strict=True)), 3),
-        "ff_ms": round(1e3 * statistics.median(ff_times), 2),
-        "backprop_ms": round(1e3 * statistics.median(backprop_times), 2),
+    return {
+        "ratio": ratio(ff_times, backprop_times),
+        "ff_ms": milliseconds(ff_times),
+        "backprop_ms": milliseconds(backprop_times),
         "matmul_share": round(matmul / statistics.median(ff_times), 3),
         "widths": args.widths,
         "batch": args.batch,
@@ -145,7 +158,109 @@ def main() -> None:
         "precision": args.precision,
         "threads": args.threads,
     }
+
+
+def gpt(args: argparse.Namespace, watches: list[Stopwatch]) -> dict[str, Any]:
+    """A stack of blocks and its twin on CPython's language reference, then what they generate."""
+    texts = [TextDataModule("pydoc", context=args.context, batch_size=args.batch) for _ in watches]
+    network = GPT(
+        texts[0].vocab_size,
+        width=args.width,
+        layers=args.layers,
+        layers_per_block=args.layers_per_block,
+        heads=max(1, args.width // 32),
+        context=args.context,
+        loss=LinearContrast(args.negatives),
+    )
+    parts = {"optimizer": partial(MuonAdamW, lr=4e-3, muon_lr=0.02), "lr_scheduler": CosineDecay}
+    models = [LanguageTwin(network, **parts), FFLanguageModel(network, **parts)][::-1]
+    flags: dict[str, Any] = {"max_steps": args.steps, "precision": args.precision, "accelerator": args.accelerator}
+    trainers = [
+        pl.Trainer(
+            **flags,
+            devices=1,
+            callbacks=[watch],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+        )
+        for watch in watches
+    ]
+    side_by_side(list(zip(trainers, models, texts, strict=True)))
+    ff_cpu, twin_cpu = (watch.cpu_seconds[args.warm_up :] for watch in watches)
+    ff_wall, twin_wall = (watch.seconds[args.warm_up :] for watch in watches)
+    return {
+        "network": "gpt",
+        "ratio": ratio(ff_cpu, twin_cpu),
+        "ff_ms": milliseconds(ff_cpu),
+        "twin_ms": milliseconds(twin_cpu),
+        "wall_ratio": ratio(ff_wall, twin_wall),
+        "ff_wall_ms": milliseconds(ff_wall),
+        "twin_wall_ms": milliseconds(twin_wall),
+        "generation": [generation(models, count) for count in TEXTS],
+        "vocab_size": network.vocab_size,
+    } | {
+        name: getattr(args, name)
+        for name in ("layers", "layers_per_block", "width", "context", "batch", "negatives", "precision", "threads")
+    }
+
+
+def generation(models: list[LanguageModelling], texts: int) -> dict[str, Any]:
+    """Tokens that each model generates in a CPU second with its cache, one context at a time."""
+    context = models[0].network.context
+    prompt = torch.randint(models[0].network.vocab_size, (texts, 1), device=models[0].device)
+    times: list[list[float]] = [[], []]
+    for seed in range(ROUNDS):
+        for model, seconds in zip(models, times, strict=True):
+            started = time.process_time()
+            model.generate(prompt, context - 1, seed=seed)
+            seconds.append(time.process_time() - started)
+    ff, twin = (each[2:] for each in times)
+    tokens = texts * (context - 1)
+    return {
+        "texts": texts,
+        "ff_tokens_per_second": round(tokens / statistics.median(ff)),
+        "twin_tokens_per_second": round(tokens / statistics.median(twin)),
+        "generation_ratio": ratio(twin, ff),
+    }
+
+
+def main() -> None:
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    torch.set_flush_denormal(True)
+    turns = Turns()
+    watches = [Stopwatch(turns, 0), Stopwatch(turns, 1)]
+    result = (mlp if args.network == "mlp" else gpt)(args, watches)
     print(json.dumps(result | provenance()))
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=["mlp", "gpt"], default="mlp", help="mlp: the network of mnist_mlp.yaml")
+    parser.add_argument("--batch", type=int, help="250 images or 32 windows by default")
+    parser.add_argument("--precision", default="bf16-mixed")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--warm-up", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--accelerator", choices=["cpu", "cuda"], default="cpu")
+    known, _ = parser.parse_known_args()
+    if known.network == "mlp":
+        parser.set_defaults(batch=250)
+        parser.add_argument("--widths", type=int, nargs="+", default=[2000] * 4)
+        parser.add_argument(
+            "--negatives", choices=["recipe", "uniform"], default="recipe", help="the recipe asks the model"
+        )
+    else:
+        parser.set_defaults(batch=32)
+        parser.add_argument("--layers", type=int, default=4)
+        parser.add_argument("--layers-per-block", type=int, default=1)
+        parser.add_argument("--width", type=int, default=128)
+        parser.add_argument("--context", type=int, default=64)
+        parser.add_argument("--negatives", type=int, default=16, help="drawn for every position")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":
