@@ -16,8 +16,8 @@ DEV := $(VENV)/.dev
 # Threads that wait must not spin: on busy cores that makes training several times slower.
 export OMP_WAIT_POLICY ?= passive
 
-DEMO_RECIPE := recipes/digits_mlp.yaml
-DEMO_CHECKPOINT := runs/digits_mlp/last.ckpt
+DEMO_IMAGES := digits_mlp
+DEMO_TEXT := pydoc_gpt
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint docs clean
@@ -27,9 +27,12 @@ help:  ## Show this list
 
 setup: $(DEV)  ## Create .venv with the package and everything needed to work on it
 
-demo: $(RUNTIME)  ## Train a Forward-Forward network on handwritten digits and test it
-	$(BIN)/ff-lightning fit --config $(DEMO_RECIPE)
-	$(BIN)/ff-lightning test --config $(DEMO_RECIPE) --ckpt_path $(DEMO_CHECKPOINT)
+demo: $(RUNTIME)  ## Train a classifier of digits and a small GPT block by block, and show what they can do
+	$(BIN)/ff-lightning fit --config recipes/$(DEMO_IMAGES).yaml
+	$(BIN)/ff-lightning test --config recipes/$(DEMO_IMAGES).yaml --ckpt_path runs/$(DEMO_IMAGES)/last.ckpt
+	$(BIN)/ff-lightning fit --config recipes/$(DEMO_TEXT).yaml
+	$(BIN)/ff-lightning validate --config recipes/$(DEMO_TEXT).yaml --ckpt_path runs/$(DEMO_TEXT)/last.ckpt
+	$(BIN)/ff-lightning generate --ckpt_path runs/$(DEMO_TEXT)/last.ckpt --prompt "The " --max_new_tokens 300
 
 test: $(DEV)  ## Run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -77,6 +77,117 @@ def changes(name: str) -> str:
     return "\n".join([*lines, "", origin(name)])
 
 
+def language(name: str) -> str:
+    """Table of language models, each beside the twin of the same layers, text, length and seed."""
+    twins = {(comparable(run), run["seed"]): run for group in rows(name) for run in group if "backprop" in run}
+    lines = [
+        "| arm | tier | layers, in a block | FF, by block | FF | twin | gap | gain of depth kept | seeds | command |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for runs in rows(name):
+        first, blocks = runs[0], zip(*(run["per_block"] for run in runs), strict=True)
+        beside = [twins[comparable(run), run["seed"]] for run in runs]
+        both = [run | {key: twin[key] for key in ("backprop", "one_layer_backprop")} for run, twin in zip(runs, beside, strict=True)]
+        for run in both:
+            run["gap"] = run["ff"] - run["backprop"]
+            gain = run["one_layer_backprop"] - run["backprop"]
+            run["kept"] = 100 * (run["one_layer_backprop"] - run["ff"]) / gain
+        by_block = " ".join(f"{sum(values) / len(values):.3f}" for values in blocks)
+        seeds = ", ".join(str(run["seed"]) for run in runs)
+        command = re.sub(r" --seed \d+", "", first["command"])
+        lines.append(
+            f"| {first['arm']} | {first['tier']} | {first['layers']}, {first['layers_per_block']} | {by_block} | "
+            f"{spread(both, 'ff', 4)} | {spread(both, 'backprop', 4)} | {spread(both, 'gap', 4)} | "
+            f"{spread(both, 'kept', 0)} % | {seeds} | `{command}` |"
+        )
+    return "\n".join([*lines, "", floors_of(name), "", origin(name)])
+
+
+def comparable(run: dict[str, Any]) -> tuple[Any, ...]:
+    """What a network and its twin have in common."""
+    text = re.search(r"--data (\S+)", run["command"])
+    return text and text[1], run["tokens"], run["layers"], run["vocab_size"]
+
+
+def floors_of(name: str) -> str:
+    """A sentence with what needs no training of layers, from the first run that measured it."""
+    first = next(run for group in rows(name) for run in group if "ngram" in run)
+    grams = ", ".join(f"{order}-gram {nats:.3f}" for order, nats in first["ngram"].items())
+    return f"Floors: {grams}; random layers under a trained readout {first['frozen']:.3f}."
+
+
+def negatives(name: str) -> str:
+    """Table of one seed, one change at a time."""
+    lines = ["| arm | negatives | FF, by block | CPU seconds | command |", "|---|---|---|---|---|"]
+    for (run,) in rows(name):
+        count = "all" if run["arm"] == "softmax" else "2 streams" if run["arm"] == "hinton" else run["negatives"]
+        blocks = " ".join(f"{nats:.4f}" for nats in run["per_block"])
+        lines.append(f"| {run['arm']} | {count} | {blocks} | {run['ff_seconds']:.0f} | `{run['command']}` |")
+    return "\n".join([*lines, "", origin(name)])
+
+
+def curve(name: str) -> str:
+    """Table of losses while two networks learn."""
+    parts = []
+    for (run,) in rows(name):
+        points = zip(run["curve"]["ff"], run["curve"]["backprop"], strict=True)
+        lines = ["| million tokens | FF | twin | gap |", "|---|---|---|---|"]
+        lines += [f"| {a[0] / 1e6:.2f} | {a[1]:.4f} | {b[1]:.4f} | {a[1] - b[1]:.4f} |" for a, b in points]
+        blocks = " ".join(f"{nats:.4f}" for nats in run["per_block"])
+        one = f"One layer by backprop {run['one_layer_backprop']:.4f}. " if "one_layer_backprop" in run else ""
+        end = (
+            f"On the whole validation text: blocks {blocks}, twin {run['backprop']:.4f}. {one}"
+            f"CPU seconds {run['ff_seconds']:.0f} and {run['backprop_seconds']:.0f}. `{run['command']}`"
+        )
+        parts += ["\n".join(lines), end] + ([floors_of(name)] if "ngram" in run else [])
+    return "\n\n".join([*parts, origin(name)])
+
+
+def aesop(name: str) -> str:
+    """Table of Hinton's experiment."""
+    lines = [
+        "| arm | negatives | accuracy, learned strings, % | accuracy, held out, % | nats, learned | nats, held out | "
+        "epochs | command |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for runs in rows(name):
+        first = runs[0]
+        flat = [
+            {f"{split}_{key}": 100 * run[split][key] if key == "accuracy" else run[split][key]}
+            for run in runs
+            for split in ("train", "held_out")
+            for key in ("accuracy", "nats")
+        ]
+        cells = [
+            spread([part for part in flat if key in part], key, digits)
+            for key, digits in (("train_accuracy", 1), ("held_out_accuracy", 1), ("train_nats", 3), ("held_out_nats", 3))
+        ]
+        source = "" if first["arm"] in ("frozen", "twin") else first["negatives"].replace("_", "-")
+        lines.append(
+            f"| {first['arm']} | {source} | {' | '.join(cells)} | {first['epochs']} | "
+            f"`{re.sub(r' --seed [0-9]+', '', first['command'])}` |"
+        )
+    return "\n".join([*lines, "", origin(name)])
+
+
+def gpt_steps(name: str) -> str:
+    """Table of step times and generation speeds of language models."""
+    lines = [
+        "| layers, in a block | FF step, ms | twin, ms | ratio | generation, tokens a second, FF / twin (1 text; 16) | "
+        "command |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (run,) in rows(name):
+        speeds = "; ".join(
+            f"{each['ff_tokens_per_second']} / {each['twin_tokens_per_second']}" for each in run["generation"]
+        )
+        lines.append(
+            f"| {run['layers']}, {run['layers_per_block']} | {run['ff_ms']} | {run['twin_ms']} | {run['ratio']} | "
+            f"{speeds} | `{run['command']}` |"
+        )
+    return "\n".join([*lines, "", origin(name)])
+
+
 def origin(name: str) -> str:
     """Where and when the runs of a file were made."""
     runs = [run for group in rows(name) for run in group]
@@ -96,11 +207,19 @@ def replace(path: Path, body: str) -> bool:
 
 def main() -> int:
     """Rewrite the tables; exit status 1 if that changed something."""
-    short, long = errors("mnist_mlp"), step_times("step_time")
+    images, steps, text = errors("mnist_mlp"), step_times("step_time"), language("language")
+    results = {
+        "Images": images,
+        "Language: tiny Shakespeare, characters": text,
+        "Language: more layers, more text": curve("language_scale"),
+        "Language: Hinton's strings of Aesop": aesop("aesop"),
+        "Time of a step": f"{steps}\n\n{gpt_steps('step_time_gpt')}",
+    }
     changed = [
-        replace(DOCS.parent / "README.md", short),
+        replace(DOCS.parent / "README.md", f"{images}\n\n{text}"),
         replace(DOCS / "explanation" / "what_failed.md", changes("ablations")),
-        replace(DOCS / "results.md", f"## Images\n\n{short}\n\n## Time of a step\n\n{long}"),
+        replace(DOCS / "explanation" / "own_negatives.md", negatives("negatives")),
+        replace(DOCS / "results.md", "\n\n".join(f"## {title}\n\n{body}" for title, body in results.items())),
     ]
     return int(any(changed))
 

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import ff_lightning as ff
-from ff_lightning.data import ImageDataModule
+from ff_lightning.data import ImageDataModule, StringsDataModule
 from ff_lightning.losses import MovingThresholdLoss
+from ff_lightning.networks import HintonMLP
+from ff_lightning.rollouts import SleepBuffer
 from tests.training import mlp, trainer, weights
 
 
@@ -80,12 +82,31 @@ def fit(folder: Path, case: str, ranks: int) -> FlippedPixels:
     return module
 
 
+def strings() -> StringsDataModule:
+    """Strings of a real text, four a step and rank."""
+    return StringsDataModule("pydoc", length=17, strings=24, held_out=8, batch_size=4)
+
+
+def sleep(folder: Path) -> ff.FFLanguageModel:
+    """Train a language model on rollouts, renewed once, on two ranks."""
+    torch.manual_seed(0)
+    data = strings()
+    network = HintonMLP(data.vocab_size, window=4, widths=[8, 8], context=16, teacher_forced=False)
+    rollouts = SleepBuffer(16, sequences=11, refresh_every=2, renew=0.5, prefix=(2, 12), rows=3)
+    module = ff.FFLanguageModel(network, rollouts=rollouts)
+    run = trainer(folder, strategy="ddp", devices=2, limit_val_batches=0)
+    run.fit(module, data)
+    return module
+
+
 def main(folder: Path) -> None:
     """Train every case on this rank and store its weights."""
     warnings.filterwarnings("ignore")
     for case in CASES:
         module = fit(folder, case, ranks=2)
         torch.save(weights(module), folder / f"{case}, rank {module.global_rank}.pt")
+    slept = sleep(folder)
+    torch.save(weights(slept), folder / f"rollouts, rank {slept.global_rank}.pt")
 
 
 if __name__ == "__main__":

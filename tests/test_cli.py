@@ -6,16 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 import ff_lightning as ff
 from ff_lightning.cli import main
 from ff_lightning.cli_errors import shorten
-from ff_lightning.data import ImageDataModule
+from ff_lightning.data import ImageDataModule, TextDataModule
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 DIGITS = ["--config", str(RECIPES / "digits_mlp.yaml")]
 SMOKE = [*DIGITS, "--config", str(RECIPES / "with/smoke.yaml")]
+TEXT = ["--config", str(RECIPES / "pydoc_gpt.yaml"), "--config", str(RECIPES / "with/smoke.yaml")]
+SMALL = ["--model.network.width", "32", "--data.context", "16"]
 RUN = Path("runs/digits_mlp-smoke")
+TEXT_RUN = Path("runs/pydoc_gpt-smoke")
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 
 
@@ -111,8 +115,8 @@ def test_errors_name_the_place_and_drop_the_configuration() -> None:
 
 
 def test_a_call_without_a_known_subcommand_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "{fit,validate,test,predict}" in error_of(capsys)
-    assert "'fit', 'validate', 'test', 'predict'" in error_of(capsys, "tune")
+    assert "{fit,validate,test,predict,generate}" in error_of(capsys)
+    assert "'fit', 'validate', 'test', 'predict', 'generate'" in error_of(capsys, "tune")
 
 
 def test_fit_keeps_the_run_in_a_folder_named_after_its_recipe(capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,16 +186,81 @@ def test_what_is_switched_off_stays_off() -> None:
     assert [path.name for path in RUN.iterdir()] == ["config.yaml"]
 
 
+def test_a_network_takes_its_vocabulary_and_context_from_the_data() -> None:
+    assert main(["fit", *TEXT, *SMALL, *QUIET]) == 0
+    kept = yaml.safe_load((TEXT_RUN / "config.yaml").read_text())
+    assert not {"vocab_size", "context"} & kept["model"]["init_args"]["network"]["init_args"].keys()
+    first = torch.load(TEXT_RUN / "last.ckpt", weights_only=True)
+    assert len(first["state_dict"]["network.prior"]) == TextDataModule().vocab_size
+    assert ff.FFLanguageModel.load_from_checkpoint(TEXT_RUN / "last.ckpt").network.context == 16
+
+    assert main(["fit", "--config", str(TEXT_RUN / "config.yaml")]) == 0
+    again = torch.load(TEXT_RUN / "last.ckpt", weights_only=True)
+    assert all(torch.equal(value, again["state_dict"][name]) for name, value in first["state_dict"].items())
+    assert main(["validate", *TEXT, *SMALL, *QUIET, "--ckpt_path", str(TEXT_RUN / "last.ckpt")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--model.network.vocab_size", "5"], "Passed `model.network.vocab_size=5` with data of `vocab_size=1"),
+        (["--model.network.context", "32"], "Passed `model.network.context=32` with data of `context=16`."),
+        (["--data", "ff_lightning.data.ImageDataModule"], "Passed no `model.network.vocab_size`, and data that"),
+        (["--data.source", "no/such/file"], "Passed `source='no/such/file'`."),
+        (["--ckpt_path", "other.ckpt", "--data.tokenizer", "ff_lightning.data.ByteTokenizer"], "has shape"),
+    ],
+)
+def test_a_network_that_does_not_fit_its_data_is_named(
+    args: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    if "other.ckpt" in args:
+        assert main(["fit", *TEXT, *SMALL, *QUIET]) == 0
+        (TEXT_RUN / "last.ckpt").rename("other.ckpt")
+    assert says in error_of(capsys, "fit", *TEXT, *SMALL, *QUIET, *args)
+
+
+def test_the_same_vocabulary_may_be_repeated_for_the_network() -> None:
+    size = ["--model.network.vocab_size", str(TextDataModule().vocab_size), "--model.network.context", "16"]
+    assert main(["fit", *TEXT, *SMALL, *QUIET, *size]) == 0
+
+
+def test_a_run_without_an_optimizer_of_its_own_can_be_repeated(recwarn: pytest.WarningsRecorder) -> None:
+    recipe = yaml.safe_load((RECIPES / "digits_mlp.yaml").read_text())
+    del recipe["model"]["init_args"]["optimizer"]
+    Path("bare.yaml").write_text(yaml.safe_dump(recipe))
+    smoke = ["--config", str(RECIPES / "with/smoke.yaml"), *QUIET, "--trainer.default_root_dir", "here"]
+    assert main(["fit", "--config", "bare.yaml", *smoke]) == 0
+    weights = torch.load("here/last.ckpt", weights_only=True)["state_dict"]
+    assert "optimizer" not in yaml.safe_load(Path("here/config.yaml").read_text())["model"]["init_args"]
+    assert not [warning for warning in recwarn if "serialize" in str(warning.message)]
+    assert main(["fit", "--config", "here/config.yaml"]) == 0
+    again = torch.load("here/last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_a_callback_that_a_recipe_brings_takes_the_place_of_the_usual_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *TEXT, *SMALL, *QUIET]) == 0
+    capsys.readouterr()
+    brought = ["--trainer.callbacks", "ff_lightning.callbacks.LanguageTable", "--trainer.callbacks.frozen_steps", "0"]
+    path = ["--ckpt_path", str(TEXT_RUN / "last.ckpt")]
+    assert main(["validate", *TEXT, *SMALL, *QUIET, *path, *brought]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("block 0") == 1
+    assert "frozen" not in shown
+
+
 @pytest.mark.parametrize(
     ("args", "present", "absent"),
     [
-        (["--help"], ["fit", "validate", "test", "predict"], ["tune"]),
+        (["--help"], ["fit", "validate", "test", "predict", "generate"], ["tune"]),
         (["fit", "--help"], ["--model", "ff_lightning.data.ImageDataModule", "--best.monitor"], ["auto_lr_find"]),
         (
             ["fit", "--model.help", "ff_lightning.FFClassifier"],
             ["clip_norm", "accumulate_batches"],
             ["torchmetrics."],
         ),
+        (["fit", "--model.help", "ff_lightning.FFLanguageModel"], ["clip_norm"], ["torchmetrics."]),
     ],
 )
 def test_help(args: list[str], present: list[str], absent: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.ddp_cases import CASES, fit
+from ff_lightning.data.strings import ShuffledRows
+from tests.ddp_cases import CASES, fit, strings
 from tests.training import assert_same_weights, weights
 
 ROOT = Path(__file__).parent.parent
@@ -54,3 +55,20 @@ def test_a_gradient_missing_on_one_rank_counts_as_zero(two_ranks: Path) -> None:
     for rank in range(2):
         gate = load(two_ranks, "branch", rank)["network.blocks.1.gate"]
         assert gate.item() == pytest.approx(-0.1 * 12 * 0.5)
+
+
+def test_rollouts_are_made_by_all_ranks_and_the_same_on_all(two_ranks: Path) -> None:
+    """Of 11 sequences, ranks make 6 each, of which one is left over; later 6 of them are made anew, 3 by each."""
+    first, second = load(two_ranks, "rollouts", 0), load(two_ranks, "rollouts", 1)
+    assert_same_weights(first, second)
+    assert (int(first["rollouts.refreshed_at"]), int(first["rollouts.oldest"])) == (2, 6)
+    data = strings()
+    data.setup("fit")
+    for rank, places in ((0, {2: [0, 1, 2]}), (1, {0: [6, 7, 8, 9, 10], 2: [3, 4, 5]})):
+        batches = list(ShuffledRows(data.rows("train"), batch_size=4, rank=rank, world_size=2))
+        for update, kept in places.items():
+            starts = {int(first["rollouts.starts"][place]) for place in kept}
+            assert len(starts) == 1
+            start = starts.pop()
+            prompts = batches[update][torch.arange(len(kept)) % 4, :start]
+            assert torch.equal(first["rollouts.tokens"][kept, :start], prompts)

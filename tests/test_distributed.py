@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, multiprocessing
 from torch import distributed as dist
 
-from ff_lightning.distributed import mean_over_ranks
+from ff_lightning.distributed import gather_rows, mean_over_ranks, num_ranks
 from ff_lightning.losses import MovingThresholdLoss
-from ff_lightning.metrics import LabelContrast
+from ff_lightning.metrics import LabelContrast, TokenMetrics
 from ff_lightning.normalization import PeerNormalisation
 
 RANKS, STEPS, BATCH, UNITS = 2, 3, 8, 5
@@ -29,11 +29,14 @@ def measure(part: slice) -> dict[str, Any]:
     loss, peer, contrast = MovingThresholdLoss().double(), PeerNormalisation(UNITS).double(), LabelContrast(2)
     h_pos, h_neg = stream(0)[:, part], stream(1)[:, part]
     gains = torch.ones(UNITS, dtype=torch.float64, requires_grad=True)
+    tokens = TokenMetrics(2)
     thetas, means, peer_losses = [], [], []
     for h, other in zip(h_pos, h_neg, strict=True):
         g_pos, g_neg = h.square().sum(1), other.square().sum(1)
         loss(g_pos, g_neg)
         contrast.update(torch.stack([h, other]), h.argmin(1), [loss.threshold, None])
+        for block, logits in enumerate((h, other)):
+            tokens.update(block, logits.unsqueeze(1), other.argmax(1, keepdim=True))
         peer_loss = peer(h * gains)
         peer_loss.backward()
         thetas.append(loss.threshold.clone())
@@ -45,11 +48,14 @@ def measure(part: slice) -> dict[str, Any]:
     assert torch.equal(value, untouched)
     return {
         "mean": averaged,
+        "rows": gather_rows(h_pos[0]),
+        "columns": gather_rows(h_pos[0].T.contiguous().T),  # not contiguous
         "thetas": torch.stack(thetas),
         "running_means": torch.stack(means),
         "peer_losses": torch.stack(peer_losses),
         "peer_gradient": mean_over_ranks(gains.grad),  # what data-parallel training does with gradients
         **contrast.compute(),
+        **{f"tokens/{name}": value for name, value in tokens.compute().items()},
     }
 
 
@@ -70,6 +76,8 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
 
 NAMES = [
     "mean",
+    "rows",
+    "columns",
     "thetas",
     "running_means",
     "peer_losses",
@@ -77,6 +85,9 @@ NAMES = [
     "accuracy",
     "separation",
     "goodness_gap",
+    "tokens/loss",
+    "tokens/accuracy",
+    "tokens/calibration_error",
 ]
 
 
@@ -92,13 +103,15 @@ def test_ranks_equal_one_process_on_the_joined_batch(ranks: list[dict[str, Tenso
 
 def test_alone_the_mean_is_the_value_itself() -> None:
     value = torch.rand(3)
-    assert mean_over_ranks(value) is value
+    assert mean_over_ranks(value) is gather_rows(value) is value
+    assert num_ranks() == 1
 
 
 def test_in_a_group_of_one_the_mean_is_the_value_itself(tmp_path: Path) -> None:
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
     try:
         value = torch.rand(3)
-        assert mean_over_ranks(value) is value
+        assert mean_over_ranks(value) is gather_rows(value) is value
+        assert num_ranks() == 1
     finally:
         dist.destroy_process_group()

@@ -15,7 +15,7 @@ ROOT = Path(ff_lightning.__file__).parent
 LEVELS = {
     0: {
         *("errors", "distributed", "goodness", "losses", "normalization", "negatives", "schedules"),
-        *("batches", "blocks", "readouts", "networks", "language", "optim", "generation"),
+        *("batches", "blocks", "readouts", "networks", "language", "optim", "generation", "rollouts"),
     },
     1: {"metrics", "floors", "frozen", "samples"},
     2: {

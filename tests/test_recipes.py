@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import re
 import subprocess
 import sys
 import time
@@ -18,8 +20,13 @@ from ff_lightning.cli import main
 RECIPES = Path(__file__).parents[1] / "recipes"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 OVERLAYS = sorted(path.stem for path in RECIPES.glob("with/*.yaml"))
-OWN_TEST = {"smoke", "ddp", "wandb", "wandb_offline"}
+OWN_TEST = {"smoke", "ddp", "wandb", "wandb_offline", "rollouts"}
 FEW = ["--data.limit", "1000", "--trainer.enable_progress_bar", "false"]
+
+TEXTS = [name for name in NAMES if name.endswith("_gpt")]
+TEXT_OVERLAYS = ["adamw", "language_twin", "logistic", "residual", "softmax"]
+NARROW = ["--model.network.width", "32", "--data.batch_size", "2", "--data.eval_batch_size", "2"]
+SILENT = ["--trainer.enable_progress_bar", "false"]
 
 
 @pytest.fixture(autouse=True)
@@ -38,8 +45,10 @@ def updates(run: str) -> int:
 
 
 def test_the_recipes_are_those_that_the_documentation_names() -> None:
-    assert NAMES == ["digits_mlp", "fashion_mlp", "mnist_mlp", "mnist_mlp_jitter", "mnist_mlp_unsupervised"]
-    assert OVERLAYS == ["bf16", "ddp", "smoke", "twin", "wandb", "wandb_offline"]
+    page = (RECIPES.parent / "docs" / "reference" / "recipes.md").read_text()
+    named = set(re.findall(r"`([a-z0-9_/]+)`", page))
+    assert set(NAMES) | {f"with/{overlay}" for overlay in OVERLAYS} <= named
+    assert {name for name in named if name.startswith("with/")} == {f"with/{overlay}" for overlay in OVERLAYS}
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
@@ -52,7 +61,9 @@ def test_a_recipe_says_how_to_run_it(path: Path) -> None:
     assert isinstance(yaml.safe_load(path.read_text()), dict)
 
 
-@pytest.mark.parametrize("recipe", [name for name in NAMES if name != "digits_mlp"])
+@pytest.mark.parametrize(
+    "recipe", [name for name in NAMES if name != "digits_mlp" and name not in (*TEXTS, "aesop_ff")]
+)
 def test_a_recipe_trains_and_its_checkpoint_is_tested(recipe: str, shared_data: Path) -> None:
     args = [*configs(recipe, "smoke"), *FEW]
     assert main(["fit", *args]) == 0
@@ -61,7 +72,79 @@ def test_a_recipe_trains_and_its_checkpoint_is_tested(recipe: str, shared_data: 
     assert Path(f"runs/{recipe}-smoke/pictures/test.png").is_file()
 
 
-@pytest.mark.parametrize("overlay", [name for name in OVERLAYS if name not in OWN_TEST])
+@pytest.mark.parametrize("recipe", TEXTS)
+def test_a_language_recipe_trains_and_its_checkpoint_is_validated_and_writes(
+    recipe: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if recipe != "pydoc_gpt":
+        folder = request.getfixturevalue("shared_data")
+        monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(folder / "tiktoken"))
+    args = [*configs(recipe, "smoke"), *NARROW, *SILENT]
+    last = f"runs/{recipe}-smoke/last.ckpt"
+    assert main(["fit", *args]) == 0
+    assert updates(f"{recipe}-smoke") == 2
+    assert Path(f"runs/{recipe}-smoke/best.ckpt").is_file()
+    state = torch.load(last, weights_only=True)
+    assert (len(state["state_dict"]["network.prior"]) == 4096) == (recipe == "novels_gpt")
+    assert Path("runs/tokens").is_dir() == (recipe == "novels_gpt")
+    table = ["--trainer.callbacks", "ff_lightning.callbacks.LanguageTable", "--trainer.callbacks.frozen_steps", "0"]
+    assert main(["validate", *args, *table, "--ckpt_path", last]) == 0
+    assert "val/loss" in Path(f"runs/{recipe}-smoke/validate/metrics.csv").read_text()
+    capsys.readouterr()
+    assert main(["generate", "--ckpt_path", last, "--prompt", "The ", "--max_new_tokens", "5"]) == 0
+    assert capsys.readouterr().out.startswith("The ")
+
+
+@pytest.mark.parametrize("overlays", [(), ("rollouts",)], ids=["teacher-forced", "rollouts"])
+def test_hintons_recipe_trains_and_writes(
+    overlays: tuple[str, ...], shared_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = "-".join(["aesop_ff", *overlays, "smoke"])
+    assert main(["fit", *configs("aesop_ff", *overlays, "smoke"), "--model.network.widths", "[8, 8]", *SILENT]) == 0
+    assert updates(run) == 2
+    state = torch.load(f"runs/{run}/last.ckpt", weights_only=True)["state_dict"]
+    assert ("rollouts.tokens" in state) == bool(overlays)
+    assert "val/loss" in Path(f"runs/{run}/metrics.csv").read_text()
+    capsys.readouterr()
+    assert (
+        main(["generate", "--ckpt_path", f"runs/{run}/last.ckpt", "--prompt", "the fox ", "--max_new_tokens", "5"]) == 0
+    )
+    assert capsys.readouterr().out.startswith("the fox ")
+
+
+@pytest.mark.parametrize("overlay", TEXT_OVERLAYS)
+def test_a_language_overlay_trains(overlay: str, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["fit", *configs("pydoc_gpt", "smoke", overlay), *NARROW, *SILENT]) == 0
+    assert "discard" not in capsys.readouterr().err.lower()
+    assert updates(f"pydoc_gpt-smoke-{overlay}") == 2
+    model = yaml.safe_load(Path(f"runs/pydoc_gpt-smoke-{overlay}/config.yaml").read_text())["model"]
+    arguments = model["init_args"]
+    loss = (arguments["network"]["init_args"]["loss"] or {}).get("class_path")
+    changed = {
+        "adamw": arguments["optimizer"]["class_path"] == "torch.optim.AdamW",
+        "language_twin": model["class_path"] == "ff_lightning.LanguageTwin",
+        "logistic": loss == "ff_lightning.language.LogisticContrast"
+        and not arguments["network"]["init_args"]["residual"],
+        "residual": loss == "ff_lightning.language.LogisticContrast" and arguments["network"]["init_args"]["residual"],
+        "softmax": loss == "ff_lightning.language.TokenSoftmax",
+    }
+    assert [name for name, is_so in changed.items() if is_so] == [overlay]
+
+
+def test_a_benchmark_reads_a_language_recipe_as_the_command_line_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(RECIPES / "benchmarks"))
+    load = importlib.import_module("recipe").load
+    few = ["--model.network.width", "32", "--data.context", "16"]
+    built = load(["pydoc_gpt", "with/language_twin"], few, max_steps=1, limit_val_batches=0)
+    assert type(built.model).__name__ == "LanguageTwin"
+    assert (built.model.network.vocab_size, built.model.network.context) == (built.datamodule.vocab_size, 16)
+    built.trainer.fit(built.model, built.datamodule)
+    assert built.trainer.global_step == 1
+    assert load(["mnist_mlp"], []).model.network.in_features == 784
+
+
+@pytest.mark.parametrize("overlay", [name for name in OVERLAYS if name not in OWN_TEST and name not in TEXT_OVERLAYS])
 def test_an_overlay_trains(overlay: str) -> None:
     assert main(["fit", *configs("digits_mlp", "smoke", overlay), *FEW]) == 0
     assert updates(f"digits_mlp-smoke-{overlay}") == 2

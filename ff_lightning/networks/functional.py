@@ -1,6 +1,7 @@
 """The arithmetic of a transformer layer, with backward passes that save passes over memory on the CPU.
 
-On other devices torch's own kernels are used. All functions are exact: only the order of the sums differs.
+On other devices, and where nothing asks for a gradient, torch's own kernels are used. All functions are exact: only
+the order of the sums differs.
 """
 
 from __future__ import annotations
@@ -12,13 +13,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+def _goes_back(x: Tensor) -> bool:
+    """Whether one of the backward passes written here will be used."""
+    return x.requires_grad and x.device.type == "cpu" and torch.is_grad_enabled()
+
+
 def rms_norm(x: Tensor) -> Tensor:
     """Scale the last dimension to mean square 1; no parameters.
 
     Args:
         x: ``(…, D)``.
     """
-    if x.device.type != "cpu" or x.dtype not in (torch.float32, torch.float64):
+    if not _goes_back(x) or x.dtype not in (torch.float32, torch.float64):
         return F.rms_norm(x, x.shape[-1:])
     y: Tensor = _RMSNorm.apply(x)  # type: ignore[no-untyped-call]
     return y
@@ -27,8 +33,8 @@ def rms_norm(x: Tensor) -> Tensor:
 class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        square = torch.linalg.vecdot(x, x).div_(x.shape[-1]).add_(torch.finfo(x.dtype).eps)
-        scale = square.rsqrt_().unsqueeze(-1)
+        length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        scale = length.square_().div_(x.shape[-1]).add_(torch.finfo(x.dtype).eps).rsqrt_()
         y: Tensor = x * scale
         ctx.save_for_backward(y, scale)
         return y
@@ -36,13 +42,44 @@ class _RMSNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         y, scale = ctx.saved_tensors
-        along = torch.linalg.vecdot(grad, y).div_(y.shape[-1]).unsqueeze(-1)
+        along = (grad * y).mean(-1, keepdim=True)
         to_x: Tensor = torch.addcmul(grad, y, along, value=-1).mul_(scale)
+        return to_x
+
+
+def unit_energy(x: Tensor) -> Tensor:
+    """``rms_norm(x)²``: the share of each channel in the energy, mean 1.
+
+    Args:
+        x: ``(…, D)``.
+    """
+    if not _goes_back(x):
+        return rms_norm(x).square()
+    y: Tensor = _UnitEnergy.apply(x)  # type: ignore[no-untyped-call]
+    return y
+
+
+class _UnitEnergy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        y = x * x
+        scale = y.mean(-1, keepdim=True).add_(torch.finfo(x.dtype).eps).reciprocal_()
+        y.mul_(scale)
+        ctx.save_for_backward(x, y, scale)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        x, y, scale = ctx.saved_tensors
+        along = (grad * y).mean(-1, keepdim=True)
+        to_x: Tensor = (grad - along).mul_(x).mul_(2 * scale)
         return to_x
 
 
 def squared_relu(x: Tensor) -> Tensor:
     """``relu(x)²`` (So 2021, 2109.08668, Primer)."""
+    if not _goes_back(x):
+        return F.relu(x).square()
     y: Tensor = _SquaredReLU.apply(x)  # type: ignore[no-untyped-call]
     return y
 
@@ -76,6 +113,8 @@ def depthwise_convolution(x: Tensor, weight: Tensor) -> Tensor:
     if torch.is_autocast_enabled("cpu"):
         kind = torch.get_autocast_dtype("cpu")
         x, weight = x.to(kind), weight.to(kind)
+    if x.shape[1] == weight.shape[2]:  # one position, as in generation: a convolution takes ten times as long
+        return (x * weight[:, 0].T).sum(1, keepdim=True)
     y: Tensor = _DepthwiseConvolution.apply(x, weight)  # type: ignore[no-untyped-call]
     return y
 
@@ -118,11 +157,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     new, seen = q.shape[2], k.shape[2]
     if q.is_cuda and new == seen:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    hidden = torch.ones(new, seen, dtype=torch.bool, device=q.device).triu_(seen - new + 1)
-    if q.is_cuda:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=~hidden)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    hidden = None
     if new > 1:
+        hidden = torch.ones(new, seen, dtype=torch.bool, device=q.device).triu_(seen - new + 1)
+    if q.is_cuda:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=None if hidden is None else ~hidden)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if hidden is not None:
         scores = scores.masked_fill(hidden, -torch.inf)
     mixed: Tensor = scores.softmax(-1).to(v.dtype) @ v
     return mixed

@@ -146,6 +146,8 @@ def test_token_files_are_not_read_from_the_text_again(folder: str, tmp_path: Pat
     before = file.stat()
     file.write_text("#" * before.st_size)
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # so that nothing seems to have changed
+    vocab_size = TextDataModule(folder, **options).vocab_size
+    assert vocab_size > expected.max()
     assert torch.equal(ready(folder, **options).tokens("train"), expected)
     file.write_text("#" * before.st_size)
     assert not torch.equal(ready(folder, **options).tokens("train"), expected)

@@ -72,6 +72,75 @@ def test_tiktoken(name: str) -> None:
 
 
 @pytest.mark.usefixtures("tiktoken_files")
+@pytest.mark.parametrize("vocab_size", [257, 300, 4096, 50257])
+def test_beginning_of_an_encoding(vocab_size: int) -> None:
+    tokenizer = TiktokenTokenizer("gpt2", vocab_size)
+    for text in (REFERENCE, ODD, ""):
+        assert_round_trip(tokenizer, text)
+        assert all(token < vocab_size - 1 for token in tokenizer.encode(text).tolist())
+    assert (tokenizer.vocab_size, tokenizer.end_of_text) == (vocab_size, vocab_size - 1)
+    assert tokenizer.decode([vocab_size - 1]) == "<|endoftext|>"
+    assert tokenizer.to_dict() == {"kind": "tiktoken", "name": "gpt2", "vocab_size": vocab_size}
+
+
+@pytest.mark.usefixtures("tiktoken_files")
+def test_more_tokens_are_longer_and_all_are_the_encoding_itself() -> None:
+    sizes = [257, 300, 1000, 4096, 50257]
+    encoded = [TiktokenTokenizer("gpt2", size).encode(REFERENCE) for size in sizes]
+    lengths = [len(REFERENCE.encode()) / len(tokens) for tokens in encoded]
+    assert lengths == sorted(lengths)
+    assert lengths[0] == 1
+    assert lengths[3] > 2
+    assert torch.equal(encoded[-1], TiktokenTokenizer("gpt2").encode(REFERENCE))
+
+
+@pytest.mark.usefixtures("tiktoken_files")
+def test_smaller_encoding_merges_in_the_same_order() -> None:
+    """What the encoding itself merges from tokens that are all kept is not merged otherwise."""
+    whole, part = TiktokenTokenizer("gpt2"), TiktokenTokenizer("gpt2", 4096)
+    for word in (" the", " statement", "ing", "python", " assignment"):
+        merged = [tokenizer.encode(word).tolist() for tokenizer in (whole, part)]
+        if max(merged[0]) < 4095:
+            assert merged[0] == merged[1]
+        else:
+            assert len(merged[1]) > len(merged[0])
+
+
+@pytest.mark.usefixtures("tiktoken_files")
+@pytest.mark.parametrize("vocab_size", [0, 256, 50258, 300.0])
+def test_size_that_an_encoding_cannot_be_cut_to(vocab_size: int) -> None:
+    with pytest.raises(InputError, match=rf"name='gpt2', vocab_size={vocab_size}\).*from 257 .* to 50257, or None"):
+        TiktokenTokenizer("gpt2", vocab_size)
+
+
+@pytest.mark.usefixtures("tiktoken_files")
+def test_state_without_a_size_is_the_whole_encoding() -> None:
+    state = {"kind": "tiktoken", "name": "gpt2"}
+    assert TiktokenTokenizer("gpt2").to_dict() == state
+    assert Tokenizer.from_dict(state) == TiktokenTokenizer("gpt2") != TiktokenTokenizer("gpt2", 300)
+
+
+@pytest.mark.parametrize("tokenizer", [ByteTokenizer(), CharacterTokenizer.from_text(ODD)])
+def test_text_token_by_token(tokenizer: Tokenizer) -> None:
+    tokens = tokenizer.encode(ODD).tolist()
+    parts = list(tokenizer.decode_each(tokens))
+    assert "".join(parts) == ODD
+    assert len(parts) >= len(tokens)
+    assert all(len(part) <= 1 for part in parts)
+
+
+def test_bytes_that_are_no_text_become_the_same_token_by_token() -> None:
+    tokens = torch.randint(256, (5000,), generator=torch.Generator().manual_seed(0)).tolist()
+    assert "".join(ByteTokenizer().decode_each(tokens)) == ByteTokenizer().decode(tokens)
+
+
+@pytest.mark.parametrize("tokenizer", [ByteTokenizer(), CharacterTokenizer("ab")])
+def test_token_by_token_outside_the_vocabulary(tokenizer: Tokenizer) -> None:
+    with pytest.raises(InputError, match="Token 256 is outside the vocabulary"):
+        list(tokenizer.decode_each([0, 256]))
+
+
+@pytest.mark.usefixtures("tiktoken_files")
 def test_kinds_differ() -> None:
     kinds = [CharacterTokenizer("ab"), CharacterTokenizer("abc"), ByteTokenizer(), TiktokenTokenizer("gpt2")]
     assert len(set(kinds)) == 4

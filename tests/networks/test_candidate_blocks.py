@@ -28,7 +28,9 @@ def signal(network: Any, kind: str) -> TextSignal:
     tokens, targets, other = windows(3)[:, :-1], windows(3)[:, 1:], windows(4, start=500)[:, :-1]
     dreams = Dreams(other, torch.arange(CONTEXT) >= torch.tensor([[5], [9], [0], [15]]))
     made = network.signal(tokens, targets, lambda index: torch.Generator().manual_seed(index), dreams)
-    return replace(made, dreams=made.dreams if kind != "fakes" else None, fakes=made.fakes if kind != "dreams" else None)
+    return replace(
+        made, dreams=made.dreams if kind != "fakes" else None, fakes=made.fakes if kind != "dreams" else None
+    )
 
 
 def by_hand(network: HintonMLP, text: TextSignal, scale: float, batches: int) -> list[list[float]]:
