@@ -4,7 +4,7 @@ All give documents: a file is one, and so is a row of a table.
 """
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ LOCAL_COPIES = {
 """Names of texts, and the files in `FF_LIGHTNING_DATA` that hold them."""
 
 
-def read_documents(source: str, *, split: str = "train", text_column: str | None = None) -> list[str]:
+def read_documents(
+    source: str, *, split: str = "train", text_column: str | None = None, max_characters: int | None = None
+) -> list[str]:
     """Read all documents of a split that are not empty.
 
     Args:
@@ -29,21 +31,25 @@ def read_documents(source: str, *, split: str = "train", text_column: str | None
             file; or the id of a set on the hub.
         split: "train" or "test".
         text_column: Name of the text column of a table; None for `text`, or the only one.
+        max_characters: Where to stop, within a document if need be. Rows of a table are then streamed: no more than
+            that is read, or downloaded from the hub. None for all.
 
     Raises:
         InputError: There is no such text, split or column, or it is empty or not UTF-8.
     """
-    documents = [document for document in _documents(source, split, text_column) if document]
+    found = (document for document in _documents(source, split, text_column, max_characters) if document)
+    documents = list(found if max_characters is None else _first(found, max_characters))
     if not documents:
         raise InputError(f"The {split} text of {source!r} is empty.")
     return documents
 
 
-def fingerprint(source: str) -> list[Any]:
+def fingerprint(source: str, *, streaming: bool = False) -> list[Any]:
     """Return plain values that change when a text does, without reading it.
 
     Args:
         source: As for `read_documents`.
+        streaming: Download nothing of a set on the hub, which then counts as unchanged.
 
     Raises:
         InputError: There is no such text.
@@ -51,6 +57,8 @@ def fingerprint(source: str) -> list[Any]:
     if source == "pydoc":
         return [source, sys.version]
     path = _find(source)
+    if path is None and streaming:
+        return [source]
     if path is None:
         tables = load_tables(source, "text", LOCAL_COPIES)
         return [[source, split, table._fingerprint] for split, table in tables.items()]
@@ -58,7 +66,16 @@ def fingerprint(source: str) -> list[Any]:
     return [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
 
 
-def _documents(source: str, split: str, text_column: str | None) -> list[str]:
+def _first(documents: Iterable[str], left: int) -> Iterator[str]:
+    """Give documents up to a number of characters."""
+    for document in documents:
+        yield document[:left]
+        left -= len(document)
+        if left <= 0:
+            return
+
+
+def _documents(source: str, split: str, text_column: str | None, max_characters: int | None) -> Iterable[str]:
     if source == "pydoc":
         return _only_train(source, split, _pydoc())
     path = _find(source)
@@ -67,7 +84,7 @@ def _documents(source: str, split: str, text_column: str | None) -> list[str]:
     if path is not None and path.is_dir() and (files := sorted(path.rglob("*.txt"))):
         wanted = [file for file in files if _is_test(file.relative_to(path)) == (split == "test")]
         return [_read(file) for file in wanted]
-    return _rows(source, split, text_column)
+    return _rows(source, split, text_column, streaming=max_characters is not None)
 
 
 def _find(source: str) -> Path | None:
@@ -106,13 +123,17 @@ def _read(path: Path) -> str:
         raise InputError(f"Cannot read {str(path)!r} as UTF-8 text: {error}.") from error
 
 
-def _rows(source: str, split: str, text_column: str | None) -> list[str]:
-    tables = load_tables(source, "text", LOCAL_COPIES)
+def _rows(source: str, split: str, text_column: str | None, *, streaming: bool) -> Iterable[str]:
+    tables: Mapping[str, Any] = load_tables(source, "text", LOCAL_COPIES, streaming=streaming)
     if split not in tables:
         raise InputError(f"{source!r} has no {split} split, only {', '.join(tables)}.")
-    column = _column(source, tables[split].features, text_column)
-    rows = tables[split].select_columns([column]).with_format("arrow")[:].column(0)
-    return [row for row in rows.to_pylist() if row is not None]
+    table = tables[split]._resolve_features() if streaming else tables[split]
+    column = _column(source, table.features, text_column)
+    if streaming:
+        rows = (row[column] for row in table.select_columns([column]))
+    else:
+        rows = table.select_columns([column]).with_format("arrow")[:].column(0).to_pylist()
+    return (row for row in rows if row is not None)
 
 
 def _column(source: str, features: Mapping[str, Any], name: str | None) -> str:

@@ -13,13 +13,16 @@ if TYPE_CHECKING:
     import datasets
 
 
-def load_tables(source: str, kind: str, copies: Mapping[str, str]) -> "datasets.DatasetDict":
+def load_tables(
+    source: str, kind: str, copies: Mapping[str, str], *, streaming: bool = False
+) -> "datasets.DatasetDict | datasets.IterableDatasetDict":
     """Load all splits of a set, downloading them if they are on the hub and not yet here.
 
     Args:
         source: A path or the id of a set on the hub.
         kind: What is loaded, in messages.
         copies: Hub ids, and the folders in `FF_LIGHTNING_DATA` that hold the same.
+        streaming: Give rows as they are asked for, and read or download no more than that.
 
     Raises:
         InputError: There is nothing at the path, or the hub cannot give the set.
@@ -29,8 +32,8 @@ def load_tables(source: str, kind: str, copies: Mapping[str, str]) -> "datasets.
     path = local_path(source, copies)
     try:
         if path is not None and path.is_file():
-            return datasets.load_dataset("parquet", data_files={"train": str(path)})
-        return datasets.load_dataset(source if path is None else str(path))
+            return datasets.load_dataset("parquet", data_files={"train": str(path)}, streaming=streaming)
+        return datasets.load_dataset(source if path is None else str(path), streaming=streaming)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).split("\n", 1)[0].rstrip(".")
         if path is not None:

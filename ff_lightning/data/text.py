@@ -37,6 +37,8 @@ class TextDataModule(LightningDataModule):
         seed: Seed of the places of training windows.
         text_column: Name of the text column of a table; None for `text`, or the only one.
         separator: What stands between documents if the tokenizer has no end-of-text token.
+        max_characters: Read no more of the text than that. Sets on the hub and Parquet files are then streamed, so that
+            no more is downloaded either. None for all.
         cache_dir: Folder for files of tokens, for large texts: the text is read and turned into tokens once, later and
             in other processes the tokens are mapped into memory. None to keep them in memory.
 
@@ -71,6 +73,7 @@ class TextDataModule(LightningDataModule):
         seed: int = 0,
         text_column: str | None = None,
         separator: str = "\n\n",
+        max_characters: int | None = None,
         cache_dir: str | None = None,
     ) -> None:
         super().__init__()
@@ -78,8 +81,9 @@ class TextDataModule(LightningDataModule):
         check_whole(self, "batch_size", batch_size, least=1)
         check_whole(self, "eval_batch_size", eval_batch_size, least=1)
         check_validation(self, validation, rows="characters")
-        if batches_per_epoch is not None:
-            check_whole(self, "batches_per_epoch", batches_per_epoch, least=1)
+        for name, value in {"batches_per_epoch": batches_per_epoch, "max_characters": max_characters}.items():
+            if value is not None:
+                check_whole(self, name, value, least=1)
         self.save_hyperparameters(ignore=["tokenizer"])  # it is in the state, as plain values
         self.source = source
         self.context = context
@@ -90,6 +94,7 @@ class TextDataModule(LightningDataModule):
         self.seed = seed
         self.text_column = text_column
         self.separator = separator
+        self.max_characters = max_characters
         self.cache_dir = cache_dir
         self._passed = tokenizer
         self._tokenizer = tokenizer
@@ -211,7 +216,9 @@ class TextDataModule(LightningDataModule):
 
     def _read(self) -> list[str]:
         if self._documents is None:
-            self._documents = read_documents(self.source, text_column=self.text_column)
+            self._documents = read_documents(
+                self.source, text_column=self.text_column, max_characters=self.max_characters
+            )
         return self._documents
 
     def _load(self, split: str) -> None:
@@ -234,7 +241,8 @@ class TextDataModule(LightningDataModule):
         """Return what the tokens of a split depend on."""
         tokenizer = self.tokenizer if split == "test" else self._passed
         return {
-            "text": fingerprint(self.source),
+            "text": fingerprint(self.source, streaming=self.max_characters is not None),
+            "characters": self.max_characters,
             "split": split,
             "column": self.text_column,
             "separator": self.separator,
@@ -244,7 +252,9 @@ class TextDataModule(LightningDataModule):
 
     def _pack(self, split: str) -> dict[str, Packed]:
         if split == "test":
-            test = read_documents(self.source, split="test", text_column=self.text_column)
+            test = read_documents(
+                self.source, split="test", text_column=self.text_column, max_characters=self.max_characters
+            )
             return {"test": pack(test, self.tokenizer, separator=self.separator)}
         documents, asked = self._read(), self.validation
         total = sum(map(len, documents))

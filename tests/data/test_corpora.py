@@ -124,3 +124,26 @@ def test_known_name_reads_the_local_copy(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "tinyshakespeare").mkdir()
     (tmp_path / "tinyshakespeare/input.txt").write_text("First Citizen:")
     assert read_documents("tinyshakespeare") == ["First Citizen:"]
+
+
+def test_rows_are_streamed_up_to_a_number_of_characters(tmp_path: Path) -> None:
+    file = str(write(tmp_path / "some.parquet", words=[FABLES[0], None, "", FABLES[1], FABLES[2]]))
+    wanted = len(FABLES[0]) + 10
+    assert read_documents(file, max_characters=wanted) == [FABLES[0], FABLES[1][:10]]
+    assert read_documents(file, max_characters=5) == [FABLES[0][:5]]
+    assert read_documents(file, max_characters=10**9) == FABLES[:3]
+    with pytest.raises(InputError, match=r"Passed `text_column='other'`"):
+        read_documents(file, text_column="other", max_characters=5)
+
+
+def test_streaming_reads_no_more_rows_than_needed(tmp_path: Path) -> None:
+    write(tmp_path / "set/train-0.parquet", text=[FABLES[0]])
+    (tmp_path / "set/train-1.parquet").write_bytes(b"damaged")
+    assert read_documents(str(tmp_path / "set"), max_characters=10) == [FABLES[0][:10]]
+    with pytest.raises(InputError, match="Cannot load"):
+        read_documents(str(tmp_path / "set"))
+
+
+def test_a_text_file_can_be_cut(tmp_path: Path) -> None:
+    (tmp_path / "some.txt").write_text("some text")
+    assert read_documents(str(tmp_path / "some.txt"), max_characters=4) == ["some"]
