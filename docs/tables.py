@@ -87,7 +87,8 @@ def language(name: str) -> str:
     for runs in rows(name):
         first, blocks = runs[0], zip(*(run["per_block"] for run in runs), strict=True)
         beside = [twins[comparable(run), run["seed"]] for run in runs]
-        both = [run | {key: twin[key] for key in ("backprop", "one_layer_backprop")} for run, twin in zip(runs, beside, strict=True)]
+        wanted = ("backprop", "one_layer_backprop")
+        both = [run | {key: twin[key] for key in wanted} for run, twin in zip(runs, beside, strict=True)]
         for run in both:
             run["gap"] = run["ff"] - run["backprop"]
             gain = run["one_layer_backprop"] - run["backprop"]
@@ -158,10 +159,8 @@ def aesop(name: str) -> str:
             for split in ("train", "held_out")
             for key in ("accuracy", "nats")
         ]
-        cells = [
-            spread([part for part in flat if key in part], key, digits)
-            for key, digits in (("train_accuracy", 1), ("held_out_accuracy", 1), ("train_nats", 3), ("held_out_nats", 3))
-        ]
+        digits = {"train_accuracy": 1, "held_out_accuracy": 1, "train_nats": 3, "held_out_nats": 3}
+        cells = [spread([part for part in flat if key in part], key, digits[key]) for key in digits]
         source = "" if first["arm"] in ("frozen", "twin") else first["negatives"].replace("_", "-")
         lines.append(
             f"| {first['arm']} | {source} | {' | '.join(cells)} | {first['epochs']} | "

@@ -97,9 +97,13 @@ class LinearContrast(_Sampled):
         g_neg = torch.linalg.vecdot(self.draw(logits, generator), logits)
         return TokenContrast(g_neg.mean() - g_pos.mean(), g_pos.detach(), g_neg.detach())
 
-
     def among_many(
-        self, energies: Tensor, readout: tuple[Tensor, Tensor], below: Tensor, targets: Tensor, generator: torch.Generator | None
+        self,
+        energies: Tensor,
+        readout: tuple[Tensor, Tensor],
+        below: Tensor,
+        targets: Tensor,
+        generator: torch.Generator | None,
     ) -> TokenContrast:
         """The same contrast for a large vocabulary, where only the tokens compared have a gradient.
 
@@ -173,9 +177,7 @@ class TokenSoftmax(TokenLoss):
 
 
 @torch.no_grad()
-def draw_tokens(
-    logits: Tensor, count: int, generator: torch.Generator | None = None, *, even: bool = False
-) -> Tensor:
+def draw_tokens(logits: Tensor, count: int, generator: torch.Generator | None = None, *, even: bool = False) -> Tensor:
     """Draw tokens from ``softmax(logits)``, with replacement.
 
     By inverse transform sampling, which for a vocabulary of characters is as fast as ``torch.multinomial`` and has

@@ -58,8 +58,8 @@ class GPT(TokenStack):
         check_span(layers, layers_per_block)
         if residual and average:
             raise InputError(
-                "Passed `residual=True` with `average=True`. Blocks that correct the ones below predict with all of them "
-                "already."
+                "Passed `residual=True` with `average=True`. Blocks that correct the ones below predict with all of "
+                "them already."
             )
         if residual and inherit:
             raise InputError(

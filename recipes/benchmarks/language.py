@@ -5,9 +5,10 @@
 `--data` is a text file, of which the last 10 % are for validation; a token is a character unless `--tokens` says
 otherwise. Trained one after the other, each from the same seed on the same windows: the FF network; its twin, the same
 layers under one softmax, by backprop; the twin of one layer; and random layers that are never trained under a trained
-readout (`frozen`). `ff` is the last block alone, `ff_average` the mean of what all blocks say. Losses are nats a token on all validation windows. Optimizer, schedule and clipping are the same for
-all; the twin may have rates of its own. With `--evaluations N` both are also judged on part of the validation text N
-times while they learn (`curve`). Every result goes to stderr as soon as it is there; the last line of stdout is JSON.
+readout (`frozen`). `ff` is the last block alone, `ff_average` the mean of what all blocks say. Losses are nats a token
+on all validation windows. Optimizer, schedule and clipping are the same for all; the twin may have rates of its own.
+With `--evaluations N` both are also judged on part of the validation text N times while they learn (`curve`). Every
+result goes to stderr as soon as it is there; the last line of stdout is JSON.
 """
 
 from __future__ import annotations
@@ -130,7 +131,8 @@ def measure(args: argparse.Namespace, name: str, model: LanguageModelling) -> di
     blocks = [values[f"val/loss/block_{index}"] for index in range(len(model.network))]
     model.network.average = len(model.network) > 1 and not model.network.residual
     (mean,) = trainer.validate(model, text, verbose=False) if model.network.average else (values,)
-    found = {"nats": values["val/loss"], "average": mean["val/loss"], "accuracy": values["val/accuracy"], "per_block": blocks, "seconds": seconds}
+    found = {"nats": values["val/loss"], "average": mean["val/loss"], "accuracy": values["val/accuracy"]}
+    found |= {"per_block": blocks, "seconds": seconds}
     found = {key: rounded(value) for key, value in found.items()} | {"curve": curve.points}
     print(json.dumps({name: found}), file=sys.stderr, flush=True)
     return found
@@ -147,8 +149,8 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         stack = network(args, args.layers, args.arm, args.layers_per_block)
         buffer = SleepBuffer(args.context) if args.rollouts else None
         ff = measure(args, "ff", FFLanguageModel(stack, rollouts=buffer, **ours))
-        result |= {"ff": ff["nats"], "ff_average": ff["average"], "per_block": ff["per_block"], "accuracy": ff["accuracy"]}
-        result |= {"ff_seconds": ff["seconds"], "curve": {"ff": ff["curve"]}}
+        result |= {"ff": ff["nats"], "ff_average": ff["average"], "per_block": ff["per_block"]}
+        result |= {"accuracy": ff["accuracy"], "ff_seconds": ff["seconds"], "curve": {"ff": ff["curve"]}}
     if args.twin:
         twin = measure(args, "backprop", LanguageTwin(network(args, args.layers), **theirs))
         result |= {"backprop": twin["nats"], "backprop_accuracy": twin["accuracy"]}

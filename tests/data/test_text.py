@@ -302,6 +302,7 @@ def test_tiny_shakespeare_is_split_as_nanogpt_does() -> None:
 
 def test_no_more_characters_than_asked_for(tmp_path: Path) -> None:
     whole, part = ready(validation=0), ready(validation=0, max_characters=5000)
-    assert torch.equal(part.tokens("train"), part.tokenizer.encode(whole.tokenizer.decode(whole.tokens("train"))[:5000]))
+    text = whole.tokenizer.decode(whole.tokens("train"))
+    assert part.tokenizer.decode(part.tokens("train")) == text[:5000]
     kept = [ready(max_characters=count, cache_dir=str(tmp_path)) for count in (5000, 6000)]
     assert [len(data.tokens("train")) for data in kept] == [4500, 5400]  # not the files of the other
