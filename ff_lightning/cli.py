@@ -8,6 +8,7 @@ recipes/mnist_mlp.yaml --config recipes/with/twin.yaml`` makes ``runs/mnist_mlp-
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from collections.abc import Sequence
@@ -31,8 +32,10 @@ from ff_lightning.checkpoints import check_checkpoint, check_fit
 from ff_lightning.cli_errors import explain
 from ff_lightning.cli_generate import generate, generate_parser
 from ff_lightning.cli_recipes import RecipeCLI, RecipeParser
+from ff_lightning.data.tokenizers import Tokenizer
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
+from ff_lightning.tasks.language_modelling import LanguageModelling
 
 EXPECTED_WARNINGS = (
     "LightningCLI's args parameter is intended to run",  # `main([...])` in a notebook or a test
@@ -104,6 +107,8 @@ class FFLightningCLI(RecipeCLI):
     def after_instantiate_classes(self) -> None:
         """Check that the checkpoint fits what was built."""
         if self._weights is not None:
+            if isinstance(self.model, LanguageModelling):
+                self.model.check_vocabulary(self._weights)
             check_fit(self.model, self._weights, self.config[self.subcommand].ckpt_path)
             self._weights = None
 
@@ -115,9 +120,12 @@ class FFLightningCLI(RecipeCLI):
             version = "" if self.subcommand == "fit" else self.subcommand
             kwargs["logger"] = CSVLogger(config.default_root_dir, name="", version=version)
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise InputError(f"The Trainer cannot be built: {error}") from error
+        # Before what a recipe brings, too, which would otherwise print while the bar is still there.
+        trainer.callbacks.sort(key=lambda callback: not isinstance(callback, ProgressBar))  # type: ignore[attr-defined]
+        return trainer
 
     def before_fit(self) -> None:
         """Say where the run is kept, and what becomes of an earlier one there."""
@@ -133,16 +141,38 @@ class FFLightningCLI(RecipeCLI):
             rank_zero_info(f"The run is kept in {folder}.")
 
     def predict(self, **kwargs: Any) -> None:
-        """Predict, and write one prediction a line; each process writes its own file."""
+        """Predict, and write what :func:`prediction_lines` makes of it; each process writes its own file."""
         batches = self.trainer.predict(**kwargs) or []
-        if not batches or not all(isinstance(batch, Tensor) and batch.dim() == 1 for batch in batches):
+        ending, lines = prediction_lines(batches, getattr(self.datamodule, "tokenizer", None))
+        if not lines:
+            rank_zero_info("Wrote no predictions: there are none, or they are neither (B,) values nor (B, T) tokens.")
             return
         rank = f"_rank{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
-        path = Path(self.trainer.default_root_dir) / "predict" / f"predictions{rank}.csv"
+        path = Path(self.trainer.default_root_dir) / "predict" / f"predictions{rank}.{ending}"
         path.parent.mkdir(parents=True, exist_ok=True)
-        values = torch.cat([batch for batch in batches if isinstance(batch, Tensor)]).tolist()
-        path.write_text("\n".join(["prediction", *map(str, values)]) + "\n")
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         rank_zero_info(f"Wrote {path}")
+
+
+def prediction_lines(batches: Sequence[Any], tokenizer: Tokenizer | None = None) -> tuple[str, list[str]]:
+    """Lines of a file of predictions.
+
+    Args:
+        batches: what ``predict_step`` returned: ``(B,)`` values, written one a line below a heading; or ``(B, T)``
+            whole numbers, written as JSON, a row a line.
+        tokenizer: turns rows of tokens into text; without one they stay numbers.
+
+    Returns:
+        Ending of the file's name, and the lines; none if there are no predictions, or they have another form.
+    """
+    tensors = [batch for batch in batches if isinstance(batch, Tensor)]
+    dims = {batch.dim() for batch in tensors}
+    if len(tensors) == len(batches) and dims == {1}:
+        return "csv", ["prediction", *map(str, torch.cat(tensors).tolist())]
+    if len(tensors) == len(batches) and dims == {2} and not any(batch.is_floating_point() for batch in tensors):
+        rows = [row for batch in tensors for row in batch.tolist()]
+        return "jsonl", [json.dumps(tokenizer.decode(row) if tokenizer else row, ensure_ascii=False) for row in rows]
+    return "", []
 
 
 def default_callbacks(trainer: Namespace) -> list[pl.Callback]:

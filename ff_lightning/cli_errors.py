@@ -18,6 +18,7 @@ NOISE = (
     "Subtypes:",
     "Errors:",
     "Expected a <class 'NoneType'>",
+    "Expected a path but",
     "Given value",
 )
 """How the lines of jsonargparse's nested messages begin that only repeat what was passed."""
@@ -79,6 +80,7 @@ def shorten(message: str) -> str:
             owner = match[1]
             text = text[match.end() :]
         text = re.sub(r"^Type .* expects a function or a callable class: ", "", text)
+        text = re.sub(r"^Expected a dot import path string: (.*)", r"'\1' is not the dotted path of a class", text)
         text = re.sub(r"\.? Got value: Namespace\(.*", "", text)
         if text and not text.startswith(NOISE):
             leaves.append(text)

@@ -70,7 +70,7 @@ class _Sampled(TokenLoss, ABC):
 
     def __init__(self, negatives: int = 16, *, even: bool = True) -> None:
         super().__init__()
-        if not isinstance(negatives, int) or negatives < 1:
+        if isinstance(negatives, bool) or not isinstance(negatives, int) or negatives < 1:
             raise InputError(f"Passed `negatives={negatives}`. `negatives` must be a whole number, 1 or more.")
         self.negatives = negatives
         self.even = even

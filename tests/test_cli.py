@@ -207,7 +207,7 @@ def test_a_network_takes_its_vocabulary_and_context_from_the_data() -> None:
         (["--model.network.context", "32"], "Passed `model.network.context=32` with data of `context=16`."),
         (["--data", "ff_lightning.data.ImageDataModule"], "Passed no `model.network.vocab_size`, and data that"),
         (["--data.source", "no/such/file"], "Passed `source='no/such/file'`."),
-        (["--ckpt_path", "other.ckpt", "--data.tokenizer", "ff_lightning.data.ByteTokenizer"], "has shape"),
+        (["--ckpt_path", "other.ckpt", "--data.tokenizer", "ff_lightning.data.ByteTokenizer"], "for a vocabulary of 1"),
     ],
 )
 def test_a_network_that_does_not_fit_its_data_is_named(

@@ -121,7 +121,7 @@ def test_a_token_of_probability_zero_is_never_drawn() -> None:
     assert set(draw_tokens(at, 10_000, torch.Generator().manual_seed(0)).tolist()) == {1, 3}
 
 
-@pytest.mark.parametrize("count", [0, -1, 1.5])
+@pytest.mark.parametrize("count", [0, -1, 1.5, True])
 def test_numbers_of_negatives_that_make_no_sense_are_refused(count: int) -> None:
     with pytest.raises(InputError, match=r"negatives=.*1 or more"):
         LinearContrast(count)

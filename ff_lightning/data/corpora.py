@@ -40,7 +40,7 @@ def read_documents(
     found = (document for document in _documents(source, split, text_column, max_characters) if document)
     documents = list(found if max_characters is None else _first(found, max_characters))
     if not documents:
-        raise InputError(f"The {split} text of {source!r} is empty.")
+        raise InputError(f"Passed `source={source!r}`. The {split} text of it is empty: there must be a character.")
     return documents
 
 

@@ -129,5 +129,5 @@ def _check_length(tokens: Tokens, context: int) -> None:
     if len(tokens) < context + 1:
         raise InputError(
             f"A text of {len(tokens)} tokens is shorter than a window of `context={context}` tokens and the one that "
-            "follows them. Pass a smaller `context` or more text."
+            "follows them. Pass a smaller `context` or more text, or a larger `validation` if that is the part meant."
         )

@@ -9,8 +9,8 @@ from torch import nn
 from ff_lightning.errors import InputError
 from ff_lightning.language import LinearContrast, TokenLoss
 from ff_lightning.networks.attention import TransformerLayer
-from ff_lightning.networks.token_blocks import SequenceContrast, TokenBlock, TokenGoodness, TokenLayers
-from ff_lightning.networks.token_stack import TokenStack, check_sizes, check_span
+from ff_lightning.networks.token_blocks import TokenBlock, TokenGoodness, TokenLayers
+from ff_lightning.networks.token_stack import TokenStack, check_sizes, check_span, sequence_contrast
 
 
 class GPT(TokenStack):
@@ -33,7 +33,8 @@ class GPT(TokenStack):
         taps: positions that the convolutions see.
 
     Raises:
-        InputError: sizes that do not fit each other, or ``residual`` with ``inherit`` or ``average``.
+        InputError: sizes that do not fit each other, a negative ``dream_weight``, or ``residual`` with ``inherit`` or
+            ``average``.
     """
 
     def __init__(
@@ -56,16 +57,8 @@ class GPT(TokenStack):
         sizes = {"vocab_size": vocab_size, "layers": layers, "layers_per_block": layers_per_block, "context": context}
         check_sizes("GPT", **sizes, width=width, expansion=expansion, taps=taps)
         check_span(layers, layers_per_block)
-        if residual and average:
-            raise InputError(
-                "Passed `residual=True` with `average=True`. Blocks that correct the ones below predict with all of "
-                "them already."
-            )
-        if residual and inherit:
-            raise InputError(
-                "Passed `residual=True` with `inherit=True`. A block that corrects the one below needs a readout of "
-                "its own."
-            )
+        if residual:
+            _check_residual(average=average, inherit=inherit)
         embedding = nn.Embedding(vocab_size, width)  # standard normal
         every = [TransformerLayer(width, heads, context, expansion=expansion, taps=taps) for _ in range(layers)]
         super().__init__(
@@ -75,11 +68,24 @@ class GPT(TokenStack):
                     TokenGoodness(width, vocab_size, inherit=inherit and start > 0),
                     copy.deepcopy(loss) or LinearContrast(),
                     residual=residual,
-                    sequences=SequenceContrast(width, weight=dream_weight) if dream_weight else None,
+                    sequences=sequence_contrast(width, dream_weight),
                 )
                 for start in range(0, layers, layers_per_block)
             ],
             vocab_size=vocab_size,
             context=context,
             average=average,
+        )
+
+
+def _check_residual(*, average: bool, inherit: bool) -> None:
+    if average:
+        raise InputError(
+            "Passed `residual=True` with `average=True`. Blocks that correct the ones below predict with all of them "
+            "already."
+        )
+    if inherit:
+        raise InputError(
+            "Passed `residual=True` with `inherit=True`. A block that corrects the one below needs a readout of its "
+            "own."
         )

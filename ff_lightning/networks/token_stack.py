@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from ff_lightning.blocks import BlockStack, Labelled
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, positive
 from ff_lightning.language import TokenSoftmax
 from ff_lightning.networks.candidate_blocks import CandidateBlock
-from ff_lightning.networks.token_blocks import Dreams, Readout, TextSignal, TokenBlock, TokenLayers
+from ff_lightning.networks.token_blocks import Dreams, Readout, SequenceContrast, TextSignal, TokenBlock, TokenLayers
 
 Draw = Callable[[int], torch.Generator | None]
 AnyTokenBlock = TokenBlock | CandidateBlock
@@ -180,6 +180,19 @@ def check_sizes(owner: str, **sizes: int) -> None:
             raise InputError(f"Passed `{owner}({name}={value})`. `{name}` must be at least 1.")
 
 
+def sequence_contrast(width: int, dream_weight: float) -> SequenceContrast | None:
+    """Goodness of sequences for one block, or ``None`` if it has no weight.
+
+    Args:
+        width: of the activities.
+        dream_weight: not negative; see :class:`~ff_lightning.networks.GPT`.
+
+    Raises:
+        InputError: the weight is negative or not finite.
+    """
+    return SequenceContrast(width, weight=positive("dream_weight", dream_weight)) if dream_weight else None
+
+
 def check_span(layers: int, layers_per_block: int) -> None:
     """Check that layers can be cut into blocks of equal size.
 
@@ -188,6 +201,6 @@ def check_span(layers: int, layers_per_block: int) -> None:
     """
     if layers % layers_per_block:
         raise InputError(
-            f"Passed `layers={layers}, layers_per_block={layers_per_block}`. Blocks of equal size must fill the "
-            "network."
+            f"Passed `layers={layers}, layers_per_block={layers_per_block}`. Blocks are of equal size: `layers` "
+            "must be a multiple of `layers_per_block`."
         )

@@ -8,8 +8,8 @@ from itertools import pairwise
 
 from ff_lightning.errors import InputError
 from ff_lightning.language import LinearContrast, TokenLoss
-from ff_lightning.networks.token_blocks import SequenceContrast, TokenBlock, TokenGoodness, TokenLayers
-from ff_lightning.networks.token_stack import TokenStack, check_sizes
+from ff_lightning.networks.token_blocks import TokenBlock, TokenGoodness, TokenLayers
+from ff_lightning.networks.token_stack import TokenStack, check_sizes, sequence_contrast
 from ff_lightning.networks.window_layers import DenseLayer, WindowLayer
 
 
@@ -27,7 +27,7 @@ class WindowMLP(TokenStack):
         dream_weight: see :class:`~ff_lightning.networks.GPT`.
 
     Raises:
-        InputError: a size is below 1.
+        InputError: a size is below 1, or ``dream_weight`` negative.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class WindowMLP(TokenStack):
                     layer,
                     TokenGoodness(width, vocab_size),
                     copy.deepcopy(loss) or LinearContrast(),
-                    sequences=SequenceContrast(width, weight=dream_weight) if dream_weight else None,
+                    sequences=sequence_contrast(width, dream_weight),
                 )
                 for layer, width in zip(layers, widths, strict=True)
             ],

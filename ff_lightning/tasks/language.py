@@ -25,8 +25,8 @@ class FFLanguageModel(LanguageModelling):
     The network's parts decide the arm: :class:`~ff_lightning.language.LinearContrast` draws from the block's own
     prediction (tier T1, the default), :class:`~ff_lightning.language.LogisticContrast` with ``from_below=True``
     and ``residual=True`` corrects the prediction below (T1), :class:`~ff_lightning.language.TokenSoftmax` compares
-    all tokens at once (T2), :class:`~ff_lightning.networks.HintonGPT` judges the token in its input (T1). The last
-    block alone predicts.
+    all tokens at once (T2), :class:`~ff_lightning.networks.HintonGPT` judges the token in its input (T1). So does how
+    they predict: a ``GPT`` with its last block alone, or with ``average=True`` with the mean of what all blocks say.
 
     Args:
         network: such as :class:`~ff_lightning.networks.GPT`.

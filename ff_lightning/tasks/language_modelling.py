@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,10 +22,11 @@ class LanguageModelling(FFLightningModule):
 
     Batches are ``(B, T + 1)`` int64 tokens: the first ``T`` are read, the last ``T`` predicted. A datamodule may
     offer ``vocab_size``, which is checked, and ``unigram``, counts of tokens ``(V,)`` that predictions start from.
-    Logged are ``val/loss`` (nats a token), ``val/bits``, ``val/accuracy`` and ``val/calibration_error`` of the last
-    block, and all but the bits of every block, ``val/loss/block_0`` and so on; the same for ``test``. If the datamodule
-    offers ``characters_per_token(split)`` or ``bytes_per_token(split)``, so are ``val/bits_per_character``, unless a
-    token is a character, and ``val/bits_per_byte``.
+    Logged are ``val/loss`` (nats a token), ``val/bits``, ``val/accuracy`` and ``val/calibration_error`` of the model's
+    prediction, and all but the bits of the prediction up to every block, ``val/loss/block_0`` and so on; the same for
+    ``test``. A prediction is what the network's ``predictions`` yields last. If the datamodule offers
+    ``characters_per_token(split)`` or ``bytes_per_token(split)``, so are ``val/bits_per_character``, unless a token
+    is a character, and ``val/bits_per_byte``.
 
     Args:
         network: the blocks to train.
@@ -56,11 +57,22 @@ class LanguageModelling(FFLightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights for another vocabulary."""
         super().on_load_checkpoint(checkpoint)
-        size = checkpoint["state_dict"]["network.prior"].numel()
-        if size != self.network.vocab_size:
+        self.check_vocabulary(checkpoint["state_dict"])
+
+    def check_vocabulary(self, state: Mapping[str, Tensor]) -> None:
+        """Check that weights are for as many tokens as the network has.
+
+        Args:
+            state: weights of a checkpoint, by name.
+
+        Raises:
+            InputError: they are for another vocabulary.
+        """
+        prior = state.get("network.prior")  # other models have none
+        if prior is not None and prior.numel() != self.network.vocab_size:
             raise InputError(
-                f"The checkpoint was made for a vocabulary of {size} tokens. The network was built with "
-                f"`vocab_size={self.network.vocab_size}`."
+                f"The checkpoint was made for a vocabulary of {prior.numel()} tokens. The network was built with "
+                f"`vocab_size={self.network.vocab_size}`: use the text and the tokenizer of that training."
             )
 
     def local_losses(self, batch: Any) -> Iterator[LocalStep]:
@@ -83,7 +95,7 @@ class LanguageModelling(FFLightningModule):
         return batch[:, :-1], batch[:, 1:]
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Prediction of the last block, ``(B, T, V)``, unnormalised, for the token after each of ``(B, T)``."""
+        """Prediction ``(B, T, V)``, unnormalised, for the token after each of ``(B, T)``."""
         logits: Tensor = self.network(tokens)
         return logits
 

@@ -275,8 +275,8 @@ def test_numbers_out_of_range(options: dict[str, Any], message: str) -> None:
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("", {}, "text of .* is empty"),
-        ("a" * 100, {}, "10 tokens is shorter than a window of `context=64`"),
+        ("", {}, r"Passed `source=.*some.`\. The train text of it is empty"),
+        ("a" * 100, {}, "10 tokens is shorter than a window of `context=64`.*larger `validation`"),
         ("a" * 60, {"validation": 0}, "60 tokens is shorter than a window of `context=64`"),
         ("abc", {"validation": 3}, "Of 3 characters this leaves 0 for training and 3"),
         ("abc", {"validation": 7}, "Of 3 characters this leaves 0 for training and 3"),

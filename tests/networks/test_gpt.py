@@ -202,11 +202,16 @@ def test_bf16_is_close_to_float32(arm: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"layers": 3, "layers_per_block": 2}, "layers=3, layers_per_block=2"),
+        (
+            {"layers": 3, "layers_per_block": 2},
+            "layers=3, layers_per_block=2.*`layers` must be a multiple of `layers_per_block`",
+        ),
         ({"width": 18, "heads": 4}, "width=18, heads=4"),
         ({"context": 0}, "context=0"),
         ({"taps": 0}, "taps=0"),
         ({"residual": True, "inherit": True}, "readout of its own"),
+        ({"residual": True, "average": True}, "`average=True`.*predict with all of them already"),
+        ({"dream_weight": -0.1}, r"`dream_weight=-0\.1`.*positive"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(arguments: dict[str, Any], message: str) -> None:

@@ -59,7 +59,7 @@ def test_own_negatives_learn_a_real_text_in_every_block() -> None:
         ({"widths": []}, "smallest of `widths`: 0"),
         ({"context": 0}, r"WindowMLP\(context=0\)"),
         ({"vocab_size": 0}, "vocab_size: 0"),
-        ({"dream_weight": -1.0}, r"weight=-1\.0"),
+        ({"dream_weight": -1.0}, r"`dream_weight=-1\.0`.*positive"),
     ],
 )
 def test_sizes_that_make_no_sense_are_refused(arguments: dict[str, Any], message: str) -> None:
