@@ -4,16 +4,15 @@ import os
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from ff_lightning.data import StringsDataModule
 from ff_lightning.data.corpora import read_documents
 from ff_lightning.data.strings import SYMBOLS, OrderedRows, ShuffledRows, cleaned
 from ff_lightning.errors import InputError
+from tests.readers import SaveAt, read
 
 
 def ready(source: str = "pydoc", **options: Any) -> StringsDataModule:
@@ -148,46 +147,9 @@ def test_more_processes_than_strings() -> None:
 # Under the Trainer ---------------------------------------------------------------------------------------------
 
 
-class Reader(pl.LightningModule):
-    """Writes down the batches and steps one weight."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.batches: list[Tensor] = []
-
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        self.batches.append(batch)
-        return self.weight * batch.float().mean()
-
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        pass
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-class SaveAt(Callback):
-    """Saves a checkpoint after one step."""
-
-    def __init__(self, step: int, path: Path) -> None:
-        self.step, self.path = step, path
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.global_step == self.step:
-            trainer.save_checkpoint(self.path)
-
-
 def fit(checkpoint: Path | None = None, callbacks: Any = None, **options: Any) -> list[Tensor]:
-    module = Reader()
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    trainer = pl.Trainer(accelerator="cpu", max_epochs=3, callbacks=callbacks, **quiet)
-    trainer.fit(
-        module,
-        StringsDataModule("pydoc", **{"strings": 24, "length": 20, "batch_size": 8} | options),
-        ckpt_path=checkpoint,
-    )
-    return module.batches
+    data = StringsDataModule("pydoc", **{"strings": 24, "length": 20, "batch_size": 8} | options)
+    return read(data, checkpoint, callbacks=callbacks).train_batches
 
 
 @pytest.mark.parametrize("step", [2, 3, 7])

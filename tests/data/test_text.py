@@ -3,16 +3,14 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
-from torch import Tensor
 
 from ff_lightning.data import ByteTokenizer, CharacterTokenizer, TextDataModule, TiktokenTokenizer, Tokenizer
 from ff_lightning.data.corpora import read_documents
 from ff_lightning.errors import InputError
+from tests.readers import Reader, SaveAt, read
 
 TOPICS = [topics[name] for name in ("assert", "break", "del", "pass")]  # short real documents
 
@@ -167,51 +165,9 @@ def test_other_tokens_have_other_files(other: dict[str, Any], folder: str, tmp_p
     assert mapped.tokenizer == memory.tokenizer
 
 
-class Reader(pl.LightningModule):
-    """Writes down the batches of each stage and steps one weight."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(()))
-        self.train_batches: list[Tensor] = []
-        self.windows = 0
-
-    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        self.train_batches.append(batch)
-        return self.weight * batch.float().mean()
-
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        self.windows += len(batch)
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-class SaveAt(Callback):
-    """Saves a checkpoint after one step."""
-
-    def __init__(self, step: int, path: Path) -> None:
-        self.step, self.path = step, path
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.global_step == self.step:
-            trainer.save_checkpoint(self.path)
-
-
 def fit(checkpoint: Path | None = None, data: TextDataModule | None = None, **options: Any) -> Reader:
-    module = Reader()
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        **{"max_epochs": 3} | options,
-    )
     data = data or TextDataModule(batch_size=4, batches_per_epoch=5, eval_batch_size=1000)
-    trainer.fit(module, data, ckpt_path=checkpoint)
-    return module
+    return read(data, checkpoint, **options)
 
 
 @pytest.mark.parametrize("step", [3, 5, 8])
@@ -234,7 +190,7 @@ def test_run_that_stopped_within_an_epoch_can_be_prolonged(tmp_path: Path) -> No
 
 def test_trainer_validates_on_all_windows() -> None:
     windows = (len(ready().tokens("validation")) - 1) // 64
-    assert fit(max_epochs=2).windows == 2 * windows
+    assert fit(max_epochs=2).rows == 2 * windows
 
 
 def test_overfitting_repeats_the_same_batches() -> None:
