@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import pytest
 
@@ -16,6 +17,8 @@ from ff_lightning.cli import main
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NEEDS_DATA = re.compile("mnist|fashion|shakespeare|aesop|novels|gutenberg")
+"""Recipes and names of texts that a machine may not have."""
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -53,18 +56,22 @@ def test_commands_run(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Every command of the pages trains or evaluates on two batches; they share one folder for their runs."""
-    if "mnist" in command:
-        request.getfixturevalue("shared_data")
+    if NEEDS_DATA.search(command):
+        shared = request.getfixturevalue("shared_data")
+        monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shared / "tiktoken"))
     folder = tmp_path_factory.getbasetemp() / "commands"
     folder.mkdir(exist_ok=True)
     if not (folder / "recipes").exists():
         (folder / "recipes").symlink_to(ROOT / "recipes")
+        (folder / "my_text.txt").write_text("".join(topics[name] for name in sorted(topics)[:20]))  # the reader's own
     monkeypatch.chdir(folder)
     words = shlex.split(command)[1:]
     if words[0] in ("fit", "test", "validate", "predict"):
         keep = [word for word in words if word.endswith(".yaml")]
         stems = "-".join(Path(word).stem for word in keep)
-        words += ["--config", "recipes/with/smoke.yaml", "--trainer.default_root_dir", f"runs/{stems}"]
+        words += ["--config", "recipes/with/smoke.yaml"]
+        if "--trainer.default_root_dir" not in words:
+            words += ["--trainer.default_root_dir", f"runs/{stems}"]
     if re.search("ddp|wandb", command):  # these leave traces in a process
         done = subprocess.run(
             [sys.executable, "-m", "ff_lightning", *words], env=os.environ, capture_output=True, text=True

@@ -24,7 +24,7 @@ OWN_TEST = {"smoke", "ddp", "wandb", "wandb_offline", "rollouts"}
 FEW = ["--data.limit", "1000", "--trainer.enable_progress_bar", "false"]
 
 TEXTS = [name for name in NAMES if name.endswith("_gpt")]
-TEXT_OVERLAYS = ["adamw", "language_twin", "logistic", "residual", "softmax"]
+TEXT_OVERLAYS = ["adamw", "language_twin", "logistic", "residual", "samples", "softmax"]
 NARROW = ["--model.network.width", "32", "--data.batch_size", "2", "--data.eval_batch_size", "2"]
 SILENT = ["--trainer.enable_progress_bar", "false"]
 
@@ -118,7 +118,8 @@ def test_a_language_overlay_trains(overlay: str, capsys: pytest.CaptureFixture[s
     assert main(["fit", *configs("pydoc_gpt", "smoke", overlay), *NARROW, *SILENT]) == 0
     assert "discard" not in capsys.readouterr().err.lower()
     assert updates(f"pydoc_gpt-smoke-{overlay}") == 2
-    model = yaml.safe_load(Path(f"runs/pydoc_gpt-smoke-{overlay}/config.yaml").read_text())["model"]
+    run = Path(f"runs/pydoc_gpt-smoke-{overlay}")
+    model = yaml.safe_load((run / "config.yaml").read_text())["model"]
     arguments = model["init_args"]
     loss = (arguments["network"]["init_args"]["loss"] or {}).get("class_path")
     changed = {
@@ -127,6 +128,7 @@ def test_a_language_overlay_trains(overlay: str, capsys: pytest.CaptureFixture[s
         "logistic": loss == "ff_lightning.language.LogisticContrast"
         and not arguments["network"]["init_args"]["residual"],
         "residual": loss == "ff_lightning.language.LogisticContrast" and arguments["network"]["init_args"]["residual"],
+        "samples": (run / "samples.txt").is_file(),
         "softmax": loss == "ff_lightning.language.TokenSoftmax",
     }
     assert [name for name, is_so in changed.items() if is_so] == [overlay]
