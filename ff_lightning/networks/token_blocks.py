@@ -67,7 +67,8 @@ class TokenGoodness(Goodness):
         if readout is None:
             raise InputError("Called a goodness that inherits its readout without one. Pass that of the first block.")
         with torch.autocast(h.device.type, enabled=False):
-            return F.linear(rms_norm(h.to(accumulation_dtype(h))).square(), *readout)
+            h = h.to(accumulation_dtype(h))
+            return F.linear(rms_norm(h).square(), *(part.to(h.dtype) for part in readout))
 
 
 class TokenLayers(nn.Module):
