@@ -127,6 +127,7 @@ SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
 ADAMW = partial(torch.optim.AdamW, lr=1e-3)
 MUON = partial(MuonAdamW, lr=4e-3, muon_lr=0.02)
 HARD = {"accumulate_batches": 4, "clip_norm": 0.05}
+RESUMED = "adamw, accumulated, clipped"
 CASES = {
     "sgd": Case(FlippedPixels, {"optimizer": SGD}),
     "adamw, accumulated, clipped": Case(FlippedPixels, {"optimizer": ADAMW, **HARD}),
@@ -160,29 +161,48 @@ class Collectives(pl.Callback):
         )
 
 
-def fit(folder: Path, case: str, ranks: int, *, strategy: str | None = None, **kwargs: Any) -> Counted:
+class SaveBetween(pl.Callback):
+    """Writes a checkpoint between two batches that share an update."""
+
+    def on_train_batch_end(self, run: pl.Trainer, *rest: Any) -> None:
+        if rest[-1] == 5 and run.current_epoch == 0:
+            run.save_checkpoint(Path(run.default_root_dir) / "between.ckpt")
+
+
+def fit(
+    folder: Path,
+    case: str,
+    ranks: int,
+    *,
+    strategy: str | None = None,
+    resume: Path | None = None,
+    **kwargs: Any,
+) -> Counted:
     """Train one case for two epochs of seven batches."""
     what = CASES[case]
     module = what.task(what.network().double(), **what.arguments)
     parallel = {"strategy": strategy or what.strategy, "devices": ranks} if ranks > 1 else {}
     run = trainer(folder, max_epochs=2, precision="64-true", limit_val_batches=0, **parallel, **kwargs)
     images = ImageDataModule("digits", batch_size=200 // ranks, validation=1437 - IMAGES)
-    run.fit(module, text(ranks) if what.task is Language else images)
+    data = text(ranks) if what.task is Language else images
+    run.fit(module, data, ckpt_path=resume, weights_only=None if resume is None else True)
     return module
 
 
 def main(folder: Path) -> None:
-    """Train every case on this rank and store its weights; the first one also tells what was sent."""
+    """Train every case on this rank and store its weights."""
     warnings.filterwarnings("ignore")
+
+    def store(name: str, case: str, **kwargs: Any) -> None:
+        module = fit(folder, case, ranks=2, **kwargs)
+        torch.save(weights(module), folder / f"{name}, rank {module.global_rank}.pt")
+
+    collectives = Collectives()
     for case in CASES:
-        collectives = Collectives()
-        module = fit(folder, case, ranks=2, callbacks=[collectives] if case == "sgd" else [])
-        torch.save(weights(module), folder / f"{case}, rank {module.global_rank}.pt")
-        if case == "sgd":
-            torch.save(dict(collectives.counts), folder / f"collectives, rank {module.global_rank}.pt")
-        if case == "gpt, muon, own negatives":
-            again = weights(fit(folder, case, ranks=2))
-            torch.save(again, folder / f"{case} again, rank {module.global_rank}.pt")
+        store(case, case, callbacks={"sgd": [collectives], RESUMED: [SaveBetween()]}.get(case, []))
+    store("own negatives again", "gpt, muon, own negatives")
+    store("resumed", RESUMED, resume=folder / "between.ckpt")
+    torch.save(dict(collectives.counts), folder / f"collectives, rank {torch.distributed.get_rank()}.pt")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.ddp_cases import CASES, Language, fit
+from tests.ddp_cases import CASES, RESUMED, Language, fit
 from tests.training import assert_same_weights, weights
 
 ROOT = Path(__file__).parent.parent
@@ -65,9 +65,23 @@ def test_nothing_else_is_sent(two_ranks: Path) -> None:
     }
 
 
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no:UserWarning")
+def test_a_stop_between_batches_that_share_an_update_changes_nothing(two_ranks: Path, tmp_path: Path) -> None:
+    """Each rank has its own gradients then; one process goes on with their mean."""
+    whole = load(two_ranks, RESUMED, 1)
+    del whole["sent"]
+    again = load(two_ranks, "resumed", 1)
+    one = weights(fit(tmp_path, RESUMED, ranks=1, resume=two_ranks / "between.ckpt"))
+    del again["sent"], one["sent"]
+    assert_same_weights(whole, again)
+    assert_same_weights(whole, one, rtol=1e-9, atol=1e-12)
+    gradients = torch.load(two_ranks / "between.ckpt", weights_only=True)["ff_lightning"]["gradients"]
+    assert not torch.equal(gradients[0][0][0], gradients[1][0][0])
+
+
 def test_own_negatives_differ_between_ranks_and_come_again(two_ranks: Path, tmp_path: Path) -> None:
     case = "gpt, muon, own negatives"
-    assert_same_weights(load(two_ranks, case, 0), load(two_ranks, f"{case} again", 0))
+    assert_same_weights(load(two_ranks, case, 0), load(two_ranks, "own negatives again", 0))
     module = fit(tmp_path, case, ranks=1)
     assert isinstance(module, Language)
     noise = [torch.rand(4, generator=module.draw(half, 0)) for half in (0, 1, 0)]
