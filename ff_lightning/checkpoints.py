@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"{path.name}.part")
+        part = unfinished(path)
         try:
             with part.open("wb") as file:
                 torch.save(checkpoint, file)
@@ -57,6 +58,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             part.unlink(missing_ok=True)
             raise
         _sync_folder(path.parent)
+
+
+def unfinished(path: Path) -> Path:
+    """Where a checkpoint is written before it is whole.
+
+    Lightning looks for the checkpoints of a SLURM job by a part of their names, which must not occur in this one.
+    """
+    return path.with_name(f".{zlib.crc32(path.name.encode()):08x}.part")
 
 
 def _sync_folder(folder: Path) -> None:

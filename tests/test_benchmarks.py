@@ -58,3 +58,18 @@ def test_streamed_memory_does_not_grow_with_depth(benchmark: Any, network: str) 
     assert saved["ff streamed", 9] == saved["ff streamed", 3]
     assert saved["backprop", 9] > 1.2 * saved["backprop", 3]
     assert saved["checkpointed", 9] < saved["backprop", 9]
+
+
+def test_a_killed_run_resumes_bit_by_bit(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(FOLDER.parents[1]))
+    resume = benchmark("resume", "--network", "mlp", "--kills", "1")
+    assert resume.compare(resume.arguments(), ranks=1) == 1
+
+
+def test_a_difference_of_one_bit_is_found(benchmark: Any) -> None:
+    resume = benchmark("resume")
+    x = torch.tensor([1.0, 2.0])
+    assert resume.same({"a": [x, 1]}, {"a": [x.clone(), 1]})
+    assert not resume.same({"a": [x, 1]}, {"a": [x.nextafter(x + 1), 1]})
+    assert not resume.same({"a": x}, {"a": x.double()})
+    assert not resume.same({"a": x}, {"a": x, "b": x})

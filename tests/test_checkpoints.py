@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 
 import ff_lightning as ff
-from ff_lightning.checkpoints import AtomicCheckpointIO, check_checkpoint, check_fit
+from ff_lightning.checkpoints import AtomicCheckpointIO, check_checkpoint, check_fit, unfinished
 from ff_lightning.cli import main
 from ff_lightning.errors import InputError
 from ff_lightning.losses import Swish
@@ -141,7 +141,7 @@ while True:
 
 
 def test_a_kill_during_the_write_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
-    path, part = tmp_path / "a.ckpt", tmp_path / "a.ckpt.part"
+    path, part = tmp_path / "last.ckpt", unfinished(tmp_path / "last.ckpt")
     command = [sys.executable, "-c", WRITER, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=RECIPES.parent) as writer:
         assert writer.stdout is not None
@@ -150,10 +150,12 @@ def test_a_kill_during_the_write_leaves_the_previous_checkpoint(tmp_path: Path) 
             assert writer.poll() is None
         writer.kill()
     assert writer.returncode == -signal.SIGKILL
+    assert part.exists(), "killed in the middle of a write"
+    assert path.stem not in part.name, "Lightning looks for checkpoints by parts of their names"
     assert torch.load(path, weights_only=True)["weights"].numel() == 4_000_000
     AtomicCheckpointIO().save_checkpoint({"count": 1}, path)
     assert torch.load(path, weights_only=True) == {"count": 1}
-    assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"], "what a kill left is used up by the next write"
+    assert list(tmp_path.iterdir()) == [path], "what a kill left is used up by the next write"
 
 
 def test_a_failed_write_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
