@@ -1,19 +1,82 @@
-"""Checkpoints are looked at before anything is built, so that a wrong one costs a line and not a traceback."""
+"""How checkpoints are written, so that a kill leaves a whole one, and looked at before anything is built from them."""
 
 from __future__ import annotations
 
+import os
 import pickle
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins import TorchCheckpointIO
 from torch import Tensor, nn
 
 from ff_lightning.errors import InputError
 
 NAMED = 3
 """How many of the entries that do not fit an error names."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint to a file beside its place, brings it to the disk, and only then renames it.
+
+    Whenever the process is killed or the disk is full, what was there before is still there, whole. Lightning's own
+    plugin writes into the system's temporary folder, which is often on another disk: there, the last step is a copy,
+    and a kill leaves half a file. The place of the new file is known, so what a killed write leaves behind is
+    overwritten by the next one. Remote paths are left to Lightning.
+
+    :class:`~ff_lightning.FFLightningModule` puts it in place of Lightning's default; pass another ``CheckpointIO``
+    among the Trainer's ``plugins`` to keep that.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Write a checkpoint.
+
+        Args:
+            checkpoint: what to write.
+            path: where; folders are made.
+            storage_options: must be ``None``, as in Lightning.
+
+        Raises:
+            OSError: it could not be written; what was there before is untouched.
+        """
+        if storage_options is not None or "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = unfinished(path)
+        try:
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def unfinished(path: Path) -> Path:
+    """Where a checkpoint is written before it is whole.
+
+    Lightning looks for the checkpoints of a SLURM job by a part of their names, which must not occur in this one.
+    """
+    return path.with_name(f".{zlib.crc32(path.name.encode()):08x}.part")
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a new name to the disk; without it, a power cut could bring the old file back."""
+    if os.name != "posix":  # folders cannot be opened elsewhere
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def check_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -102,7 +102,8 @@ class MovingThresholdLoss(ContrastiveLoss):
     def _move(self, g_pos: Tensor, g_neg: Tensor) -> None:
         midpoint = mean_over_ranks((g_pos.mean() + g_neg.mean()) / 2).to(self.theta.dtype)
         moved = torch.lerp(midpoint, self.theta, self.momentum)
-        self.theta.copy_(torch.where(self.theta.isnan(), midpoint, moved))
+        moved = torch.where(self.theta.isnan(), midpoint, moved)
+        self.theta.copy_(torch.where(moved.isfinite(), moved, self.theta))  # an overflow in fp16 passes by
 
 
 class SymBa(ContrastiveLoss):

@@ -14,6 +14,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.plugins import TorchCheckpointIO
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -21,10 +22,11 @@ from torch.utils._pytree import tree_leaves
 
 from ff_lightning.batches import refuse_non_finite, seed_default_generator
 from ff_lightning.blocks import BlockStack, LocalStep, Signal, refuse_shared_parameters
+from ff_lightning.checkpoints import AtomicCheckpointIO
 from ff_lightning.errors import InputError, positive
 from ff_lightning.metrics import goodness_gap, separation
 from ff_lightning.schedules import HoldThenDecay, Schedule, Simultaneous, update_ranges
-from ff_lightning.updates import BlockUpdates
+from ff_lightning.updates import BlockUpdates, Gradients
 
 
 class FFLightningModule(pl.LightningModule):
@@ -89,6 +91,7 @@ class FFLightningModule(pl.LightningModule):
         self._update_ranges: list[range] = []
         self._batch_idx = 0
         self._last_loss: Tensor | None = None
+        self._restored: Gradients | None = None
 
     # What a task says ------------------------------------------------------------------------------------------
 
@@ -238,6 +241,9 @@ class FFLightningModule(pl.LightningModule):
                         "Give the Trainer `max_epochs` or `max_steps`."
                     )
                 scheduler.set_total(min(updates.stop, total) - updates.start)
+        if self._restored is not None and self._updates is not None:
+            self._updates.restore(self._restored)
+            self._restored = None
 
     # What is checked and kept ----------------------------------------------------------------------------------
 
@@ -259,9 +265,11 @@ class FFLightningModule(pl.LightningModule):
         return []
 
     def setup(self, stage: str) -> None:
-        """Check the strategy, and tell Lightning's counters of ``accumulate_batches``."""
+        """Tell Lightning's counters of ``accumulate_batches``, and let no kill damage a checkpoint."""
         if stage == "fit":
             self.trainer.accumulate_grad_batches = self.accumulate_batches
+            if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+                self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
 
     def on_fit_start(self) -> None:
         """Build the engine for the strategy at hand."""
@@ -290,14 +298,20 @@ class FFLightningModule(pl.LightningModule):
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the seed of the negatives; refuse to write a checkpoint of a training that has diverged."""
+        """Keep what Lightning does not; refuse to write a checkpoint of a training that has diverged."""
         if getattr(self.trainer.precision_plugin, "scaler", None) is None:
             self._refuse_divergence()
         checkpoint["ff_lightning"] = {"seed": self.seed}
+        # A training can be stopped between the batches that share an update.
+        gradients = None if self._updates is None or "optimizer_states" not in checkpoint else self._updates.gradients()
+        if gradients is not None:
+            checkpoint["ff_lightning"]["gradients"] = gradients
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the seed of the negatives from the checkpoint."""
-        self.seed = int(checkpoint.get("ff_lightning", {}).get("seed", self.seed))
+        """Take the seed of the negatives from the checkpoint, and gradients that wait for their update."""
+        ours = checkpoint.get("ff_lightning", {})
+        self.seed = int(ours.get("seed", self.seed))
+        self._restored = ours.get("gradients")
 
     def _save_plain_hyperparameters(self) -> None:
         """Save the arguments of the outermost ``__init__``, but no module or callable.

@@ -85,8 +85,8 @@ class PeerNormalisation(nn.Module):
         batch_mean = h_pos.mean(0, dtype=torch.promote_types(h_pos.dtype, torch.float32))
         with torch.no_grad():
             mean = torch.lerp(mean_over_ranks(batch_mean).to(self.running_mean), self.running_mean, self.momentum)
-            if self.training:
-                self.running_mean.copy_(mean)
+            if self.training:  # an overflow in fp16 passes by
+                self.running_mean.copy_(torch.where(mean.isfinite(), mean, self.running_mean))
         # The value is that of the running means; the gradient flows through this batch's share of them.
         share = (1 - self.momentum) * (batch_mean - batch_mean.detach())
         tracked = mean.to(batch_mean) + share

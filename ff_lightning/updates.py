@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from ff_lightning.module import FFLightningModule
 
 Parameters = Sequence[nn.Parameter]
+Gradients = list[list[list[Tensor | None]]]
+"""Of every rank, block and parameter."""
 
 
 class GradientSync(Protocol):
@@ -136,6 +138,7 @@ class BlockUpdates:
         self.overlaps = self.sync.overlaps and not module.repeats_blocks
         self.pending: int | None = None
         self.touched: set[int] = set()
+        self.accumulating = False
 
     def run(self, losses: Iterable[LocalStep], *, divisor: int, update: bool, learning: Sequence[bool]) -> None:
         """Consume the local losses of one batch.
@@ -153,6 +156,33 @@ class BlockUpdates:
         if update:
             self._finish()
             self._end_update()
+        self.accumulating = not update
+
+    def gradients(self) -> Gradients | None:
+        """Gradients that wait for the rest of their update, of every rank; ``None`` between updates.
+
+        Every rank must call it, since each has gradients of its own until they are averaged.
+        """
+        if not self.accumulating:
+            return None
+        own = [[None if p.grad is None else p.grad.cpu() for p in block] for block in self.parameters]
+        everyone: Gradients = [own]
+        if dist.is_initialized() and dist.get_world_size() > 1:
+            everyone = [[] for _ in range(dist.get_world_size())]
+            dist.all_gather_object(everyone, own)
+        return everyone
+
+    def restore(self, gradients: Gradients) -> None:
+        """Take back what :meth:`gradients` gave; on another number of ranks, every rank takes the mean."""
+        rank, ranks = self.module.global_rank, len(gradients)
+        mine = gradients[rank : rank + 1] if ranks == self.trainer.world_size else gradients
+        for block, *blocks in zip(self.parameters, *mine, strict=True):
+            for parameter, *found in zip(block, *blocks, strict=True):
+                there = [gradient for gradient in found if gradient is not None]
+                if there:
+                    mean = there[0] if len(there) == 1 == len(mine) else torch.stack(there).sum(0) / len(mine)
+                    parameter.grad = mean.to(parameter)
+        self.accumulating = True
 
     def _streamed_backward(
         self, losses: Iterable[LocalStep], divisor: int, update: bool, learning: Sequence[bool]

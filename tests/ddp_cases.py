@@ -4,34 +4,38 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 
 import ff_lightning as ff
 from ff_lightning.data import ImageDataModule, StringsDataModule
+from ff_lightning.data.text import TextDataModule
+from ff_lightning.language import LinearContrast, TokenSoftmax
 from ff_lightning.losses import MovingThresholdLoss
-from ff_lightning.networks import HintonMLP
+from ff_lightning.networks import GPT, HintonMLP
+from ff_lightning.optim import MuonAdamW
 from ff_lightning.rollouts import SleepBuffer
 from tests.training import mlp, trainer, weights
 
+IMAGES = 1250  # in batches of 200: the seventh has 50
+TEXT_BATCHES = 7
 
-class FlippedPixels(ff.FFLightningModule):
-    """Negatives that depend on the sample alone, so that ranks and one process see the same ones.
 
-    It also counts what is sent: bytes and collectives of gradients.
-    """
+class Counted(ff.FFLightningModule):
+    """Counts what is sent of gradients: collectives and bytes."""
 
-    def __init__(self, network: ff.BlockStack, **kwargs: Any) -> None:
+    def __init__(self, network: Any, **kwargs: Any) -> None:
         super().__init__(network, **kwargs)
         self.sent = nn.Buffer(torch.zeros(2, dtype=torch.long))
-
-    def pairs(self, batch: Any) -> tuple[Tensor, Tensor]:
-        x = batch[0].flatten(1).double()
-        return x, x.flip(1)
 
     def on_fit_start(self) -> None:
         super().on_fit_start()
@@ -44,6 +48,14 @@ class FlippedPixels(ff.FFLightningModule):
             self.sent += torch.tensor([len(in_flight), sum(bucket.nbytes for bucket, *_ in in_flight)])
 
         self._updates.sync.launch = counted
+
+
+class FlippedPixels(Counted):
+    """Negatives that depend on the sample alone, so that ranks and one process see the same ones."""
+
+    def pairs(self, batch: Any) -> tuple[Tensor, Tensor]:
+        x = batch[0].flatten(1).double()
+        return x, x.flip(1)
 
 
 class Branch(FlippedPixels):
@@ -59,26 +71,122 @@ class Branch(FlippedPixels):
             yield ff.LocalStep(step.block, step.loss + extra)
 
 
+class Language(Counted, ff.FFLanguageModel):
+    """A language model. One process stands for both ranks: each half of a batch has the negatives of its rank."""
+
+    half: int | None = None
+
+    @property
+    def global_rank(self) -> int:
+        return super().global_rank if self.half is None else self.half
+
+    def draw(self, half: int, block: int) -> torch.Generator:
+        self.half = half
+        generator = self.generator(block)
+        self.half = None
+        return generator
+
+    def local_losses(self, batch: Any) -> Iterator[ff.LocalStep]:
+        if self.trainer.world_size > 1:
+            yield from super().local_losses(batch)
+            return
+        tokens, targets = self.windows(batch)
+        halves = [
+            self.network.local_losses(self.network.signal(x, y, partial(self.draw, half)))
+            for half, (x, y) in enumerate(zip(tokens.chunk(2), targets.chunk(2), strict=True))
+        ]
+        for first, second in zip(*halves, strict=True):
+            yield ff.LocalStep(first.block, (first.loss + second.loss) / 2)
+
+
+@dataclass
+class Case:
+    """One training: what is trained with which arguments, and with what strategy on two ranks."""
+
+    task: type[Counted]
+    arguments: dict[str, Any]
+    strategy: str = "ddp"
+    network: Callable[[], ff.BlockStack] = field(
+        default=lambda: mlp(3, 16, num_classes=None, loss=MovingThresholdLoss(), peer_weight=0.1)
+    )
+
+
+def gpt(**kwargs: Any) -> GPT:
+    torch.manual_seed(0)
+    return GPT(vocabulary(), width=16, layers=2, heads=2, context=16, **kwargs)
+
+
+def text(ranks: int) -> TextDataModule:
+    return TextDataModule("pydoc", context=16, batch_size=8 // ranks, batches_per_epoch=TEXT_BATCHES)
+
+
+def vocabulary() -> int:
+    return text(1).vocab_size
+
+
+SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9)
 ADAMW = partial(torch.optim.AdamW, lr=1e-3)
-CASES: dict[str, tuple[type[FlippedPixels], dict[str, Any]]] = {
-    "sgd": (FlippedPixels, {"optimizer": partial(torch.optim.SGD, lr=0.05, momentum=0.9)}),
-    "adamw, accumulated, clipped": (
-        FlippedPixels,
-        {"optimizer": ADAMW, "accumulate_batches": 4, "clip_norm": 0.05},
+MUON = partial(MuonAdamW, lr=4e-3, muon_lr=0.02)
+HARD = {"accumulate_batches": 4, "clip_norm": 0.05}
+RESUMED = "adamw, accumulated, clipped"
+CASES = {
+    "sgd": Case(FlippedPixels, {"optimizer": SGD}),
+    "adamw, accumulated, clipped": Case(FlippedPixels, {"optimizer": ADAMW, **HARD}),
+    "adamw, fused": Case(FlippedPixels, {"optimizer": ADAMW, "update": "fused"}),
+    "sgd, unused parameters": Case(FlippedPixels, {"optimizer": SGD}, "ddp_find_unused_parameters_true"),
+    "gpt, adamw, accumulated, clipped": Case(
+        Language, {"optimizer": ADAMW, **HARD}, network=partial(gpt, loss=TokenSoftmax())
     ),
-    "adamw, fused": (FlippedPixels, {"optimizer": ADAMW, "update": "fused"}),
-    "branch": (Branch, {"optimizer": partial(torch.optim.SGD, lr=0.1)}),
+    "gpt, muon, own negatives": Case(Language, {"optimizer": MUON}, network=partial(gpt, loss=LinearContrast(4))),
+    "gpt, muon, own negatives, inherited": Case(
+        Language, {"optimizer": MUON, **HARD}, "ddp_find_unused_parameters_true", partial(gpt, inherit=True)
+    ),
+    "branch": Case(Branch, {"optimizer": partial(torch.optim.SGD, lr=0.1)}),
 }
 
 
-def fit(folder: Path, case: str, ranks: int) -> FlippedPixels:
-    """Train one case for two epochs of 1,200 digits, 200 a step over all ranks."""
-    task, recipe = CASES[case]
-    network = mlp(3, 16, num_classes=None, loss=MovingThresholdLoss(), peer_weight=0.1).double()
-    module = task(network, **recipe)
-    parallel = {"strategy": "ddp", "devices": ranks} if ranks > 1 else {}
-    run = trainer(folder, max_epochs=2, precision="64-true", **parallel)
-    run.fit(module, ImageDataModule("digits", batch_size=200 // ranks, validation=237))
+class Collectives(pl.Callback):
+    """Counts all that a training sends, whoever sends it, by what the backend itself tells the profiler."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def on_train_start(self, *_: Any) -> None:
+        self.run = profile(activities=[ProfilerActivity.CPU], record_shapes=True)
+        self.run.start()
+
+    def on_train_end(self, *_: Any) -> None:
+        self.run.stop()
+        self.counts.update(
+            f"{event.name} {event.input_shapes}" for event in self.run.events() if event.name.startswith("gloo:")
+        )
+
+
+class SaveBetween(pl.Callback):
+    """Writes a checkpoint between two batches that share an update."""
+
+    def on_train_batch_end(self, run: pl.Trainer, *rest: Any) -> None:
+        if rest[-1] == 5 and run.current_epoch == 0:
+            run.save_checkpoint(Path(run.default_root_dir) / "between.ckpt")
+
+
+def fit(
+    folder: Path,
+    case: str,
+    ranks: int,
+    *,
+    strategy: str | None = None,
+    resume: Path | None = None,
+    **kwargs: Any,
+) -> Counted:
+    """Train one case for two epochs of seven batches."""
+    what = CASES[case]
+    module = what.task(what.network().double(), **what.arguments)
+    parallel = {"strategy": strategy or what.strategy, "devices": ranks} if ranks > 1 else {}
+    run = trainer(folder, max_epochs=2, precision="64-true", limit_val_batches=0, **parallel, **kwargs)
+    images = ImageDataModule("digits", batch_size=200 // ranks, validation=1437 - IMAGES)
+    data = text(ranks) if what.task is Language else images
+    run.fit(module, data, ckpt_path=resume, weights_only=None if resume is None else True)
     return module
 
 
@@ -102,9 +210,17 @@ def sleep(folder: Path) -> ff.FFLanguageModel:
 def main(folder: Path) -> None:
     """Train every case on this rank and store its weights."""
     warnings.filterwarnings("ignore")
+
+    def store(name: str, case: str, **kwargs: Any) -> None:
+        module = fit(folder, case, ranks=2, **kwargs)
+        torch.save(weights(module), folder / f"{name}, rank {module.global_rank}.pt")
+
+    collectives = Collectives()
     for case in CASES:
-        module = fit(folder, case, ranks=2)
-        torch.save(weights(module), folder / f"{case}, rank {module.global_rank}.pt")
+        store(case, case, callbacks={"sgd": [collectives], RESUMED: [SaveBetween()]}.get(case, []))
+    store("own negatives again", "gpt, muon, own negatives")
+    store("resumed", RESUMED, resume=folder / "between.ckpt")
+    torch.save(dict(collectives.counts), folder / f"collectives, rank {torch.distributed.get_rank()}.pt")
     slept = sleep(folder)
     torch.save(weights(slept), folder / f"rollouts, rank {slept.global_rank}.pt")
 

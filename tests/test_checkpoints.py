@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import resource
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.plugins import TorchCheckpointIO
 
 import ff_lightning as ff
-from ff_lightning.checkpoints import check_checkpoint, check_fit
+from ff_lightning.checkpoints import AtomicCheckpointIO, check_checkpoint, check_fit, unfinished
 from ff_lightning.cli import main
 from ff_lightning.errors import InputError
 from ff_lightning.losses import Swish
 from ff_lightning.schedules import HoldThenDecay
+from tests.training import classifier, loader, trainer
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SMOKE = ["--config", str(RECIPES / "digits_mlp.yaml"), "--config", str(RECIPES / "with/smoke.yaml")]
@@ -121,3 +127,56 @@ def test_a_checkpoint_of_a_recipe_rebuilds_its_module_safely(checkpoint: Path) -
     assert isinstance(optimizer, torch.optim.Adam)
     assert optimizer.defaults["fused"] is True
     assert isinstance(module.make_lr_scheduler(optimizer), HoldThenDecay)
+
+
+WRITER = """
+import sys
+import torch
+from ff_lightning.checkpoints import AtomicCheckpointIO
+
+while True:
+    AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(4_000_000)}, sys.argv[1])
+    print("written", flush=True)
+"""
+
+
+def test_a_kill_during_the_write_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
+    path, part = tmp_path / "last.ckpt", unfinished(tmp_path / "last.ckpt")
+    command = [sys.executable, "-c", WRITER, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=RECIPES.parent) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "written\n"
+        while not part.exists():
+            assert writer.poll() is None
+        writer.kill()
+    assert writer.returncode == -signal.SIGKILL
+    assert part.exists(), "killed in the middle of a write"
+    assert path.stem not in part.name, "Lightning looks for checkpoints by parts of their names"
+    assert torch.load(path, weights_only=True)["weights"].numel() == 4_000_000
+    AtomicCheckpointIO().save_checkpoint({"count": 1}, path)
+    assert torch.load(path, weights_only=True) == {"count": 1}
+    assert list(tmp_path.iterdir()) == [path], "what a kill left is used up by the next write"
+
+
+def test_a_failed_write_leaves_the_previous_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"count": 0}, path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, limits[1]))  # stops a write as a full disk does
+    try:
+        with pytest.raises((OSError, RuntimeError)):
+            AtomicCheckpointIO().save_checkpoint({"weights": torch.zeros(4_000_000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert torch.load(path, weights_only=True) == {"count": 0}
+    assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_a_trainer_writes_atomically_unless_told_otherwise(tmp_path: Path) -> None:
+    class Own(TorchCheckpointIO):
+        pass
+
+    for plugins, expected in (([], AtomicCheckpointIO), ([Own()], Own)):
+        run = trainer(tmp_path, max_steps=1, plugins=plugins)
+        run.fit(classifier(), loader(40, 20))
+        assert type(run.strategy.checkpoint_io) is expected

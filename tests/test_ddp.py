@@ -1,4 +1,4 @@
-"""Two real processes with the stock `ddp` strategy, started by torchrun, equal one process on the joined batch."""
+"""Two real processes with the stock `ddp` strategies equal one process on the joined batch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from ff_lightning.data.strings import ShuffledRows
-from tests.ddp_cases import CASES, fit, strings
+from tests.ddp_cases import CASES, RESUMED, Language, fit, strings
 from tests.training import assert_same_weights, weights
 
 ROOT = Path(__file__).parent.parent
+BATCHES = 14
 
 
 @pytest.fixture(scope="module")
@@ -42,19 +43,59 @@ def test_two_ranks_equal_one_process(two_ranks: Path, tmp_path: Path, case: str)
     first, second = load(two_ranks, case, 0), load(two_ranks, case, 1)
     assert_same_weights(first, second)
     collectives, sent = first.pop("sent").tolist()
-    one = weights(fit(tmp_path, case, ranks=1))
+    module = fit(tmp_path, case, ranks=1)
+    one = weights(module)
     assert one.pop("sent").tolist() == [0, 0]
     assert_same_weights(one, first, rtol=1e-9, atol=1e-12)
-    updates = 4 if "accumulated" in case else 12
-    parameters = [value for name, value in first.items() if name.endswith(("weight", "bias"))]
-    assert collectives == 3 * updates, "one collective a block and update"
-    assert sent == sum(p.nbytes for p in parameters) * updates
+    updates = 4 if CASES[case].arguments.get("accumulate_batches") else BATCHES
+    assert collectives == len(module.network) * updates, "one collective a block and update"
+    assert sent == sum(p.nbytes for p in module.parameters()) * updates
+
+
+def test_nothing_else_is_sent(two_ranks: Path) -> None:
+    """What the backend sees: DDP's reducer is silent, and gradients of three blocks travel once."""
+    counts = load(two_ranks, "collectives", 0)
+    assert counts == {
+        "gloo:all_reduce [[1040]]": BATCHES,  # 64 to 16 units, with their biases
+        "gloo:all_reduce [[272]]": 2 * BATCHES,
+        "gloo:all_reduce [[16]]": 3 * BATCHES,  # peer means
+        "gloo:all_reduce [[]]": 3 * BATCHES,  # θ
+        "gloo:broadcast [[1]]": BATCHES,  # Lightning asks whether a rank is to stop
+        "gloo:broadcast [[2]]": 1,  # DDP sends all buffers once, before the first step
+        "gloo:broadcast [[51]]": 1,
+    }
+
+
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no:UserWarning")
+def test_a_stop_between_batches_that_share_an_update_changes_nothing(two_ranks: Path, tmp_path: Path) -> None:
+    """Each rank has its own gradients then; one process goes on with their mean."""
+    whole = load(two_ranks, RESUMED, 1)
+    del whole["sent"]
+    again = load(two_ranks, "resumed", 1)
+    one = weights(fit(tmp_path, RESUMED, ranks=1, resume=two_ranks / "between.ckpt"))
+    del again["sent"], one["sent"]
+    assert_same_weights(whole, again)
+    assert_same_weights(whole, one, rtol=1e-9, atol=1e-12)
+    gradients = torch.load(two_ranks / "between.ckpt", weights_only=True)["ff_lightning"]["gradients"]
+    assert not torch.equal(gradients[0][0][0], gradients[1][0][0])
+
+
+def test_own_negatives_differ_between_ranks_and_come_again(two_ranks: Path, tmp_path: Path) -> None:
+    case = "gpt, muon, own negatives"
+    assert_same_weights(load(two_ranks, case, 0), load(two_ranks, "own negatives again", 0))
+    module = fit(tmp_path, case, ranks=1)
+    assert isinstance(module, Language)
+    noise = [torch.rand(4, generator=module.draw(half, 0)) for half in (0, 1, 0)]
+    assert torch.equal(noise[0], noise[2])
+    assert not torch.equal(noise[0], noise[1])
+    spawned = weights(fit(tmp_path, case, ranks=2, strategy="ddp_spawn"))
+    assert_same_weights(spawned, load(two_ranks, case, 0))
 
 
 def test_a_gradient_missing_on_one_rank_counts_as_zero(two_ranks: Path) -> None:
     for rank in range(2):
         gate = load(two_ranks, "branch", rank)["network.blocks.1.gate"]
-        assert gate.item() == pytest.approx(-0.1 * 12 * 0.5)
+        assert gate.item() == pytest.approx(-0.1 * BATCHES * 0.5)
 
 
 def test_rollouts_are_made_by_all_ranks_and_the_same_on_all(two_ranks: Path) -> None:

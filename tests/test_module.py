@@ -88,6 +88,33 @@ def test_resume_equals_never_stopped(tmp_path: Path, at: int) -> None:
     ]
 
 
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")
+@pytest.mark.parametrize("rest_in", ["the same process", "a trainer that saves at once"])
+def test_resume_between_batches_that_share_an_update(tmp_path: Path, rest_in: str) -> None:
+    """Gradients that wait for their update are kept, so a stop between them changes nothing."""
+
+    class SaveAt(pl.Callback):
+        def on_train_batch_end(self, run: pl.Trainer, *rest: Any) -> None:
+            if rest[-1] == 6:  # two updates of 3 batches, and one batch more
+                run.save_checkpoint(tmp_path / "between.ckpt")
+
+    def fit(callbacks: list[pl.Callback], seed: int, **resume: Any) -> ff.FFClassifier:
+        module, data = resumable(seed)
+        module.accumulate_batches = 3
+        saves = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
+        run = trainer(tmp_path, enable_checkpointing=saves, callbacks=callbacks, num_sanity_val_steps=0)
+        run.fit(module, data, **resume)
+        return module
+
+    whole = fit([SaveAt()], 0)
+    resume = {"ckpt_path": tmp_path / "between.ckpt", "weights_only": True}
+    if rest_in == "a trainer that saves at once":  # with the count of updates at 2, it does after one more batch
+        saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=2, save_top_k=-1)
+        fit([saver], 1, **resume)
+        resume["ckpt_path"] = tmp_path / "step=2.ckpt"
+    assert_same_weights(weights(whole), weights(fit([], 2, **resume)))
+
+
 def test_generator_depends_on_seed_batch_and_stream_alone() -> None:
     module = classifier()
     first = torch.rand(3, generator=module.generator())

@@ -20,6 +20,7 @@ from ff_lightning.losses import MovingThresholdLoss, SymBa
 from ff_lightning.readouts import LinearReadout
 from ff_lightning.schedules import Greedy, HoldThenDecay, Staggered
 from ff_lightning.updates import ExplicitSync, NoSync, gradient_sync
+from tests import texts
 from tests.training import (
     ADAM,
     SGD,
@@ -199,26 +200,65 @@ def test_gradient_scaler_moves_once_an_update(tmp_path: Path) -> None:
     assert norms.norms == pytest.approx(exact.norms, rel=0.05), "optimizers see unscaled, clipped gradients"
 
 
+def half(scale: float = 1024.0) -> MixedPrecision:
+    """Mixed precision in fp16, which Lightning offers on a CPU only when the plugin is built by hand."""
+    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
+
+
 def test_overflow_in_one_block_leaves_the_others_alone(tmp_path: Path) -> None:
     class Overflow(SymBa):
         def forward(self, g_pos: torch.Tensor, g_neg: torch.Tensor) -> torch.Tensor:
             return super().forward(g_pos, g_neg) * 1e36
 
-    plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))
+    plugin = half()
     module, plain = classifier(), classifier()
     module.network[1].loss = Overflow(4.0)
     before = weights(module)
     fit(tmp_path, module, plugins=[plugin], max_steps=1)
     after = weights(module)
-    fit(
-        tmp_path,
-        plain,
-        plugins=[MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1024.0))],
-        max_steps=1,
-    )
-    assert_same_weights(weights(plain.network[0]), weights(module.network[0]))
+    fit(tmp_path, plain, plugins=[half()], max_steps=1)
+    for index in (0, 2):
+        assert_same_weights(weights(plain.network[index]), weights(module.network[index]))
     assert torch.equal(before["network.blocks.1.layer.linear.weight"], after["network.blocks.1.layer.linear.weight"])
     assert torch.isfinite(after["network.blocks.1.layer.linear.weight"]).all()
+    assert plugin.scaler is not None
+    assert plugin.scaler.get_scale() == 512.0, "the overflow is seen, by the one scale that all blocks share"
+
+
+def test_activities_that_overflow_cost_one_update_and_nothing_else(tmp_path: Path) -> None:
+    """Weights, moving θ and peer means of all blocks are finite after a batch whose activities fp16 cannot hold."""
+
+    class Spike(pl.Callback):
+        def on_train_batch_start(self, _: Any, module: ff.FFLightningModule, __: Any, batch_idx: int) -> None:
+            self.weight, self.theta = module.network[1].layer.linear.weight, module.network[1].threshold
+            self.before, self.theta_before = self.weight.detach().clone(), self.theta.clone()
+            if batch_idx == 2:
+                self.weight.data.mul_(1e6)
+
+        def on_train_batch_end(self, *_: Any) -> None:
+            if float(self.weight.detach().abs().max()) > 1e3:
+                seen.append(torch.equal(self.weight, self.before * 1e6) and torch.equal(self.theta, self.theta_before))
+                self.weight.data.copy_(self.before)
+
+    seen: list[bool] = []
+    module = classifier(network=mlp(loss=MovingThresholdLoss(), peer_weight=0.1))
+    fit(tmp_path, module, plugins=[half()], callbacks=[Spike()])
+    assert seen == [True], "neither the block nor θ moved on that batch"
+    assert all(torch.isfinite(value).all() for value in weights(module.network).values())
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true", "16-mixed"])
+def test_other_precisions_train_a_language_model_as_well(tmp_path: Path, precision: str) -> None:
+    losses = []
+    for precise in (True, False):
+        module = texts.model(network=texts.gpt(layers=2))
+        setting = {"plugins": [half(64.0)]} if precision == "16-mixed" else {"precision": precision}
+        run = trainer(tmp_path, **({} if precise else setting))
+        run.fit(module, texts.Batches(120, 8))
+        (values,) = run.validate(module, texts.Batches(64, 64, start=50_000), verbose=False)
+        losses.append(values["val/loss"])
+    assert losses[0] < 4.0, "it has learned something"
+    assert losses[1] == pytest.approx(losses[0], abs=0.03)
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])

@@ -92,19 +92,20 @@ class TokenGoodness(Goodness):
     def forward(self, h: Tensor, inherited: Readout | None = None) -> Tensor:
         """Goodness of all tokens; ``inherited`` is read if there are no own parameters."""
         with torch.autocast(h.device.type, enabled=False):
-            return F.linear(self.energies(h), *self.parameters_or(inherited))
+            x = self.energies(h)
+            return F.linear(x, *self.parameters_or(inherited, x.dtype))
 
     def energies(self, h: Tensor) -> Tensor:
         """What is weighed, ``(B, T, width)``, at least float32: the squares of the normalised activities."""
         x = rms_norm(h.to(accumulation_dtype(h)))
         return x.square() if self.squared else x
 
-    def parameters_or(self, inherited: Readout | None) -> Readout:
-        """The own weight and bias, or the inherited ones."""
+    def parameters_or(self, inherited: Readout | None, dtype: torch.dtype) -> Readout:
+        """The own weight and bias, or the inherited ones, in the type of the energies."""
         readout = inherited if self.weight is None or self.bias is None else (self.weight, self.bias)
         if readout is None:
             raise InputError("Called a goodness that inherits its readout without one. Pass that of the first block.")
-        return readout
+        return readout[0].to(dtype), readout[1].to(dtype)
 
 
 class SequenceContrast(nn.Module):
@@ -243,9 +244,9 @@ class TokenBlock(Block):
         h, dreams = self._activities(signal)
         below = signal.below
         if isinstance(self.loss, LinearContrast) and below.shape[-1] >= MANY and not self.residual:
-            readout = self.goodness.parameters_or(signal.readout)
             with torch.autocast(h.device.type, enabled=False):
                 energies = self.goodness.energies(h)
+                readout = self.goodness.parameters_or(signal.readout, energies.dtype)
                 contrast = self.loss.among_many(energies, readout, below, signal.labels, signal.draw(index))
         else:
             logits = self.predict(h, below, signal.readout)
