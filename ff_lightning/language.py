@@ -93,9 +93,12 @@ class LinearContrast(_Sampled):
     def forward(  # noqa: D102
         self, logits: Tensor, below: Tensor, targets: Tensor, generator: torch.Generator | None
     ) -> TokenContrast:
-        g_pos = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-        g_neg = torch.linalg.vecdot(self.draw(logits, generator), logits)
-        return TokenContrast(g_neg.mean() - g_pos.mean(), g_pos.detach(), g_neg.detach())
+        real = targets.unsqueeze(-1)
+        g_pos = logits.detach().gather(-1, real)
+        pushes = self.draw(logits, generator).scatter_add_(-1, real, torch.full_like(g_pos, -1))
+        contrast = (pushes * logits).sum(-1)  # one pass back over the logits, not one for each side
+        g_pos = g_pos.squeeze(-1)
+        return TokenContrast(contrast.mean(), g_pos, contrast.detach() + g_pos)
 
     def among_many(
         self,
@@ -128,7 +131,7 @@ class LinearContrast(_Sampled):
         shares[:, -1] = -1
         directions = F.embedding_bag(compared, weight, mode="sum", per_sample_weights=shares)
         biases = F.embedding_bag(compared, bias.unsqueeze(-1), mode="sum", per_sample_weights=shares)
-        loss = torch.linalg.vecdot(energies.flatten(0, -2), directions).mean() + biases.mean()
+        loss = (energies.flatten(0, -2) * directions).sum(-1).mean() + biases.mean()
         return TokenContrast(loss, g_pos, g_neg)
 
 
@@ -159,9 +162,9 @@ class LogisticContrast(_Sampled):
         shares = self.draw(below.expand_as(logits) if self.from_below else logits, generator)
         goodness = logits - below
         g_pos = goodness.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-        push = torch.linalg.vecdot(shares, F.softplus(goodness - self.theta))
+        push = (shares * F.softplus(goodness - self.theta)).sum(-1)
         loss = F.softplus(self.theta - g_pos).mean() + push.mean()
-        return TokenContrast(loss, g_pos.detach(), torch.linalg.vecdot(shares, goodness.detach()))
+        return TokenContrast(loss, g_pos.detach(), (shares * goodness.detach()).sum(-1))
 
     def calibrated(self, logits: Tensor, below: Tensor) -> Tensor:  # noqa: D102
         return logits if self.from_below else 2 * logits - below

@@ -109,6 +109,21 @@ def test_collisions_are_kept() -> None:
     assert not gradient(LinearContrast(8), at, torch.zeros(V), torch.tensor([[0]])).any()
 
 
+@pytest.mark.parametrize("loss", ALL_LOSSES, ids=["linear", "logistic", "below", "softmax"])
+def test_losses_are_computed_in_float32_under_autocast(loss: TokenLoss) -> None:
+    at, targets, below = logits(3, 7, dtype=torch.float32), torch.randint(V, (3, 7)), torch.zeros(V)
+    exact, gradient_of_exact = (
+        loss(at, below, targets, torch.Generator().manual_seed(0)),
+        gradient(loss, at, below, targets),
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = loss(at, below, targets, torch.Generator().manual_seed(0))
+        assert torch.equal(gradient(loss, at, below, targets), gradient_of_exact)
+    for name in ("loss", "g_pos", "g_neg"):
+        value = getattr(exact, name)
+        assert value is None or torch.equal(getattr(low, name), value)
+
+
 def test_draws_follow_the_softmax() -> None:
     at = logits(2)
     drawn = draw_tokens(at, 100_000, torch.Generator().manual_seed(0))

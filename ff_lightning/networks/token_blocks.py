@@ -16,7 +16,7 @@ from ff_lightning.goodness import Goodness, MeanOfSquares, accumulation_dtype
 from ff_lightning.language import LinearContrast, TokenLoss
 from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.networks.attention import TransformerLayer, hidden_linear
-from ff_lightning.networks.functional import rms_norm
+from ff_lightning.networks.functional import rms_norm, unit_energy
 from ff_lightning.networks.window_layers import DenseLayer, WindowLayer
 
 Readout = tuple[Tensor, Tensor]
@@ -97,8 +97,8 @@ class TokenGoodness(Goodness):
 
     def energies(self, h: Tensor) -> Tensor:
         """What is weighed, ``(B, T, width)``, at least float32: the squares of the normalised activities."""
-        x = rms_norm(h.to(accumulation_dtype(h)))
-        return x.square() if self.squared else x
+        x = h.to(accumulation_dtype(h))
+        return unit_energy(x) if self.squared else rms_norm(x)
 
     def parameters_or(self, inherited: Readout | None, dtype: torch.dtype) -> Readout:
         """The own weight and bias, or the inherited ones, in the type of the energies."""
