@@ -79,27 +79,29 @@ def changes(name: str) -> str:
 
 def language(name: str) -> str:
     """Table of language models, each beside the twin of the same layers, text, length and seed."""
-    twins = {(comparable(run), run["seed"]): run for group in rows(name) for run in group if "backprop" in run}
+    everything = [run for group in rows(name) for run in group]
+    twins = {(comparable(run), run["seed"]): run for run in everything if "backprop" in run}
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for run in everything:
+        twin = twins[comparable(run), run["seed"]]
+        best, one = twin["backprop"], twin["one_layer_backprop"]
+        depth = {"gap": run["ff"] - best, "kept": 100 * (one - run["ff"]) / (one - best), "twin": best}
+        command = re.sub(r" --(seed \d+|no-\S+|twin-\S+ \S+)", "", run["command"])
+        groups.setdefault(command, []).append(run | depth)
     lines = [
-        "| arm | tier | layers, in a block | FF, by block | FF | twin | gap | gain of depth kept | seeds | command |",
+        "| arm, tier | layers, in a block | FF, by block | FF, last block | gap to twin | FF, mean of blocks | twin | "
+        "gain of depth kept, % | seeds | command |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for runs in rows(name):
-        first, blocks = runs[0], zip(*(run["per_block"] for run in runs), strict=True)
-        beside = [twins[comparable(run), run["seed"]] for run in runs]
-        wanted = ("backprop", "one_layer_backprop")
-        both = [run | {key: twin[key] for key in wanted} for run, twin in zip(runs, beside, strict=True)]
-        for run in both:
-            run["gap"] = run["ff"] - run["backprop"]
-            gain = run["one_layer_backprop"] - run["backprop"]
-            run["kept"] = 100 * (run["one_layer_backprop"] - run["ff"]) / gain
-        by_block = " ".join(f"{sum(values) / len(values):.3f}" for values in blocks)
-        seeds = ", ".join(str(run["seed"]) for run in runs)
-        command = re.sub(r" --seed \d+", "", first["command"])
+    for command, runs in groups.items():
+        first, columns = runs[0], zip(*(run["per_block"] for run in runs), strict=True)
+        by_block = " ".join(f"{sum(values) / len(values):.4f}" for values in columns)
+        cells = (("ff", 4), ("gap", 4), ("ff_average", 4), ("twin", 4), ("kept", 0))
+        values = " | ".join(spread(runs, key, digits) for key, digits in cells)
+        seeds = ", ".join(sorted(str(run["seed"]) for run in runs))
         lines.append(
-            f"| {first['arm']} | {first['tier']} | {first['layers']}, {first['layers_per_block']} | {by_block} | "
-            f"{spread(both, 'ff', 4)} | {spread(both, 'backprop', 4)} | {spread(both, 'gap', 4)} | "
-            f"{spread(both, 'kept', 0)} % | {seeds} | `{command}` |"
+            f"| {first['arm']}, {first['tier']} | {first['layers']}, {first['layers_per_block']} | {by_block} | "
+            f"{values} | {seeds} | `{command}` |"
         )
     return "\n".join([*lines, "", floors_of(name), "", origin(name)])
 
@@ -107,14 +109,15 @@ def language(name: str) -> str:
 def comparable(run: dict[str, Any]) -> tuple[Any, ...]:
     """What a network and its twin have in common."""
     text = re.search(r"--data (\S+)", run["command"])
-    return text and text[1], run["tokens"], run["layers"], run["vocab_size"]
+    return text and text[1], run["tokens"], run["layers"]
 
 
 def floors_of(name: str) -> str:
     """A sentence with what needs no training of layers, from the first run that measured it."""
     first = next(run for group in rows(name) for run in group if "ngram" in run)
     grams = ", ".join(f"{order}-gram {nats:.3f}" for order, nats in first["ngram"].items())
-    return f"Floors: {grams}; random layers under a trained readout {first['frozen']:.3f}."
+    frozen = f"; random layers under a trained readout {first['frozen']:.3f}" if "frozen" in first else ""
+    return f"Floors: {grams}{frozen}."
 
 
 def negatives(name: str) -> str:
@@ -187,6 +190,25 @@ def gpt_steps(name: str) -> str:
     return "\n".join([*lines, "", origin(name)])
 
 
+def memory(name: str) -> str:
+    """Table of the memory of a step, above parameters and optimizer state, by depth."""
+    parts = []
+    for (run,) in rows(name):
+        depths = sorted({row["depth"] for row in run["rows"]})
+        lines = [f"| {run['network']}: peak in MiB at depth | {' | '.join(map(str, depths))} |"]
+        lines.append("|---" * (len(depths) + 1) + "|")
+        for mode in dict.fromkeys(row["mode"] for row in run["rows"]):
+            peaks = {row["depth"]: f"{row['peak_mib']:.1f}" for row in run["rows"] if row["mode"] == mode}
+            lines.append(f"| {mode} | {' | '.join(peaks[depth] for depth in depths)} |")
+        ends = (
+            f"With parameters and optimizer state, streamed FF takes {run['total_over_checkpointed']} of checkpointed "
+            f"backprop at the greatest depth, and {run['total_over_step_in_backward']} of it with the optimizer's step "
+            f"in the backward pass. `{run['command']}`"
+        )
+        parts += ["\n".join(lines), ends]
+    return "\n\n".join([*parts, origin(name)])
+
+
 def origin(name: str) -> str:
     """Where and when the runs of a file were made."""
     runs = [run for group in rows(name) for run in group]
@@ -212,7 +234,8 @@ def main() -> int:
         "Language: tiny Shakespeare, characters": text,
         "Language: more layers, more text": curve("language_scale"),
         "Language: Hinton's strings of Aesop": aesop("aesop"),
-        "Time of a step": f"{steps}\n\n{gpt_steps('step_time_gpt')}",
+        "Memory of a step": memory("memory"),
+        "Time of a step": "\n\n".join([steps, gpt_steps("step_time_gpt")]),
     }
     changed = [
         replace(DOCS.parent / "README.md", f"{images}\n\n{text}"),

@@ -178,7 +178,7 @@ def mlp(args: argparse.Namespace, watches: list[Stopwatch]) -> dict[str, Any]:
 def gpt(args: argparse.Namespace, watches: list[Stopwatch]) -> dict[str, Any]:
     """A stack of blocks and its twin on a real text, then what they generate."""
     keep_memory()
-    texts = [TextDataModule(args.data, context=args.context, batch_size=args.batch) for _ in watches]
+    texts = [TextDataModule(args.text, context=args.context, batch_size=args.batch) for _ in watches]
     network = GPT(
         texts[0].vocab_size,
         width=args.width,
@@ -216,7 +216,7 @@ def gpt(args: argparse.Namespace, watches: list[Stopwatch]) -> dict[str, Any]:
         "ff_wall_ms": milliseconds(ff_wall),
         "twin_wall_ms": milliseconds(twin_wall),
         "generation": [generation(models, count) for count in TEXTS],
-        "data": Path(args.data).name,
+        "text": Path(args.text).name,
         "vocab_size": network.vocab_size,
     } | {
         name: getattr(args, name)
@@ -272,7 +272,7 @@ def arguments() -> argparse.Namespace:
         )
     else:
         parser.set_defaults(batch=32)
-        parser.add_argument("--data", default="pydoc", help="any source of TextDataModule")
+        parser.add_argument("--text", default="pydoc", help="any source of TextDataModule")
         parser.add_argument("--layers", type=int, default=4)
         parser.add_argument("--layers-per-block", type=int, default=1)
         parser.add_argument("--width", type=int, default=128)
