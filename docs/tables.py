@@ -124,7 +124,8 @@ def negatives(name: str) -> str:
     """Table of one seed, one change at a time."""
     lines = ["| arm | negatives | FF, by block | CPU seconds | command |", "|---|---|---|---|---|"]
     for (run,) in rows(name):
-        count = "all" if run["arm"] == "softmax" else "2 streams" if run["arm"] == "hinton" else run["negatives"]
+        special = {"softmax": "all", "hinton": "rollouts" if "--rollouts" in run["command"] else "two streams"}
+        count = special.get(run["arm"], run["negatives"])
         blocks = " ".join(f"{nats:.4f}" for nats in run["per_block"])
         lines.append(f"| {run['arm']} | {count} | {blocks} | {run['ff_seconds']:.0f} | `{run['command']}` |")
     return "\n".join([*lines, "", origin(name)])

@@ -6,10 +6,11 @@ of an evaluation in memory.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC
+from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torchmetrics import Metric
 
@@ -42,7 +43,14 @@ def goodness_gap(g_pos: Tensor, g_neg: Tensor) -> Tensor:
     return g_pos.mean() - g_neg.mean()
 
 
-class LabelContrast(Metric):
+class ExactSums(Metric, ABC):
+    """Keeps its sums in the type they were made with, whatever type the module around it is brought to."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
+        return super()._apply(lambda value: value.to(fn(value).device), exclude_state)
+
+
+class LabelContrast(ExactSums):
     """What every block makes of the labels over a whole evaluation: accuracy, separation, goodness gap.
 
     The true label is contrasted with the wrong one that the block likes best.
@@ -91,7 +99,7 @@ class LabelContrast(Metric):
         }
 
 
-class TokenMetrics(Metric):
+class TokenMetrics(ExactSums):
     """Loss, accuracy and calibration of every block over all tokens of an evaluation, in sums of a fixed size.
 
     The expected calibration error (Guo et al. 2017, 1706.04599) sorts tokens by the probability of the likeliest one

@@ -158,3 +158,13 @@ def test_no_token_is_kept(network: GPT) -> None:
         metrics.update(index, logits, targets)
     assert {name: getattr(metrics, name).shape for name in metrics._defaults} == sizes
     assert sum(shape.numel() for shape in sizes.values()) == 2 * 3 + 2 * 15
+
+
+def test_sums_stay_exact_in_a_module_of_low_precision() -> None:
+    module = torch.nn.ModuleList([TokenMetrics(2), LabelContrast(2)]).to(torch.bfloat16)
+    for metric in module:
+        assert {state.dtype for state in metric.metric_state.values()} <= {torch.float64, torch.int64}
+    logits, targets = torch.zeros(4, 100, 8, dtype=torch.bfloat16), torch.zeros(4, 100, dtype=torch.int64)
+    for _ in range(3):
+        module[0].update(0, logits, targets)
+    assert int(module[0].tokens[0]) == 1200  # which bfloat16 cannot hold

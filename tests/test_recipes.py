@@ -189,11 +189,12 @@ def test_wandb_offline_leaves_a_run_file_and_keeps_checkpoints_in_the_run_folder
     monkeypatch.setenv("WANDB_SILENT", "true")
     assert main(["fit", *configs("digits_mlp", "smoke", "wandb_offline"), *FEW]) == 0
     wandb.finish()
-    (run,) = Path("runs/wandb").glob("offline-run-*/*.wandb")
-    deadline = time.monotonic() + 60  # wandb's own process writes the file
-    while run.stat().st_size <= 1000 and time.monotonic() < deadline:
+    deadline, written = time.monotonic() + 60, 0  # wandb's own process writes the file
+    while written <= 1000 and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert run.stat().st_size > 1000
+        written = sum(run.stat().st_size for run in Path("runs/wandb").glob("offline-run-*/*.wandb"))
+    assert written > 1000
+    assert len(list(Path("runs/wandb").glob("offline-run-*/*.wandb"))) == 1
     assert {"last.ckpt", "best.ckpt", "config.yaml"} <= {
         path.name for path in Path("runs/digits_mlp-smoke-wandb_offline").iterdir()
     }
