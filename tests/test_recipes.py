@@ -187,6 +187,7 @@ def test_wandb_offline_leaves_a_run_file_and_keeps_checkpoints_in_the_run_folder
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
+    wandb.teardown()  # the writing process of an earlier test works in another folder, and `save_dir` is relative
     assert main(["fit", *configs("digits_mlp", "smoke", "wandb_offline"), *FEW]) == 0
     wandb.finish()
     deadline, written = time.monotonic() + 60, 0  # wandb's own process writes the file
