@@ -1,12 +1,12 @@
 """Batches of images cut from tensors in memory: no workers, and an epoch can be resumed at any batch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ff_lightning.data.order import OrderedLoader, ResumableLoader, seeded
+from ff_lightning.data.order import OrderedLoader, PermutedLoader, seeded
 
 
 class Images(NamedTuple):
@@ -68,7 +68,7 @@ class MemoryLoader(OrderedLoader[tuple[Tensor, Tensor]]):
         return self.images.scaled(self.images.pixels[rows]), self.images.labels[rows]
 
 
-class ShuffledLoader(ResumableLoader[tuple[Tensor, Tensor]]):
+class ShuffledLoader(PermutedLoader[tuple[Tensor, Tensor]]):
     """Shuffled and augmented batches for training, the same for any number of ranks.
 
     Batch i of all ranks together is `order[i * B * W : (i + 1) * B * W]` and rank r takes its r-th
@@ -121,20 +121,7 @@ class ShuffledLoader(ResumableLoader[tuple[Tensor, Tensor]]):
         self.images = images
         self.augment = augment
 
-    def __len__(self) -> int:
-        """Count the batches of a whole epoch, the same on every rank."""
-        full, rest = divmod(self.size, self.global_batch)
-        return full + (rest >= self.world_size)
-
-    def _rest(self, epoch: int, first: int) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(self.size, generator=seeded(self.seed, epoch))
-        for batch in range(first, len(self)):
-            yield self._cut(order, epoch, batch)
-
-    def _cut(self, order: Tensor, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
-        everyone = order[batch * self.global_batch : (batch + 1) * self.global_batch]
-        share = len(everyone) // self.world_size
-        mine = slice(self.rank * share, (self.rank + 1) * share)
+    def _take(self, everyone: Tensor, mine: slice, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
         pixels = self.images.pixels[everyone[mine]]
         if self.augment is not None:
             noise = torch.rand(len(everyone), 3, generator=seeded(self.seed, epoch, batch))

@@ -184,6 +184,30 @@ class ResumableLoader(SharedLoader[Batch]):
         """Give the share of this rank in the batches from `first` to the last of an epoch."""
 
 
+class PermutedLoader(ResumableLoader[Batch]):
+    """Rows in a new order in every epoch, the same for any number of ranks.
+
+    Batch i of all ranks together is `order[i * B * W : (i + 1) * B * W]` and rank r takes its r-th slice. The last
+    batch is split evenly too, which drops at most W - 1 rows of an epoch. The order depends on (seed, epoch) alone.
+    """
+
+    def __len__(self) -> int:
+        """Count the batches of a whole epoch, the same on every rank."""
+        full, rest = divmod(self.size, self.global_batch)
+        return full + (rest >= self.world_size)
+
+    def _rest(self, epoch: int, first: int) -> Iterator[Batch]:
+        order = torch.randperm(self.size, generator=seeded(self.seed, epoch))
+        for batch in range(first, len(self)):
+            everyone = order[batch * self.global_batch : (batch + 1) * self.global_batch]
+            share = len(everyone) // self.world_size
+            yield self._take(everyone, slice(self.rank * share, (self.rank + 1) * share), epoch, batch)
+
+    @abstractmethod
+    def _take(self, everyone: torch.Tensor, mine: slice, epoch: int, batch: int) -> Batch:
+        """Make the share of this rank, `everyone[mine]`, of a batch of rows of all ranks."""
+
+
 def seeded(*key: int) -> torch.Generator:
     """Return a generator whose stream depends on every number of the key."""
     digest = blake2b(repr(key).encode(), digest_size=4).digest()

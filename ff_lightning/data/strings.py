@@ -1,7 +1,6 @@
 """`StringsDataModule`: strings of equal length over few symbols, as in Hinton's experiment with Aesop's Fables."""
 
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor
 
 from ff_lightning.data.arguments import check_whole
 from ff_lightning.data.corpora import read_documents
-from ff_lightning.data.order import OrderedLoader, ResumableLoader, rank_of, seeded
+from ff_lightning.data.order import OrderedLoader, PermutedLoader, rank_of
 from ff_lightning.data.tokenizers import CharacterTokenizer
 from ff_lightning.errors import InputError
 
@@ -166,7 +165,7 @@ class OrderedRows(OrderedLoader[Tensor]):
         return self.tokens[rows]
 
 
-class ShuffledRows(ResumableLoader[Tensor]):
+class ShuffledRows(PermutedLoader[Tensor]):
     """Rows of tokens (N, T + 1) in a new order in every epoch, the same for any number of ranks.
 
     The last batch is split evenly, too, which drops at most W - 1 rows of an epoch.
@@ -202,17 +201,8 @@ class ShuffledRows(ResumableLoader[Tensor]):
         )
         self.tokens = tokens
 
-    def __len__(self) -> int:
-        """Count the batches of a whole epoch, the same on every rank."""
-        full, rest = divmod(self.size, self.global_batch)
-        return full + (rest >= self.world_size)
-
-    def _rest(self, epoch: int, first: int) -> Iterator[Tensor]:
-        order = torch.randperm(self.size, generator=seeded(self.seed, epoch))
-        for batch in range(first, len(self)):
-            everyone = order[batch * self.global_batch : (batch + 1) * self.global_batch]
-            share = len(everyone) // self.world_size
-            yield self.tokens[everyone[self.rank * share : (self.rank + 1) * share]]
+    def _take(self, everyone: Tensor, mine: slice, epoch: int, batch: int) -> Tensor:
+        return self.tokens[everyone[mine]]
 
 
 def cleaned(text: str, symbols: str) -> str:
