@@ -60,10 +60,6 @@ class LanguageTable(pl.Callback):
         """Count tokens afresh."""
         self._tokens = 0
 
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Count tokens afresh."""
-        self._tokens = 0
-
     def on_validation_batch_end(
         self,
         trainer: pl.Trainer,
@@ -77,18 +73,8 @@ class LanguageTable(pl.Callback):
         if isinstance(pl_module, LanguageModelling):
             self._tokens += batch[:, 1:].numel()
 
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Count the tokens that are predicted."""
-        if isinstance(pl_module, LanguageModelling):
-            self._tokens += batch[:, 1:].numel()
+    on_test_start = on_validation_start
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the values of the validation; in a training, the last one stays."""

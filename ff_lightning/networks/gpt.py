@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import copy
 
-from torch import nn
-
 from ff_lightning.errors import InputError
 from ff_lightning.language import LinearContrast, TokenLoss
-from ff_lightning.networks.attention import TransformerLayer
-from ff_lightning.networks.token_blocks import TokenBlock, TokenGoodness, TokenLayers
-from ff_lightning.networks.token_stack import TokenStack, check_sizes, check_span, sequence_contrast
+from ff_lightning.networks.token_blocks import TokenBlock, TokenGoodness
+from ff_lightning.networks.token_stack import TokenStack, check_sizes, sequence_contrast, transformer_blocks
 
 
 class GPT(TokenStack):
@@ -56,21 +53,21 @@ class GPT(TokenStack):
     ) -> None:
         sizes = {"vocab_size": vocab_size, "layers": layers, "layers_per_block": layers_per_block, "context": context}
         check_sizes("GPT", **sizes, width=width, expansion=expansion, taps=taps)
-        check_span(layers, layers_per_block)
         if residual:
             _check_residual(average=average, inherit=inherit)
-        embedding = nn.Embedding(vocab_size, width)  # standard normal
-        every = [TransformerLayer(width, heads, context, expansion=expansion, taps=taps) for _ in range(layers)]
+        blocks = transformer_blocks(
+            vocab_size, width, layers, layers_per_block, heads, context, expansion=expansion, taps=taps
+        )
         super().__init__(
             [
                 TokenBlock(
-                    TokenLayers(every[start : start + layers_per_block], None if start else embedding),
-                    TokenGoodness(width, vocab_size, inherit=inherit and start > 0),
+                    block,
+                    TokenGoodness(width, vocab_size, inherit=inherit and index > 0),
                     copy.deepcopy(loss) or LinearContrast(),
                     residual=residual,
                     sequences=sequence_contrast(width, dream_weight),
                 )
-                for start in range(0, layers, layers_per_block)
+                for index, block in enumerate(blocks)
             ],
             vocab_size=vocab_size,
             context=context,

@@ -7,17 +7,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ff_lightning.blocks import BlockStack, Labelled
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import MeanOfSquares
 from ff_lightning.language import draw_tokens
 from ff_lightning.losses import ContrastiveLoss, MovingThresholdLoss
-from ff_lightning.networks.attention import TransformerLayer
 from ff_lightning.networks.candidate_blocks import CandidateBlock
 from ff_lightning.networks.token_blocks import Dreams, TextSignal, TokenGoodness, TokenLayers
-from ff_lightning.networks.token_stack import Draw, TokenStack, check_sizes, check_span
+from ff_lightning.networks.token_stack import Draw, TokenStack, check_sizes, transformer_blocks
 from ff_lightning.networks.window_mlp import window_layers
 
 
@@ -119,13 +118,10 @@ class HintonGPT(CandidateStack):
     ) -> None:
         sizes = {"vocab_size": vocab_size, "layers": layers, "layers_per_block": layers_per_block, "context": context}
         check_sizes("HintonGPT", **sizes, width=width)
-        check_span(layers, layers_per_block)
-        embedding = nn.Embedding(vocab_size, width)
-        every = [TransformerLayer(width, heads, context) for _ in range(layers)]
-        starts = range(0, layers, layers_per_block)
+        blocks = transformer_blocks(vocab_size, width, layers, layers_per_block, heads, context)
         super().__init__(
-            [TokenLayers(every[start : start + layers_per_block], None if start else embedding) for start in starts],
-            [width] * len(starts),
+            blocks,
+            [width] * len(blocks),
             vocab_size=vocab_size,
             context=context,
             loss=loss,

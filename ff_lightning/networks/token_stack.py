@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ff_lightning.blocks import BlockStack, Labelled
 from ff_lightning.errors import InputError, positive
 from ff_lightning.language import TokenSoftmax
+from ff_lightning.networks.attention import TransformerLayer
 from ff_lightning.networks.candidate_blocks import CandidateBlock
 from ff_lightning.networks.token_blocks import Dreams, Readout, SequenceContrast, TextSignal, TokenBlock, TokenLayers
 
@@ -204,3 +205,36 @@ def check_span(layers: int, layers_per_block: int) -> None:
             f"Passed `layers={layers}, layers_per_block={layers_per_block}`. Blocks are of equal size: `layers` "
             "must be a multiple of `layers_per_block`."
         )
+
+
+def transformer_blocks(
+    vocab_size: int,
+    width: int,
+    layers: int,
+    layers_per_block: int,
+    heads: int,
+    context: int,
+    *,
+    expansion: int = 4,
+    taps: int = 4,
+) -> list[TokenLayers]:
+    """Transformer layers cut into blocks of equal size, behind an embedding, which is standard normal.
+
+    Args:
+        vocab_size: see :class:`~ff_lightning.networks.GPT`, as for all.
+        width: of the residual stream.
+        layers: in all.
+        layers_per_block: in one block.
+        heads: of each layer.
+        context: largest number of positions.
+        expansion: of the MLP.
+        taps: of the convolutions.
+
+    Raises:
+        InputError: the layers cannot be cut like that.
+    """
+    check_span(layers, layers_per_block)
+    embedding = nn.Embedding(vocab_size, width)
+    every = [TransformerLayer(width, heads, context, expansion=expansion, taps=taps) for _ in range(layers)]
+    starts = range(0, layers, layers_per_block)
+    return [TokenLayers(every[start : start + layers_per_block], None if start else embedding) for start in starts]

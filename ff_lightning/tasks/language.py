@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
 
-from ff_lightning.blocks import LocalStep
 from ff_lightning.errors import InputError
 from ff_lightning.networks.hinton import CandidateStack
 from ff_lightning.networks.token_blocks import Dreams
@@ -59,17 +57,14 @@ class FFLanguageModel(LanguageModelling):
             )
         self.rollouts = rollouts
 
-    def local_losses(self, batch: Any) -> Iterator[LocalStep]:
-        """The losses of the blocks, each with randomness of its own."""
-        tokens, targets = self.windows(batch)
-        dreams = None if self.rollouts is None else self._dreams(self.rollouts, tokens)
-        yield from self.network.local_losses(self.network.signal(tokens, targets, self.generator, dreams))
-
-    def _dreams(self, rollouts: SleepBuffer, tokens: Tensor) -> Dreams:
+    def dreams(self, tokens: Tensor) -> Dreams | None:
+        """Some of the rollouts, of which part is made anew when that is due; ``None`` without rollouts."""
+        if self.rollouts is None:
+            return None
         generator = self.generator(DREAMS)
-        if rollouts.due(self.global_step):
-            rollouts.refresh(self.network, tokens, self.global_step, generator)
-        return rollouts.draw(min(tokens.shape[1], rollouts.tokens.shape[1]), generator)
+        if self.rollouts.due(self.global_step):
+            self.rollouts.refresh(self.network, tokens, self.global_step, generator)
+        return self.rollouts.draw(min(tokens.shape[1], self.rollouts.tokens.shape[1]), generator)
 
 
 class LanguageTwin(LanguageModelling):

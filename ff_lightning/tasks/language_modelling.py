@@ -14,6 +14,7 @@ from ff_lightning.errors import InputError
 from ff_lightning.generation import Sampler, continued, stream
 from ff_lightning.metrics import TokenMetrics
 from ff_lightning.module import FFLightningModule
+from ff_lightning.networks.token_blocks import Dreams
 from ff_lightning.networks.token_stack import TokenStack
 
 
@@ -78,7 +79,11 @@ class LanguageModelling(FFLightningModule):
     def local_losses(self, batch: Any) -> Iterator[LocalStep]:
         """The losses of the blocks, each with randomness of its own."""
         tokens, targets = self.windows(batch)
-        yield from self.network.local_losses(self.network.signal(tokens, targets, self.generator))
+        yield from self.network.local_losses(self.network.signal(tokens, targets, self.generator, self.dreams(tokens)))
+
+    def dreams(self, tokens: Tensor) -> Dreams | None:
+        """Sequences that the model made itself, for a step on ``(B, T)`` tokens; ``None`` for none."""
+        return None
 
     def windows(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Tokens read and tokens predicted, each ``(B, T)``.
