@@ -16,17 +16,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 import time
-import warnings
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from recipe import provenance
+from recipe import SILENT, be_quiet, provenance
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -83,35 +80,21 @@ def judged(network: TokenStack, strings: Tensor) -> dict[str, Any]:
 
 def main() -> None:
     args = arguments()
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
+    be_quiet()
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
     data = StringsDataModule(args.data, batch_size=args.batch, seed=args.seed)
     module = model(args, data)
-    trainer = pl.Trainer(
-        max_epochs=args.epochs,
-        accelerator="auto",
-        devices=1,
-        precision=args.precision,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-    )
+    trainer = pl.Trainer(max_epochs=args.epochs, precision=args.precision, limit_val_batches=0, **SILENT)
     started = time.process_time()
     trainer.fit(module, data)
     result: dict[str, Any] = {"arm": args.arm, "negatives": args.negatives, "seed": args.seed}
     for split, name in (("train", "train"), ("validation", "held_out")):
         result[name] = judged(module.network, data.rows(split))
         print(f"{name}: {result[name]}", file=sys.stderr, flush=True)
-    found = provenance()
-    found["command"] = found["command"].replace(f" {args.data}", f" --data {Path(args.data).name}")
     tier = "backprop" if args.arm == "twin" else "T1"
     cpu = {"cpu_seconds": round(time.process_time() - started), "epochs": args.epochs}
-    print(json.dumps(result | {"tier": tier} | cpu | found))
+    print(json.dumps(result | {"tier": tier} | cpu | provenance()))
 
 
 def arguments() -> argparse.Namespace:

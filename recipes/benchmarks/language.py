@@ -15,17 +15,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
 import time
-import warnings
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from recipe import provenance
+from recipe import SILENT, be_quiet, provenance
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
@@ -111,17 +108,7 @@ def measure(args: argparse.Namespace, name: str, model: LanguageModelling) -> di
     """Train, and return what validation says, the CPU seconds of training, and the curve."""
     text, curve = data(args), Curve(args)
     trainer = pl.Trainer(
-        max_steps=args.steps,
-        accelerator="auto",
-        devices=1,
-        precision=args.precision,
-        logger=False,
-        callbacks=[curve],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
+        max_steps=args.steps, precision=args.precision, callbacks=[curve], limit_val_batches=0, **SILENT
     )
     started = time.process_time()
     trainer.fit(model, text)
@@ -198,8 +185,7 @@ def table(result: dict[str, Any]) -> Table:
 
 def main() -> None:
     args = arguments()
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
+    be_quiet()
     torch.set_num_threads(args.threads)
     torch.set_flush_denormal(True)
     result = compare(args)
@@ -207,9 +193,7 @@ def main() -> None:
     sizes = {"tokens": args.steps * args.batch * args.context, "layers": args.layers}
     sizes |= {"layers_per_block": args.layers_per_block, "negatives": args.negatives}
     named = {"arm": args.arm, "tier": TIERS[args.arm], "seed": args.seed}
-    found = provenance()
-    found["command"] = found["command"].replace(args.data, f"--data {Path(args.data).name}")
-    print(json.dumps(result | sizes | named | found))
+    print(json.dumps(result | sizes | named | provenance()))
 
 
 def arguments() -> argparse.Namespace:

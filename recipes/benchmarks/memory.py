@@ -20,9 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +29,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from meter import MIB, allocated_peak, persistent_bytes, saved_peak
-from recipe import provenance
+from recipe import SILENT, be_quiet, provenance
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
@@ -189,17 +187,7 @@ def ff_row(args: argparse.Namespace, depth: int, update: str = "streamed") -> di
     else:
         module = ff.FFLanguageModel(gpt(args, depth), optimizer=ADAMW, update=update)
     meter = Meter()
-    run = pl.Trainer(
-        max_steps=WARM_UP + 2,
-        accelerator="auto",
-        devices=1,
-        precision=args.precision,
-        callbacks=[meter],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
+    run = pl.Trainer(max_steps=WARM_UP + 2, precision=args.precision, callbacks=[meter], **SILENT)
     run.fit(module, batches(args))
     return row(f"ff {update}", depth, meter.saved, meter.peak, meter.always)
 
@@ -240,8 +228,7 @@ def ratios(rows: list[dict[str, Any]], depths: list[int]) -> dict[str, float]:
 
 def main() -> None:
     args = arguments()
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
+    be_quiet()
     torch.set_num_threads(args.threads)
     rows = []
     for depth in args.depths:

@@ -20,6 +20,24 @@ from ff_lightning.cli_recipes import RecipeCLI
 RECIPES = Path(__file__).parent.parent
 
 
+SILENT: dict[str, Any] = {
+    "accelerator": "auto",
+    "devices": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+    "num_sanity_val_steps": 0,
+}
+"""A Trainer on one device that says and keeps nothing."""
+
+
+def be_quiet() -> None:
+    """Keep Lightning's messages out of what a benchmark prints."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore")
+
+
 def load(recipes: list[str], overrides: list[str], **trainer: Any) -> RecipeCLI:
     """Build what recipes describe.
 
@@ -31,18 +49,8 @@ def load(recipes: list[str], overrides: list[str], **trainer: Any) -> RecipeCLI:
     Returns:
         An object with ``trainer``, ``model`` and ``datamodule``.
     """
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
+    be_quiet()
     torch.set_flush_denormal(True)
-    silent = {
-        "accelerator": "auto",
-        "devices": 1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-        "num_sanity_val_steps": 0,
-    }
     configs = [word for recipe in recipes for word in ("--config", str(RECIPES / f"{recipe}.yaml"))]
     return RecipeCLI(
         ff.FFLightningModule,
@@ -51,7 +59,7 @@ def load(recipes: list[str], overrides: list[str], **trainer: Any) -> RecipeCLI:
         subclass_mode_data=True,
         auto_configure_optimizers=False,
         save_config_callback=None,
-        trainer_defaults=silent | trainer,
+        trainer_defaults=SILENT | trainer,
         run=False,
         args=[*configs, *overrides],
     )
@@ -65,11 +73,20 @@ def provenance() -> dict[str, str]:
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
     cpu = models[0] if models else ": unknown CPU"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu.split(":")[1].strip()
-    words = [word for word in sys.argv[1:] if not Path(word).is_dir() and word != "--data"]
-    command = " ".join(["python", f"recipes/benchmarks/{Path(sys.argv[0]).name}", *words])
     return {
-        "command": command,
+        "command": " ".join(["python", f"recipes/benchmarks/{Path(sys.argv[0]).name}", *portable(sys.argv[1:])]),
         "commit": commit,
         "hardware": f"{os.cpu_count()} x {device}",
         "date": date.today().isoformat(),
     }
+
+
+def portable(words: list[str]) -> list[str]:
+    """Arguments without the places of this machine: of a file its name, and no `--data` with a folder."""
+    kept: list[str] = []
+    for word in words:
+        if Path(word).is_dir() and kept[-1:] == ["--data"]:
+            kept.pop()
+        elif not Path(word).is_dir():
+            kept.append(Path(word).name if Path(word).is_file() else word)
+    return kept

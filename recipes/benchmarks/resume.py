@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import random
 import socket
@@ -23,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,7 +29,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from recipe import provenance
+from recipe import be_quiet, provenance
 from torch import Tensor
 from torch.optim import AdamW
 
@@ -82,8 +80,7 @@ def gpt() -> tuple[ff.FFLightningModule, pl.LightningDataModule]:
 
 def train(args: argparse.Namespace) -> None:
     """Train on this rank, from the checkpoint if there is one, and store the state at the end."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore")
+    be_quiet()
     torch.set_num_threads(1)
     ranks = int(os.environ["WORLD_SIZE"])
     pl.seed_everything(args.seed if not (args.folder / "last.ckpt").exists() else 999, verbose=False)

@@ -27,7 +27,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LightningCLI
-from recipe import load, provenance
+from recipe import SILENT, load, provenance
 from torch.utils.data import DataLoader, TensorDataset
 
 from ff_lightning.data.text import TextDataModule
@@ -191,19 +191,7 @@ def gpt(args: argparse.Namespace, watches: list[Stopwatch]) -> dict[str, Any]:
     parts = {"optimizer": partial(MuonAdamW, lr=4e-3, muon_lr=0.02), "lr_scheduler": CosineDecay}
     models = [LanguageTwin(network, **parts), FFLanguageModel(network, **parts)][::-1]
     flags: dict[str, Any] = {"max_steps": args.steps, "precision": args.precision, "accelerator": args.accelerator}
-    trainers = [
-        pl.Trainer(
-            **flags,
-            devices=1,
-            callbacks=[watch],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            limit_val_batches=0,
-        )
-        for watch in watches
-    ]
+    trainers = [pl.Trainer(callbacks=[watch], limit_val_batches=0, **SILENT | flags) for watch in watches]
     side_by_side(list(zip(trainers, models, texts, strict=True)))
     ff_cpu, twin_cpu = (watch.cpu_seconds[args.warm_up :] for watch in watches)
     ff_wall, twin_wall = (watch.seconds[args.warm_up :] for watch in watches)
