@@ -12,6 +12,7 @@ import ff_lightning as ff
 from ff_lightning.cli import main
 from ff_lightning.cli_errors import shorten
 from ff_lightning.data import ImageDataModule, TextDataModule
+from tests.command_line import error_of
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 DIGITS = ["--config", str(RECIPES / "digits_mlp.yaml")]
@@ -26,18 +27,6 @@ QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summa
 @pytest.fixture(autouse=True)
 def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def error_of(capsys: pytest.CaptureFixture[str], *args: str) -> str:
-    """The one line that a wrong call ends with."""
-    capsys.readouterr()
-    assert main(list(args)) == 2
-    err = capsys.readouterr().err
-    last = err.splitlines()[-1]
-    assert "Traceback" not in err
-    assert err.count("error:") == 1
-    assert last.startswith("ff-lightning: error: ")
-    return last.removeprefix("ff-lightning: error: ")
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import ff_lightning as ff
 from ff_lightning.cli import main, prediction_lines
 from ff_lightning.cli_errors import shorten
 from ff_lightning.data import ByteTokenizer, CharacterTokenizer, TextDataModule
+from tests.command_line import error_of
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
@@ -41,18 +42,6 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, args in (("text", TEXT), ("digits", configs("digits_mlp", "with/smoke"))):
         assert main(["fit", *args, *QUIET, "--trainer.default_root_dir", str(folder / name)]) == 0
     return folder
-
-
-def error_of(capsys: pytest.CaptureFixture[str], *args: str) -> str:
-    """The one line that a wrong call ends with."""
-    capsys.readouterr()
-    assert main(list(args)) == 2
-    err = capsys.readouterr().err
-    last = err.splitlines()[-1]
-    assert "Traceback" not in err
-    assert err.count("error:") == 1
-    assert last.startswith("ff-lightning: error: ")
-    return last.removeprefix("ff-lightning: error: ")
 
 
 @pytest.mark.parametrize(
