@@ -86,7 +86,7 @@ def language(name: str) -> str:
         twin = twins[comparable(run), run["seed"]]
         best, one = twin["backprop"], twin["one_layer_backprop"]
         depth = {"gap": run["ff"] - best, "kept": 100 * (one - run["ff"]) / (one - best), "twin": best}
-        command = re.sub(r" --(seed \d+|no-\S+|twin-\S+ \S+)", "", run["command"])
+        command = re.sub(r" --(seed \d+|no-\S+|twin-\S+ \S+)", "", run["command"]) + rates_of(twin, run)
         groups.setdefault(command, []).append(run | depth)
     lines = [
         "| arm, tier | layers, in a block | FF, by block | FF, last block | gap to twin | FF, mean of blocks | twin | "
@@ -104,6 +104,17 @@ def language(name: str) -> str:
             f"{values} | {seeds} | `{command}` |"
         )
     return "\n".join([*lines, "", floors_of(name), "", origin(name)])
+
+
+def rates_of(twin: dict[str, Any], ours: dict[str, Any]) -> str:
+    """Arguments that train the twin as it was, beside an FF network with rates of its own."""
+    words = ""
+    for name in ("muon-lr", "clip"):
+        found = re.search(rf" --twin-{name} (\S+)", twin["command"]) or re.search(rf" --{name} (\S+)", twin["command"])
+        own = re.search(rf" --{name} (\S+)", ours["command"])
+        if found and own and found[1] != own[1]:
+            words += f" --twin-{name} {found[1]}"
+    return words
 
 
 def comparable(run: dict[str, Any]) -> tuple[Any, ...]:
