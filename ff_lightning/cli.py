@@ -9,6 +9,7 @@ recipes/mnist_mlp.yaml --config recipes/with/twin.yaml`` makes ``runs/mnist_mlp-
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ import lightning.pytorch as pl
 import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
@@ -27,7 +28,17 @@ from torch import Tensor
 
 import ff_lightning.data
 import ff_lightning.networks  # noqa: F401  so that `--help` knows what there is to choose from
-from ff_lightning.callbacks import BlockTable, ClassificationPictures, LanguageTable, LastCheckpoint
+from ff_lightning.callbacks import (
+    BlockPictures,
+    BlockTable,
+    ClassificationPictures,
+    GoodnessMonitor,
+    KeepOnInterrupt,
+    LanguageTable,
+    LastCheckpoint,
+    RunRecord,
+    TrainingProgress,
+)
 from ff_lightning.checkpoints import check_checkpoint, check_fit
 from ff_lightning.cli_errors import explain
 from ff_lightning.cli_generate import generate, generate_parser
@@ -72,6 +83,11 @@ class FFLightningCLI(RecipeCLI):
 
     subcommand: str
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Keep the command as it was given, for the record of the run."""
+        self.command = shlex.join(["ff-lightning", *args])
+        super().parse_arguments(parser, args)
+
     def setup_parser(self, *args: Any) -> None:
         """Leave the results of an evaluation to our own table."""
         super().setup_parser(*args)
@@ -115,7 +131,7 @@ class FFLightningCLI(RecipeCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the Trainer, with the callbacks and the logger that every run has unless told otherwise."""
         config = self.config_init[self.subcommand].trainer
-        self.trainer_defaults["callbacks"] = default_callbacks(config)
+        self.trainer_defaults["callbacks"] = default_callbacks(config, self.command)
         if config.logger in (None, True):
             version = "" if self.subcommand == "fit" else self.subcommand
             kwargs["logger"] = CSVLogger(config.default_root_dir, name="", version=version)
@@ -175,22 +191,23 @@ def prediction_lines(batches: Sequence[Any], tokenizer: Tokenizer | None = None)
     return "", []
 
 
-def default_callbacks(trainer: Namespace) -> list[pl.Callback]:
+def default_callbacks(trainer: Namespace, command: str = "") -> list[pl.Callback]:
     """What every run shows and keeps.
 
     Args:
         trainer: the Trainer's arguments; what they switch off or bring themselves is left out.
+        command: that started the run.
     """
     own = trainer.callbacks or []
     callbacks: list[pl.Callback] = []
     if trainer.enable_progress_bar is not False and not any(isinstance(callback, ProgressBar) for callback in own):
-        callbacks.append(RichProgressBar())
+        callbacks.append(TrainingProgress())
     # After the bar, which must be gone when they print.
-    callbacks += [BlockTable(), LanguageTable(), ClassificationPictures()]
+    callbacks += [RunRecord(command), BlockTable(), LanguageTable(), ClassificationPictures(), BlockPictures()]
     if trainer.logger is not False:
-        callbacks.append(LearningRateMonitor())
+        callbacks += [LearningRateMonitor(), GoodnessMonitor()]
     if trainer.enable_checkpointing is not False:
-        callbacks.append(LastCheckpoint())
+        callbacks += [LastCheckpoint(), KeepOnInterrupt(command)]
     brought = {type(callback) for callback in own}
     return [callback for callback in callbacks if type(callback) not in brought]
 

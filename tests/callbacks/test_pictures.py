@@ -10,7 +10,7 @@ from PIL import Image
 
 import ff_lightning as ff
 from ff_lightning.callbacks import ClassificationPictures
-from ff_lightning.callbacks.pictures import draw_confusion, draw_goodness
+from ff_lightning.callbacks.drawings import draw_confusion, draw_goodness
 from tests.training import ADAM, classifier, loader, mlp, trainer
 
 DATA = loader(300, 100)
