@@ -1,4 +1,4 @@
-"""The command line: ``ff-lightning fit|validate|test|predict --config RECIPE`` and ``ff-lightning generate``.
+"""The command line: ``ff-lightning fit|validate|test|predict --config RECIPE``, ``generate`` and ``report``.
 
 It is Lightning's own, with the defaults that every recipe would repeat: what a run keeps and shows, where it
 keeps it, and errors of one line. A run lives in a folder named after its recipe: ``--config
@@ -43,6 +43,7 @@ from ff_lightning.checkpoints import check_checkpoint, check_fit
 from ff_lightning.cli_errors import explain
 from ff_lightning.cli_generate import generate, generate_parser
 from ff_lightning.cli_recipes import RecipeCLI, RecipeParser
+from ff_lightning.cli_report import report, report_parser
 from ff_lightning.data.tokenizers import Tokenizer
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
@@ -57,6 +58,7 @@ EXPECTED_WARNINGS = (
     "The '.*_dataloader' does not have many workers",  # images are cut from memory, there is no work for them
     "The number of training batches .* is smaller than the logging interval",
     "Precision .* is not supported by the model summary",
+    "You're using the WeightAveraging callback, but loading a checkpoint outside the 'fit' stage",  # to evaluate it
     r"\s*skip_none parameter was deprecated",  # jsonargparse; its older versions lack the new name
     r".isinstance\(treespec, LeafSpec\). is deprecated",  # Lightning's own
 )
@@ -95,10 +97,11 @@ class FFLightningCLI(RecipeCLI):
             self._parser(subcommand).set_defaults({"verbose": False})
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        """Name the one that is no method of the Trainer among those there are; `main` runs it."""
+        """Name those that are no methods of the Trainer among those there are; `main` runs them."""
         super()._add_subcommands(parser, **kwargs)
         assert parser._subcommands_action is not None
         parser._subcommands_action.add_subcommand("generate", generate_parser(), help="Continue a text.")
+        parser._subcommands_action.add_subcommand("report", report_parser(), help="Write a page about runs.")
 
     def _parse_ckpt_path(self) -> None:
         """Check a checkpoint before anything is built.
@@ -220,7 +223,7 @@ def main(args: Sequence[str] | None = None) -> int:
             arguments by default.
 
     Returns:
-        Exit status: 0, or 2 if something that was passed is wrong, which is then said in one line.
+        Exit status: 0, or 2 if something that was passed is wrong, which is then said in one line, or 130 after Ctrl-C.
     """
     # As a network learns, many weights and moments of Adam fade into denormal numbers, with which CPUs compute
     # many times more slowly. Threads started later inherit this.
@@ -232,6 +235,8 @@ def main(args: Sequence[str] | None = None) -> int:
             words = sys.argv[1:] if args is None else list(args)
             if words[:1] == ["generate"]:
                 generate(**generate_parser().parse_args(words[1:]))
+            elif words[:1] == ["report"]:
+                report(**report_parser().parse_args(words[1:]))
             else:
                 _train_or_evaluate(words)
         except (ValueError, MisconfigurationException) as error:
@@ -240,6 +245,8 @@ def main(args: Sequence[str] | None = None) -> int:
                 raise
             sys.stderr.write(f"ff-lightning: error: {message}\n")
             return 2
+        except KeyboardInterrupt:
+            return 130
     return 0
 
 
