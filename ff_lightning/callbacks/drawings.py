@@ -210,17 +210,17 @@ def draw_fields(fields: Tensor) -> Figure:
     """
     some = fields[:FIELDS].mean(1)
     some = some / some.flatten(1).abs().amax(1).clamp_min(1e-12)[:, None, None]
-    side = 1 + int((len(some) - 1) ** 0.5)
+    side = min(len(some), 16)
     height, width = some.shape[1] + 1, some.shape[2] + 1
     mosaic = torch.full((-(-len(some) // side) * height + 1, side * width + 1), torch.nan)
     for index, field in enumerate(some):
         top, left = index // side * height + 1, index % side * width + 1
         mosaic[top : top + height - 1, left : left + width - 1] = field
-    figure = Figure(figsize=(5.2, 5.6), dpi=110, layout="constrained")
+    figure = Figure(figsize=(10.4, 0.6 + 9.8 * len(mosaic) / mosaic.shape[1]), dpi=110, layout="constrained")
     ax = figure.subplots()
     ax.imshow(mosaic.numpy(), cmap="PuOr", vmin=-1, vmax=1)
     ax.set_axis_off()
-    ax.set_title(f"Block 0: weights of {len(some)} of {len(fields)} units\n(orange pulls down, purple up)", fontsize=10)
+    ax.set_title(f"Block 0: weights of {len(some)} of {len(fields)} units (orange pulls down, purple up)", fontsize=10)
     return figure
 
 

@@ -15,8 +15,8 @@ POINTS = 240
 """Of a longer curve, this many points are drawn."""
 
 QUANTITIES = {
-    "val/accuracy": "Share of right predictions, validation",
     "val/loss": "Nats a token of the prediction up to each block, validation",
+    "val/accuracy": "Share of right predictions, validation",
     "train/loss": "Local loss of each block",
     "train/goodness": "Mean goodness: positives solid, negatives dashed",
     "train/separation": "Share of samples on the right side; 0.5 is chance",
@@ -185,9 +185,9 @@ def ticks(low: float, high: float, count: int) -> list[float]:
 def short(value: float) -> str:
     """A number for an axis.
 
-    >>> short(0.25), short(12000), short(2e-5)
-    ('0.25', '12k', '2e-5')
+    >>> short(0.25), short(12000), short(0.0005)
+    ('0.25', '12k', '5e-4')
     """
     if abs(value) >= 10_000:
         return f"{value / 1000:g}k"
-    return f"{value:g}".replace("e-0", "e-")
+    return f"{value:.0e}".replace("e-0", "e-") if 0 < abs(value) < 1e-3 else f"{value:g}"

@@ -108,7 +108,7 @@ def tiles(run: Run) -> list[tuple[str, str]]:
         found += [(f"{about['updates']:,}", "updates"), (clock(about["seconds"]), "training time")]
     if "parameters" in about:
         found.append((amount(about["parameters"]), "parameters"))
-        found.append((str(about["local_modules"]), "with a loss of their own"))
+        found.append((str(about["local_modules"]), "local losses"))
     return found
 
 
