@@ -208,7 +208,7 @@ def default_callbacks(trainer: Namespace, command: str = "") -> list[pl.Callback
     # After the bar, which must be gone when they print.
     callbacks += [RunRecord(command), BlockTable(), LanguageTable(), ClassificationPictures(), BlockPictures()]
     if trainer.logger is not False:
-        callbacks += [LearningRateMonitor(), GoodnessMonitor()]
+        callbacks += [LearningRateMonitor("step"), GoodnessMonitor()]
     if trainer.enable_checkpointing is not False:
         callbacks += [LastCheckpoint(), KeepOnInterrupt(command)]
     brought = {type(callback) for callback in own}

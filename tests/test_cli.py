@@ -33,6 +33,7 @@ def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("args", "says"),
     [
         (["--model.network.widhts", "[9]"], "Option 'widhts' is not accepted; did you mean 'widths'?"),
+        (["--trianer.max_epochs", "9"], "arguments: --trianer.max_epochs; did you mean 'trainer.max_epochs'? 9"),
         (["--data.batch_sise", "9"], "Option 'batch_sise' is not accepted; did you mean 'batch_size'?"),
         (
             ["--data.batch_size", "many"],

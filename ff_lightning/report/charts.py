@@ -144,7 +144,7 @@ def draw(title: str, note: str, named: Sequence[Named]) -> Chart:
     high = max(value for each in named for _, value in each.curve)
     margin = 0.04 * (high - low) or 0.05 * abs(high) or 1.0
     low, high = (0.0 if 0 <= low < 0.2 * high else low - margin), high + margin
-    last = max(step for each in named for step, _ in each.curve)
+    last = max(max(step for each in named for step, _ in each.curve), 1)
 
     def x(step: float) -> float:
         return round(LEFT + (RIGHT - LEFT) * step / last, 1)

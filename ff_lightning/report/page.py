@@ -34,6 +34,21 @@ class Headline:
     last: str
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """Runs in which the same was measured.
+
+    Attributes:
+        chart: a line a run.
+        columns: of a table of what is known of them.
+        rows: of this table, a run each.
+    """
+
+    chart: Chart
+    columns: list[str]
+    rows: list[list[str]]
+
+
 def write_report(run_dirs: Sequence[str | Path], output: str | Path | None = None) -> Path:
     """Write one self-contained HTML page about runs: no script, nothing loaded from elsewhere.
 
@@ -69,6 +84,8 @@ def render(runs: Sequence[Run]) -> str:
             "headline": headline(run),
             "tiles": tiles(run),
             "tables": _tables(run),
+            # What is among the curves is not shown a second time.
+            "pictures": [picture for picture in run.pictures if picture.name != "losses"],
             "charts": run_charts(run.curves),
         }
         for run in runs
@@ -124,9 +141,9 @@ def amount(number: int) -> str:
     return str(number)
 
 
-def comparisons(runs: Sequence[Run]) -> list[Chart]:
-    """Charts of what several runs have in common: the value they are judged by."""
-    charts = []
+def comparisons(runs: Sequence[Run]) -> list[Comparison]:
+    """What several runs have in common: the value they are judged by."""
+    found = []
     judged = [(run, head) for run in runs if (head := headline(run)) is not None]
     for name in dict.fromkeys(head.name for _, head in judged):
         group = [(run, head) for run, head in judged if head.name == name]
@@ -134,20 +151,24 @@ def comparisons(runs: Sequence[Run]) -> list[Chart]:
             named = [
                 Named(run.name, colour(index, len(group)), run.curves[name]) for index, (run, _) in enumerate(group)
             ]
-            charts.append(draw(name, group[0][1].text, named))
-    return charts
+            facts = [(run.name, {text: value for value, text in tiles(run)}) for run, _ in group]
+            columns = list(dict.fromkeys(text for _, known in facts for text in known))
+            rows = [[name, *(known.get(column, "") for column in columns)] for name, known in facts]
+            found.append(Comparison(draw(name, group[0][1].text, named), ["", *columns], rows))
+    return found
 
 
 def _tables(run: Run) -> list[dict[str, Any]]:
     """Tables of the record, with the length of a bar for rows of nats."""
+    kept = run.record.get("tables", {})
     tables = []
     for stage in STAGES:
-        table = run.record.get("tables", {}).get(stage)
-        if table is None:
+        table = kept.get(stage)
+        if table is None or (stage == "fit" and "validate" in kept):  # which says the same, and more
             continue
         bars: list[float | None] = [None] * len(table["rows"])
         if "nats" in table["columns"]:
             values = [float(row[table["columns"].index("nats")]) for row in table["rows"]]
-            bars = [100 * value / max(values) for value in values]
+            bars = [value / max(values) for value in values]
         tables.append({**table, "stage": STAGES[stage], "bars": bars})
     return tables

@@ -23,7 +23,6 @@ PICTURES = {
     "labels": "Goodness that every block gives to every label: the clearest and the hardest image of a batch",
     "fields": "What units of the first block look at",
     "goodness": "Goodness of positives and negatives in the last logged batch",
-    "losses": "Loss of the prediction up to every block",
 }
 """Captions of the pictures that we draw, in the order in which they are shown; any others come after."""
 
@@ -33,11 +32,13 @@ class Picture:
     """A picture as part of the page.
 
     Attributes:
+        name: of its file, without ending.
         caption: what it shows.
         data: address that holds the whole picture.
         size: width and height, pixels.
     """
 
+    name: str
     caption: str
     data: str
     size: tuple[int, int]
@@ -141,7 +142,7 @@ def _pictures(folder: Path) -> list[Picture]:
         content = path.read_bytes()
         data = f"data:image/png;base64,{base64.b64encode(content).decode()}"
         size = int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
-        pictures.append(Picture(PICTURES.get(path.stem, path.stem.replace("_", " ")), data, size))
+        pictures.append(Picture(path.stem, PICTURES.get(path.stem, path.stem.replace("_", " ")), data, size))
     return pictures
 
 
