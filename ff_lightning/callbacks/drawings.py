@@ -183,8 +183,8 @@ def receptive_fields(layer: nn.Module, shape: Sequence[int]) -> Tensor | None:
     """What the units of a first layer look at.
 
     Args:
-        layer: its first ``nn.Linear`` or ``nn.Conv2d`` sees the image. A linear one may leave out the first pixels,
-            over which a label is written.
+        layer: its first ``nn.Linear`` or ``nn.Conv2d`` sees the image, a linear one without the first ``layer.skip``
+            pixels, if there is such an attribute: a label is written there.
         shape: of an image, ``(C, H, W)``.
 
     Returns:
@@ -195,10 +195,10 @@ def receptive_fields(layer: nn.Module, shape: Sequence[int]) -> Tensor | None:
         return None
     weight = seeing.weight.detach().float().cpu()
     if weight.dim() == 2:
-        missing = int(np.prod(shape)) - weight.shape[1]
-        if not 0 <= missing < shape[-1] * shape[-2]:
+        skipped = int(getattr(layer, "skip", 0))
+        if skipped + weight.shape[1] != int(np.prod(shape)):
             return None
-        weight = nn.functional.pad(weight, (missing, 0)).view(-1, *shape)
+        weight = nn.functional.pad(weight, (skipped, 0)).view(-1, *shape)
     return weight[weight.flatten(1).norm(dim=1).argsort(descending=True)]
 
 
