@@ -11,12 +11,15 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
+from ff_lightning.module import FFLightningModule
+
 
 class KeepOnInterrupt(pl.Callback):
     """Lets the first Ctrl-C finish the update at hand, write ``last.ckpt`` into the run folder, and end the training.
 
     The training then goes on from there exactly as if it had not been stopped. A Ctrl-C in a validation waits for its
-    end. A second one ends everything at once.
+    end, and with several processes that have to agree, for the next step that is logged. A second one ends everything
+    at once.
 
     Args:
         resume: command that goes on with the training, without the path of the checkpoint.
@@ -37,7 +40,8 @@ class KeepOnInterrupt(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the state and end the training if asked to; after the last batch of an epoch that waits for its end."""
-        if self._stops(trainer) and not trainer.is_last_batch:
+        looks = trainer.world_size == 1 or not isinstance(pl_module, FFLightningModule) or pl_module.is_logged()
+        if looks and self._stops(trainer) and not trainer.is_last_batch:
             path = Path(trainer.default_root_dir) / "last.ckpt"
             trainer.save_checkpoint(path)
             self._end(trainer, path)
@@ -61,7 +65,7 @@ class KeepOnInterrupt(pl.Callback):
         rank_zero_info("\nStopping after this update (Ctrl-C again stops at once, without a checkpoint).")
 
     def _stops(self, trainer: pl.Trainer) -> bool:
-        """Whether any rank was asked; ranks agree on it at every batch, so that all write the checkpoint together."""
+        """Whether any rank was asked; ranks agree on it, so that all write the checkpoint together."""
         if trainer.world_size == 1:
             return self._asked
         return bool(trainer.strategy.reduce_boolean_decision(self._asked, all=False))
