@@ -34,6 +34,7 @@ class FFLightningModule(pl.LightningModule):
 
     A task is a subclass. Most need only :meth:`pairs`, which says what the positives and negatives of a batch
     are, and a ``validation_step``. :meth:`local_losses` is the full freedom: yield local losses in any order.
+    A callback with a method ``on_local_step(trainer, pl_module, step)`` is shown every local loss on logged steps.
 
     Args:
         network: the blocks to train.
@@ -143,13 +144,16 @@ class FFLightningModule(pl.LightningModule):
         # as if there had been no stop.
         seed_default_generator(self.generator(stream=-1).initial_seed(), self.device)
         assert self._updates is not None
-        done = self.trainer.global_step
         self._updates.run(
             self._observed(self.local_losses(batch)),
             divisor=self.accumulated_batches(),
             update=(batch_idx + 1) % self.accumulate_batches == 0 or self.trainer.is_last_batch,
-            learning=[done in updates for updates in self._update_ranges],
+            learning=[self.learns(index) for index in range(len(self._update_ranges))],
         )
+
+    def learns(self, block: int) -> bool:
+        """Whether a local module takes part in the current update, by the schedule."""
+        return self.trainer.global_step in self._update_ranges[block]
 
     def accumulated_batches(self) -> int:
         """Batches that share the current update: fewer at the ragged end of an epoch."""
@@ -158,14 +162,18 @@ class FFLightningModule(pl.LightningModule):
         return int(min(self.accumulate_batches, total - first))
 
     def _observed(self, losses: Iterator[LocalStep]) -> Iterator[LocalStep]:
-        """Pass the losses on, and log what they say on the steps that Lightning logs."""
-        logged = self._is_logged()
+        """Pass the losses on, and log and show what they say on the steps that Lightning logs."""
+        logged = self.is_logged()
+        callbacks = self.trainer.callbacks if logged else []  # type: ignore[attr-defined]
+        watching = [callback for callback in callbacks if hasattr(callback, "on_local_step")]
         total: Tensor | None = None
         for step in losses:
             loss = step.loss.detach()
             total = loss if total is None else total + loss
             if logged:
                 self._log_block(step, loss)
+            for callback in watching:
+                callback.on_local_step(self.trainer, self, step)
             yield step
             del step
         self._last_loss = total
@@ -178,9 +186,9 @@ class FFLightningModule(pl.LightningModule):
 
         A look makes the host wait for the device; what is missed in between shows in the losses of the next look.
         """
-        return self.device.type == "cpu" or not self.trainer.training or self._is_logged()
+        return self.device.type == "cpu" or not self.trainer.training or self.is_logged()
 
-    def _is_logged(self) -> bool:
+    def is_logged(self) -> bool:
         """Whether Lightning writes the metrics of this batch to the loggers."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0

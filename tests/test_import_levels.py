@@ -27,8 +27,9 @@ LEVELS = {
         "callbacks",
         "strategies",
         "checkpoints",
+        "records",
     },  # "" is the package's `__init__`
-    3: {"cli", "cli_errors", "cli_generate", "cli_recipes", "__main__"},
+    3: {"cli", "cli_errors", "cli_generate", "cli_recipes", "cli_report", "report", "__main__"},
 }
 LEVEL_OF = {part: level for level, parts in LEVELS.items() for part in parts}
 
