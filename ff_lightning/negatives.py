@@ -149,8 +149,8 @@ class HybridMask:
         """
         device = generator.device
         mask = (torch.rand((shape[0], 1, *shape[1:]), generator=generator, device=device) > 0.5).float()
-        rows, columns = (blurring(size, self.blurs, device) for size in shape[1:])
         with torch.autocast(device.type, enabled=False):  # the same masks in every precision
+            rows, columns = (blurring(size, self.blurs, device) for size in shape[1:])
             mask = rows @ mask @ columns.T
         return mask > 0.5
 
@@ -180,4 +180,5 @@ def blurring(size: int, times: int, device: torch.device) -> Tensor:
     """
     eye = torch.eye(size, device=device)
     once = eye / 2 + (torch.cat([eye[:1], eye[:-1]]) + torch.cat([eye[1:], eye[-1:]])) / 4
-    return torch.linalg.matrix_power(once, times)
+    blur: Tensor = torch.linalg.matrix_power(once, times)
+    return blur

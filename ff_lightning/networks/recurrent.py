@@ -156,6 +156,7 @@ class RecurrentMLP(BlockStack):
                     with torch.no_grad():
                         state[index] = block(around[index])
                     continue
+                assert isinstance(block, Block)
                 h = block(around[index])
                 state[index] = h.detach()
                 step = block.contrast(index, h)
@@ -192,7 +193,9 @@ class RecurrentMLP(BlockStack):
         del blocks
         image, label = self._ends(x)
         top = len(self) - 1
-        return self[top].goodness(self[top](self._around(image, self._start(image), label)[top]))
+        h = self[top](self._around(image, self._start(image), label)[top])
+        goodness: Tensor = self[top].goodness(h)
+        return goodness
 
     @torch.no_grad()
     def activities(self, x: Tensor | Labelled) -> Iterator[Tensor]:
@@ -245,5 +248,5 @@ def add_streams(first: Tensor, second: Tensor) -> Tensor:
     """Add ``(S * B, D)`` and ``(B, D)``, in either order: what several streams share is added to each."""
     if len(first) == len(second):
         return first + second
-    batch = min(len(first), len(second))
-    return (first.unflatten(0, (-1, batch)) + second.unflatten(0, (-1, batch))).flatten(0, 1)
+    shape = (-1, min(len(first), len(second)), first.shape[1])
+    return (first.reshape(shape) + second.reshape(shape)).flatten(0, 1)

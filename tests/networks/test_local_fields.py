@@ -111,24 +111,23 @@ def test_the_brightness_of_an_image_does_not_matter() -> None:
     torch.testing.assert_close(net.goodness(3 * IMAGES), net.goodness(IMAGES), rtol=1e-4, atol=1e-5)
 
 
-def test_it_learns_digits_with_labels(tmp_path: Path) -> None:
-    net = network(num_classes=10, channels=[24, 48, 96], loss=SymBa(20.0), label_scale=3.0)
-    run = trainer(tmp_path, max_epochs=8, num_sanity_val_steps=0)
-    run.fit(ff.FFClassifier(net, optimizer=ADAM), ImageDataModule("digits", batch_size=50))
+WIDE = {"channels": [24, 48, 96]}
+
+
+@pytest.mark.parametrize("how", ["labels", "no labels", "twin"])
+def test_it_learns_digits(how: str, tmp_path: Path) -> None:
+    task: ff.FFLightningModule
+    if how == "labels":
+        net = network(num_classes=10, loss=SymBa(20.0), label_scale=3.0, **WIDE)
+        task = ff.FFClassifier(net, optimizer=ADAM)
+    elif how == "no labels":
+        net = network(peer_weight=0.03, **WIDE)
+        task = ff.FFRepresentation(net, LinearReadout(sum(net.widths), 10, first_block=0), optimizer=ADAM)
+    else:
+        task = ff.BackpropTwin(network(**WIDE), optimizer=ADAM)
+    run = trainer(tmp_path, max_epochs=6, num_sanity_val_steps=0)
+    run.fit(task, ImageDataModule("digits", batch_size=50))
     assert run.callback_metrics["val/accuracy"] > 0.85
-
-
-def test_it_learns_digits_without_labels_and_its_twin_by_backprop(tmp_path: Path) -> None:
-    net = network(channels=[24, 48, 96], peer_weight=0.03)
-    readout = LinearReadout(sum(net.widths), 10, first_block=0)
-    tasks = [
-        ff.FFRepresentation(net, readout, optimizer=ADAM),
-        ff.BackpropTwin(network(channels=[24, 48, 96]), optimizer=ADAM),
-    ]
-    for task in tasks:
-        run = trainer(tmp_path, max_epochs=8, num_sanity_val_steps=0)
-        run.fit(task, ImageDataModule("digits", batch_size=50))
-        assert run.callback_metrics["val/accuracy"] > 0.85
 
 
 @pytest.mark.parametrize(
