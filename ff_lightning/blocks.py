@@ -133,12 +133,15 @@ class Block(nn.Module):
             The local loss, and the detached signal for the next block.
         """
         h = self(signal.h)
+        return self.contrast(index, h), replace(signal, h=self.norm(h.detach()))
+
+    def contrast(self, index: int, h: Tensor) -> LocalStep:
+        """Local loss of activities ``(2 * B, …)``, those of positives first."""
         g_pos, g_neg = self.goodness(h).chunk(2)
         loss = self.loss(g_pos, g_neg)
         if self.peer is not None:
             loss = loss + self.peer(h[: h.shape[0] // 2])
-        step = LocalStep(index, loss, g_pos.detach(), g_neg.detach())
-        return step, replace(signal, h=self.norm(h.detach()))
+        return LocalStep(index, loss, g_pos.detach(), g_neg.detach())
 
 
 class ClassBlock(nn.Module):
@@ -189,6 +192,9 @@ class BlockStack(nn.Module):
     Raises:
         InputError: no block, or a parameter shared between blocks (the update of one would move the other).
     """
+
+    repeats_blocks = False
+    """Whether :meth:`local_losses` yields a block more than once a batch."""
 
     def __init__(self, blocks: Sequence[Block | ClassBlock]) -> None:
         super().__init__()
@@ -262,6 +268,10 @@ class BlockStack(nn.Module):
         """
         answers = zip(islice(self, blocks), self.activities(x), strict=False)
         return torch.stack([block.goodness(h) for block, h in answers])
+
+    def impression(self, x: Labelled, blocks: int) -> Tensor:
+        """What the model thinks of labels at little cost, ``(S * B,)``: goodness summed over the lowest ``blocks``."""
+        return self.goodness(x, blocks=blocks).sum(0)
 
 
 def passing_norm(norm: nn.Module | None) -> nn.Module:

@@ -3,7 +3,9 @@
 from ff_lightning.networks.gpt import GPT as GPT
 from ff_lightning.networks.hinton import HintonGPT as HintonGPT
 from ff_lightning.networks.hinton import HintonMLP as HintonMLP
+from ff_lightning.networks.local_fields import LocalFields as LocalFields
 from ff_lightning.networks.mlp import MLP as MLP
 from ff_lightning.networks.mlp import DenseReLU as DenseReLU
 from ff_lightning.networks.mlp import LabelledReLU as LabelledReLU
+from ff_lightning.networks.recurrent import RecurrentMLP as RecurrentMLP
 from ff_lightning.networks.window_mlp import WindowMLP as WindowMLP

@@ -42,6 +42,7 @@ class FFClassifier(ImageClassification):
         readout: Readout | None = None,
         **kwargs: Any,
     ) -> None:
+        self.repeats_blocks = network.repeats_blocks
         super().__init__(network, num_classes=num_classes, **kwargs)
         if getattr(network, "num_classes", num_classes) != num_classes:
             raise InputError(
@@ -73,7 +74,7 @@ class FFClassifier(ImageClassification):
         def judge(labels: Tensor, blocks: int) -> Tensor:
             image_part = None if shared is None else shared.detach()
             some = torch.split(labels, JUDGED_AT_ONCE)
-            judged = [self.network.goodness(Labelled(x, rows, image_part), blocks=blocks).sum(0) for rows in some]
+            judged = [self.network.impression(Labelled(x, rows, image_part), blocks) for rows in some]
             return torch.cat(judged).view_as(labels)
 
         wrong = self.negatives(y, self.num_classes, judge, self.generator())
