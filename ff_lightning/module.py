@@ -143,13 +143,18 @@ class FFLightningModule(pl.LightningModule):
         # as if there had been no stop.
         seed_default_generator(self.generator(stream=-1).initial_seed(), self.device)
         assert self._updates is not None
-        done = self.trainer.global_step
         self._updates.run(
             self._observed(self.local_losses(batch)),
             divisor=self.accumulated_batches(),
             update=(batch_idx + 1) % self.accumulate_batches == 0 or self.trainer.is_last_batch,
-            learning=[done in updates for updates in self._update_ranges],
+            learning=self.learning(),
         )
+
+    def learning(self) -> list[bool]:
+        """Which of the local modules learn at the current update; all of them outside a training."""
+        if not self._update_ranges:
+            return [True] * len(self.local_modules())
+        return [self.trainer.global_step in updates for updates in self._update_ranges]
 
     def accumulated_batches(self) -> int:
         """Batches that share the current update: fewer at the ragged end of an epoch."""
@@ -161,13 +166,17 @@ class FFLightningModule(pl.LightningModule):
         """Pass the losses on, and log what they say on the steps that Lightning logs."""
         logged = self._is_logged()
         total: Tensor | None = None
+        waiting = {index for index, learns in enumerate(self.learning()) if learns}
         for step in losses:
             loss = step.loss.detach()
             total = loss if total is None else total + loss
             if logged:
                 self._log_block(step, loss)
             yield step
+            waiting.discard(step.block)
             del step
+            if not waiting and not self.repeats_blocks:  # nothing above learns yet: do not compute it
+                break
         self._last_loss = total
         if logged and total is not None:
             self.log("train/loss", total, prog_bar=True)
@@ -203,9 +212,14 @@ class FFLightningModule(pl.LightningModule):
         make = self.make_lr_scheduler
         return self.block_optimizers, [self._scheduler(make, optimizer) for optimizer in self.block_optimizers if make]
 
+    def optimizer_of(self, index: int) -> OptimizerCallable:
+        """What builds the optimizer of a local module; the same for all, unless a task says otherwise."""
+        del index
+        return self.make_optimizer
+
     def _optimizer(self, index: int) -> Optimizer:
         try:
-            optimizer = self.make_optimizer(self._block_parameters[index])
+            optimizer = self.optimizer_of(index)(self._block_parameters[index])
         except ValueError as error:
             raise InputError(f"Passed an `optimizer` that cannot be built: {error}.") from error
         for group in optimizer.param_groups:
@@ -280,6 +294,7 @@ class FFLightningModule(pl.LightningModule):
         if stage == "fit":
             self.trainer.accumulate_grad_batches = 1
             self._updates = None
+            self._update_ranges = []
             self.block_optimizers = []
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from ff_lightning.blocks import BlockStack, Labelled
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import accumulation_dtype
+from ff_lightning.normalization import Standardise
 
 
 def label_goodness(network: BlockStack, image: Tensor, num_classes: int) -> Tensor:
@@ -95,12 +96,23 @@ class LinearReadout(Readout):
         in_features: units of all blocks that are read, added up.
         num_classes: number of classes.
         first_block: the lowest block that is read; Hinton takes all but the first.
+        pool: feature maps are averaged over squares of this side, and standardised for each sample; 1 for neither.
+        dropout: share of the features that is dropped in training.
     """
 
-    def __init__(self, in_features: int, num_classes: int, *, first_block: int = 1) -> None:
+    def __init__(
+        self, in_features: int, num_classes: int, *, first_block: int = 1, pool: int = 1, dropout: float = 0.0
+    ) -> None:
         super().__init__(first_block)
         if in_features < 1:
             raise InputError(f"Passed `in_features={in_features}`. `in_features` must be at least 1.")
+        if pool < 1:
+            raise InputError(f"Passed `pool={pool}`. `pool` must be at least 1.")
+        if not 0 <= dropout < 1:
+            raise InputError(f"Passed `dropout={dropout}`. `dropout` must be in [0, 1).")
+        self.pool = pool
+        self.standardise = Standardise()
+        self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(in_features, num_classes)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
@@ -108,13 +120,20 @@ class LinearReadout(Readout):
     def features(self, network: BlockStack, image: Tensor) -> Tensor:
         """Activities that are read, ``(B, in_features)``, detached."""
         answers = zip(network, network.activities(image), strict=False)
-        features = torch.cat([block.norm(h).flatten(1) for block, h in islice(answers, self.first_block, None)], dim=1)
+        read = (self._pooled(block.norm(h)).flatten(1) for block, h in islice(answers, self.first_block, None))
+        features = torch.cat(list(read), dim=1)
         if features.shape[1] != self.linear.in_features:
             raise InputError(
                 f"Passed `in_features={self.linear.in_features}` to the readout. Blocks {self.first_block} and above "
                 f"have {features.shape[1]} units."
             )
         return features
+
+    def _pooled(self, h: Tensor) -> Tensor:
+        if self.pool == 1:
+            return h
+        pooled: Tensor = self.standardise(F.avg_pool2d(h, self.pool, ceil_mode=True))
+        return pooled
 
     def forward(self, network: BlockStack, image: Tensor, num_classes: int) -> Tensor:  # noqa: D102
         del num_classes
@@ -124,5 +143,5 @@ class LinearReadout(Readout):
 
     def local_loss(self, network: BlockStack, image: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the linear softmax, nats; trains this readout alone."""
-        scores = self.linear(self.features(network, image))
+        scores = self.linear(self.dropout(self.features(network, image)))
         return F.cross_entropy(scores.to(accumulation_dtype(scores)), labels)
