@@ -1,4 +1,4 @@
-"""The command line: ``ff-lightning fit|validate|test|predict --config RECIPE`` and ``ff-lightning generate``.
+"""The command line: ``ff-lightning fit|validate|test|predict --config RECIPE``, and what needs a checkpoint alone.
 
 It is Lightning's own, with the defaults that every recipe would repeat: what a run keeps and shows, where it
 keeps it, and errors of one line. A run lives in a folder named after its recipe: ``--config
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,10 @@ import ff_lightning.data
 import ff_lightning.networks  # noqa: F401  so that `--help` knows what there is to choose from
 from ff_lightning.callbacks import BlockTable, ClassificationPictures, LanguageTable, LastCheckpoint
 from ff_lightning.checkpoints import check_checkpoint, check_fit
-from ff_lightning.cli_errors import explain
+from ff_lightning.cli_errors import Parser, explain
+from ff_lightning.cli_export import export, export_parser
 from ff_lightning.cli_generate import generate, generate_parser
+from ff_lightning.cli_predict import predict_folder, predict_parser
 from ff_lightning.cli_recipes import RecipeCLI, RecipeParser
 from ff_lightning.data.tokenizers import Tokenizer
 from ff_lightning.errors import InputError
@@ -51,6 +53,14 @@ EXPECTED_WARNINGS = (
 )
 CHECKPOINT_WORDS = ("last", "best", "hpc")
 """Values of ``--ckpt_path`` by which Lightning finds a file itself."""
+
+
+OF_CHECKPOINTS: dict[str, tuple[Callable[[], Parser], Callable[..., None]]] = {
+    "generate": (generate_parser, generate),
+    "predict --folder": (predict_parser, predict_folder),
+    "export": (export_parser, export),
+}
+"""Subcommands that need a checkpoint and no recipe: their parsers, and what they run."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -79,10 +89,11 @@ class FFLightningCLI(RecipeCLI):
             self._parser(subcommand).set_defaults({"verbose": False})
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        """Name the one that is no method of the Trainer among those there are; `main` runs it."""
+        """Name those that are no methods of the Trainer among those there are; `main` runs them."""
         super()._add_subcommands(parser, **kwargs)
         assert parser._subcommands_action is not None
         parser._subcommands_action.add_subcommand("generate", generate_parser(), help="Continue a text.")
+        parser._subcommands_action.add_subcommand("export", export_parser(), help="Write a classifier as a program.")
 
     def _parse_ckpt_path(self) -> None:
         """Check a checkpoint before anything is built.
@@ -213,8 +224,10 @@ def main(args: Sequence[str] | None = None) -> int:
             warnings.filterwarnings("ignore", expected)
         try:
             words = sys.argv[1:] if args is None else list(args)
-            if words[:1] == ["generate"]:
-                generate(**generate_parser().parse_args(words[1:]))
+            name = "predict --folder" if words[:1] == ["predict"] and _has(words, "--folder") else words[0] if words else ""
+            if name in OF_CHECKPOINTS:
+                parser, run = OF_CHECKPOINTS[name]
+                run(**parser().parse_args(words[1:]))
             else:
                 _train_or_evaluate(words)
         except (ValueError, MisconfigurationException) as error:
@@ -224,6 +237,10 @@ def main(args: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"ff-lightning: error: {message}\n")
             return 2
     return 0
+
+
+def _has(words: Sequence[str], option: str) -> bool:
+    return any(word == option or word.startswith(f"{option}=") for word in words)
 
 
 def _train_or_evaluate(words: list[str]) -> None:

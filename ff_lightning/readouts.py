@@ -2,40 +2,80 @@
 
 Two ways, both Hinton's (2212.13345, section 3.3): run the net with every label and choose the one with the
 highest summed goodness, or train a linear softmax on the activities, in one pass without a label.
+:mod:`ff_lightning.early_exit` stops the first at the block at which the answer is clear.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.blocks import BlockStack, Labelled
+from ff_lightning.blocks import BlockStack, ClassBlock, Labelled
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import accumulation_dtype
 from ff_lightning.normalization import Standardise
 
 
-def label_goodness(network: BlockStack, image: Tensor, num_classes: int) -> Tensor:
-    """Goodness that every block gives to every label, in one batched pass.
+SWEPT_AT_ONCE = 2500
+"""Rows, images times labels, whose activities are alive together in a sweep, unless one image alone has more."""
 
-    The image part of the first block is computed once for all labels.
+
+@dataclass(frozen=True)
+class Answer:
+    """What a readout says of a batch.
+
+    Attributes:
+        scores: ``(B, C)``; the highest is the prediction.
+        block: ``(B,)`` int64, the block that answered: no higher one was asked.
+    """
+
+    scores: Tensor
+    block: Tensor
+
+
+def label_goodness(network: BlockStack, image: Tensor, num_classes: int) -> Tensor:
+    """Goodness that every block gives to every label, in batched passes without gradient.
+
+    The image part of the first block is computed once for all labels. Activities of at most 2,500 images times labels
+    are alive at a time, whatever the batch. Blocks with a goodness for each class need no sweep.
 
     Args:
-        network: a stack whose first layer takes :class:`~ff_lightning.blocks.Labelled`.
+        network: a stack whose first layer takes :class:`~ff_lightning.blocks.Labelled`, or one of
+            :class:`~ff_lightning.blocks.ClassBlock`.
         image: ``(B, …)``.
         num_classes: number of labels.
 
     Returns:
         ``(L, B, num_classes)``, at least float32; ``L`` blocks.
     """
-    batch = image.shape[0]
-    labels = torch.arange(num_classes, device=image.device).unsqueeze(1).expand(num_classes, batch)
-    goodness = network.goodness(Labelled(image, labels))
-    return goodness.view(-1, num_classes, batch).transpose(1, 2)
+    parts = []
+    for some in swept(network, image, num_classes):
+        if isinstance(network[0], ClassBlock):
+            parts.append(network.goodness(some))
+            continue
+        batch = some.shape[0]  # not `len`, which an exported program would take for a constant
+        goodness = network.goodness(Labelled(some, all_labels(batch, num_classes, image.device)))
+        parts.append(goodness.view(-1, num_classes, batch).transpose(1, 2))
+    return torch.cat(parts, dim=1)
+
+
+def all_labels(batch: int, num_classes: int, device: torch.device) -> Tensor:
+    """Every label for every image, ``(num_classes, batch)``."""
+    return torch.arange(num_classes, device=device).unsqueeze(1).expand(num_classes, batch)
+
+
+def swept(network: BlockStack, image: Tensor, num_classes: int) -> Sequence[Tensor]:
+    """Cut a batch into parts that are swept one after the other; an exported program takes it whole."""
+    if torch.compiler.is_compiling():
+        return [image]
+    labels = 1 if isinstance(network[0], ClassBlock) else num_classes
+    return image.split(max(1, SWEPT_AT_ONCE // labels))
 
 
 class Readout(nn.Module, ABC):
@@ -66,6 +106,11 @@ class Readout(nn.Module, ABC):
     @abstractmethod
     def forward(self, network: BlockStack, image: Tensor, num_classes: int) -> Tensor:
         """Scores ``(B, num_classes)`` of images ``(B, …)``; the highest is the prediction. No gradient."""
+
+    def answer(self, network: BlockStack, image: Tensor, num_classes: int) -> Answer:
+        """Scores of images ``(B, …)``, and which block gave them: the last one, unless a readout stops earlier."""
+        scores = self(network, image, num_classes)
+        return Answer(scores, torch.full((len(scores),), len(network) - 1, device=scores.device))
 
     def local_loss(self, network: BlockStack, image: Tensor, labels: Tensor) -> Tensor | None:
         """Loss that trains the readout's own parameters on detached activities, or ``None``."""

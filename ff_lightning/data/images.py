@@ -1,5 +1,7 @@
 """`ImageDataModule`: images of one shape with one label each, decoded once and kept in memory."""
 
+from typing import Any
+
 import torch
 from lightning.pytorch import LightningDataModule
 
@@ -98,6 +100,10 @@ class ImageDataModule(LightningDataModule):
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
         return self._open().image_shape
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the images, so that it alone can read pictures: their shape and their classes."""
+        return {"image_shape": list(self.image_shape), "class_names": self.class_names}
 
     def prepare_data(self) -> None:
         """Download what is on the hub, in one process a machine."""
