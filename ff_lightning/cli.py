@@ -224,7 +224,13 @@ def main(args: Sequence[str] | None = None) -> int:
             warnings.filterwarnings("ignore", expected)
         try:
             words = sys.argv[1:] if args is None else list(args)
-            name = "predict --folder" if words[:1] == ["predict"] and _has(words, "--folder") else words[0] if words else ""
+            name = (
+                "predict --folder"
+                if words[:1] == ["predict"] and _has(words, "--folder")
+                else words[0]
+                if words
+                else ""
+            )
             if name in OF_CHECKPOINTS:
                 parser, run = OF_CHECKPOINTS[name]
                 run(**parser().parse_args(words[1:]))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ff_lightning.cli_errors import Parser
 from ff_lightning.cli_models import load_classifier
+from ff_lightning.early_exit import EarlyExit
 from ff_lightning.errors import InputError
 from ff_lightning.tasks.evaluation import ImageClassification
 
@@ -69,8 +70,13 @@ def write_program(model: ImageClassification, image_shape: tuple[int, ...], path
         path: ends in ``.pt2`` or ``.onnx``.
 
     Raises:
-        InputError: ONNX's packages are missing.
+        InputError: ONNX's packages are missing, or the readout's work depends on what it sees.
     """
+    if isinstance(getattr(model, "readout", None), EarlyExit):
+        raise InputError(
+            "Passed a model with `readout=EarlyExit` to an export. How much it computes depends on the images: export it "
+            "with a `GoodnessReadout`."
+        )
     scores = Scores(model).eval()
     example = (torch.zeros(2, *image_shape),)
     batch = {"x": {0: torch.export.Dim.DYNAMIC}}

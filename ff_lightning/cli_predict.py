@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jsonargparse.typing import PositiveInt
@@ -14,7 +16,9 @@ from ff_lightning.cli_models import load_classifier
 from ff_lightning.data.images import ImageDataModule
 from ff_lightning.data.pictures import find_pictures, picture_batches
 from ff_lightning.errors import InputError
+from ff_lightning.readouts import Answer
 from ff_lightning.tasks.classifier import FFClassifier
+from ff_lightning.tasks.evaluation import ImageClassification
 
 
 def predict_parser() -> Parser:
@@ -51,21 +55,31 @@ def predict_folder(
     model, images, arguments = load_classifier(ckpt_path)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     if tolerance is not None:
-        if not isinstance(model, FFClassifier):
-            raise InputError(f"Passed `tolerance={tolerance}` for a {type(model).__name__}. Only an FFClassifier stops.")
-        data = ImageDataModule(**{k: v for k, v in arguments.items() if not k.startswith("_")})
-        data.setup("validate")
-        loader = data.val_dataloader()
-        model.exit_early(loader, tolerance=tolerance)
+        _exit_early(model, arguments, tolerance)
+    with torch.inference_mode():
+        batches = picture_batches(paths, images["image_shape"], batch_size=batch_size)
+        answers = [model.answer(x.to(model.device)) for x in batches]
     names = images["class_names"] or [str(label) for label in range(model.num_classes)]
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    with Path(output).open("w", newline="", encoding="utf-8") as file, torch.inference_mode():
+    with Path(output).open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["file", "label", "block", *(f"score {name}" for name in names)])
-        rows = iter(paths)
-        for x in picture_batches(paths, images["image_shape"], batch_size=batch_size):
-            answer = model.answer(x.to(model.device))
-            labels = answer.scores.argmax(1).tolist()
-            for label, block, scores in zip(labels, answer.block.tolist(), answer.scores.tolist(), strict=True):
-                table.writerow([next(rows), names[label], block, *(f"{score:.6g}" for score in scores)])
+        table.writerows(_rows(paths, answers, names))
     rank_zero_info(f"Wrote {output}: {len(paths)} pictures.")
+
+
+def _exit_early(model: ImageClassification, data: Mapping[str, Any], tolerance: float) -> None:
+    """Let a classifier stop where its answer is clear; ``data`` are the arguments of the datamodule of its training."""
+    if not isinstance(model, FFClassifier):
+        raise InputError(f"Passed `tolerance={tolerance}` for a {type(model).__name__}. Only an FFClassifier stops.")
+    images = ImageDataModule(**{name: value for name, value in data.items() if not name.startswith("_")})
+    images.setup("validate")
+    model.exit_early(images.val_dataloader(), tolerance=tolerance)
+
+
+def _rows(paths: Sequence[Path], answers: Sequence[Answer], names: Sequence[str]) -> Iterator[list[object]]:
+    """Lines of the table."""
+    scores = torch.cat([answer.scores for answer in answers])
+    blocks = torch.cat([answer.block for answer in answers]).tolist()
+    for path, label, block, values in zip(paths, scores.argmax(1).tolist(), blocks, scores.tolist(), strict=True):
+        yield [path, names[label], block, *(f"{value:.6g}" for value in values)]

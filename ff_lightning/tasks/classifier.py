@@ -103,15 +103,15 @@ class FFClassifier(ImageClassification):
             InputError: another readout than of goodness, or no batch.
         """
         if not isinstance(self.readout, GoodnessReadout | EarlyExit):
-            raise InputError(f"`exit_early` was called with `readout={type(self.readout).__name__}`. It needs goodness.")
+            raise InputError(
+                f"`exit_early` was called with `readout={type(self.readout).__name__}`. It needs goodness."
+            )
         pairs = [(x.to(self.device), y.to(self.device)) for x, y in batches]
         if not pairs:
             raise InputError("Passed no `batches`. Margins of an early exit are found on validation images.")
         goodness = torch.cat([label_goodness(self.network, x, self.num_classes) for x, _ in pairs], dim=1)
         labels = torch.cat([y for _, y in pairs])
-        self.readout = EarlyExit.calibrated(
-            goodness, labels, tolerance=tolerance, first_block=self.readout.first_block
-        )
+        self.readout = EarlyExit.calibrated(goodness, labels, tolerance=tolerance, first_block=self.readout.first_block)
         return self.readout
 
     def evaluate(self, batch: Any, stage: str, metrics: ClassificationMetrics) -> None:
