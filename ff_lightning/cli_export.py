@@ -74,8 +74,8 @@ def write_program(model: ImageClassification, image_shape: tuple[int, ...], path
     """
     if isinstance(getattr(model, "readout", None), EarlyExit):
         raise InputError(
-            "Passed a model with `readout=EarlyExit` to an export. How much it computes depends on the images: export it "
-            "with a `GoodnessReadout`."
+            "Passed a model with `readout=EarlyExit` to an export. How much it computes depends on the images: export "
+            "it with a `GoodnessReadout`."
         )
     scores = Scores(model).eval()
     example = (torch.zeros(2, *image_shape),)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import takewhile
-from typing import Any
 
 import torch
 from jsonargparse.typing import PositiveInt

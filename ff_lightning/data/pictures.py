@@ -1,6 +1,7 @@
 """Pictures of a folder, of whatever size, brought to the shape of the images that a model was trained on."""
 
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def read_picture(path: Path, image_shape: Sequence[int]) -> Tensor:
     if channels not in (1, 3):
         raise InputError(f"Passed `image_shape={tuple(image_shape)}`. Pictures have 1 or 3 channels.")
     try:
-        image = opened(str(path)).convert("L" if channels == 1 else "RGB")
+        image = opened(BytesIO(path.read_bytes())).convert("L" if channels == 1 else "RGB")
         image = image.resize((width, height), Image.Resampling.BILINEAR)  # averages over what it shrinks
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"Cannot read the picture {path}: {error}.") from error

@@ -165,8 +165,9 @@ class SelfContrastMLP(SelfContrastStack):
 class SelfContrastConv(SelfContrastStack):
     """Convolutional self-contrastive stack (SCFF's network for CIFAR-10).
 
-    Filters of 5 x 5 in the first block and 3 x 3 above, with reflected borders; every block halves height and width:
-    the largest activity of 4 x 4 squares that overlap, in the last block the mean of 2 x 2. Maps are kept channels-last.
+    Filters of 5 x 5 in the first block and 3 x 3 above, with reflected borders. Every block halves height and width:
+    it passes on the largest activity, by :class:`Triangle`, of 4 x 4 squares that overlap; the last block the mean, by
+    ReLU, of 2 x 2. Maps are kept channels-last.
 
     Args:
         image_shape: channels, height, width.

@@ -1,7 +1,7 @@
 """Accuracy against cost of an early exit, for the classifier of a recipe.
 
     python recipes/benchmarks/early_exit.py --recipe digits_mlp
-    python recipes/benchmarks/early_exit.py --recipe mnist_mlp --data path/to/mnist [--ckpt_path runs/mnist_mlp/last.ckpt]
+    python recipes/benchmarks/early_exit.py --recipe mnist_mlp --data path/to/mnist [--ckpt_path path/to/last.ckpt]
 
 Arguments of the recipe change it, such as `--trainer.max_epochs 5`. Margins are found on the validation images, for
 several tolerances; the test images are classified with each, and with the readouts that ask every block. Cost is the

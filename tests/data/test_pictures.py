@@ -36,7 +36,7 @@ def test_any_kind_and_size_becomes_what_is_asked_for(mode: str, shape: tuple[int
     assert found.shape == shape
     assert 0 <= found.min() < found.max() <= 1
     plain = torch.from_numpy(np.array(digit())).float() / 255
-    assert (expected[0] - plain).abs().mean() < (0.3 if mode == "1" else 0.05)
+    assert (expected[0] - plain).abs().mean() < (0.3 if mode == "1" else 0.1)
 
 
 def test_a_large_picture_is_averaged_not_sampled(tmp_path: Path) -> None:
