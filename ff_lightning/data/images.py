@@ -23,8 +23,8 @@ class ImageDataModule(LightningDataModule):
         source: "digits" (scikit-learn's, nothing is downloaded); a local folder with Parquet files
             named after their splits or with one folder of images a class; a Parquet file; or the
             id of a set on the hub, such as `ylecun/mnist`. If the environment variable
-            `FF_LIGHTNING_DATA` names a folder with a copy of MNIST or Fashion-MNIST, their hub ids
-            read that.
+            `FF_LIGHTNING_DATA` names a folder with a copy of MNIST, Fashion-MNIST or CIFAR-10, their
+            hub ids read that.
         image_column: Name of the image column; None if there is only one.
         label_column: Name of the label column; None if there is only one.
         batch_size: Training images in a batch of one device.
