@@ -72,5 +72,6 @@ def load_classifier(path: str) -> tuple[ImageClassification, dict[str, Any], dic
             f"Passed `ckpt_path={path}`. The checkpoint does not say what its images were: it is not of an image "
             "classifier that `ff-lightning fit` trained on an `ImageDataModule`."
         )
-    model = take_weights(build_model(content, path, ImageClassification), content, path)
+    model = build_model(content, path, ImageClassification)  # type: ignore[type-abstract]
+    take_weights(model, content, path)
     return model, dict(states[0]), dict(content.get("datamodule_hyper_parameters", {}))

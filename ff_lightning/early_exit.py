@@ -108,7 +108,7 @@ class EarlyExit(Readout):
                 unclear = lead(scores[rows]) < (self.margins[index] if index < len(self.margins) else 0.0)
                 answered[rows[~unclear]] = index
                 rows = rows[unclear]
-                h = h.unflatten(0, (-1, len(unclear)))[:, unclear].flatten(0, 1)
+                h = h.view(num_classes, -1, *h.shape[1:])[:, unclear].flatten(0, 1) if sweep else h[unclear]
             if not len(rows):
                 break
             x = block.norm(h)

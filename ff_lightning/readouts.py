@@ -74,7 +74,7 @@ def swept(network: BlockStack, image: Tensor, num_classes: int) -> Sequence[Tens
     if torch.compiler.is_compiling():
         return [image]
     labels = 1 if isinstance(network[0], ClassBlock) else num_classes
-    return image.split(max(1, SWEPT_AT_ONCE // labels))
+    return torch.split(image, max(1, SWEPT_AT_ONCE // labels))
 
 
 class Readout(nn.Module, ABC):

@@ -185,8 +185,8 @@ def test_it_is_a_scheduler_like_torchs_own() -> None:
         (lambda: Greedy([1, 0]), "Passed `shares=[1, 0]`. `shares` needs one positive number a block."),
         (
             lambda: Greedy([1, 2]).windows(3),
-            "Passed `shares=[1, 2]` for 3 blocks, a readout that learns counted among them. `shares` needs one number a "
-            "block.",
+            "Passed `shares=[1, 2]` for 3 blocks, a readout that learns counted among them. `shares` needs one number "
+            "a block.",
         ),
         (lambda: Greedy(depth_decay=1.5), "Passed `depth_decay=1.5`. `depth_decay` must be in (0, 1]."),
         (lambda: Staggered(depth_decay=-1), "Passed `depth_decay=-1`. `depth_decay` must be in (0, 1]."),
