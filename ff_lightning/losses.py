@@ -132,7 +132,8 @@ class TwoThresholdLoss(ContrastiveLoss):
 
     def forward(self, g_pos: Tensor, g_neg: Tensor) -> Tensor:  # noqa: D102
         contrast = F.softplus(self.positive - g_pos).mean() + F.softplus(g_neg - self.negative).mean()
-        return contrast + self.penalty * torch.linalg.vector_norm(g_pos.reshape(len(g_pos), -1), dim=1).mean()
+        activity: Tensor = torch.linalg.vector_norm(g_pos.reshape(len(g_pos), -1), dim=1)
+        return contrast + self.penalty * activity.mean()
 
 
 class SymBa(ContrastiveLoss):
