@@ -224,13 +224,9 @@ def main(args: Sequence[str] | None = None) -> int:
             warnings.filterwarnings("ignore", expected)
         try:
             words = sys.argv[1:] if args is None else list(args)
-            name = (
-                "predict --folder"
-                if words[:1] == ["predict"] and _has(words, "--folder")
-                else words[0]
-                if words
-                else ""
-            )
+            name = " ".join(words[:1])
+            if name == "predict" and any(word.split("=")[0] == "--folder" for word in words):
+                name = "predict --folder"
             if name in OF_CHECKPOINTS:
                 parser, run = OF_CHECKPOINTS[name]
                 run(**parser().parse_args(words[1:]))
@@ -243,10 +239,6 @@ def main(args: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"ff-lightning: error: {message}\n")
             return 2
     return 0
-
-
-def _has(words: Sequence[str], option: str) -> bool:
-    return any(word == option or word.startswith(f"{option}=") for word in words)
 
 
 def _train_or_evaluate(words: list[str]) -> None:

@@ -144,6 +144,15 @@ def test_a_loss_reaches_its_own_block_alone_bit_for_bit(
     assert_same_weights(*changed)
 
 
+@pytest.mark.parametrize("own_pairs", PAIRINGS)
+def test_blocks_can_be_stepped_one_by_one(own_pairs: list[bool]) -> None:
+    stack, signal, found = conv(own_pairs), PairSignal(maps(), shift=2), []
+    for index, block in enumerate(stack):
+        step, signal = block.local_step(index, signal)
+        found.append(step.loss)
+    assert torch.equal(torch.stack(found), torch.stack([step.loss for step in steps(stack, maps())]))
+
+
 def test_single_images_give_what_positive_pairs_pass_on() -> None:
     """Trained on pairs, used on images: an image beside itself is the image, twice as strong."""
     stack = mlp()
