@@ -84,7 +84,8 @@ class Greedy(Schedule):
     A task whose readout learns counts it as one more block, the last.
 
     Args:
-        shares: lengths of the blocks' times relative to each other, such as epochs; equal by default.
+        shares: lengths of the blocks' times relative to each other, such as epochs; equal by default. A single block,
+            such as a twin, has all the time whatever they are.
         depth_decay: see :class:`Schedule`.
 
     >>> Greedy().windows(2)
@@ -101,7 +102,7 @@ class Greedy(Schedule):
 
     def windows(self, depth: int) -> list[tuple[float, float]]:
         """Shares side by side; see :class:`Schedule`."""
-        shares = [1.0] * depth if self.shares is None else self.shares
+        shares = [1.0] * depth if self.shares is None or depth == 1 else self.shares
         if len(shares) != depth:
             raise InputError(
                 f"Passed `shares={list(shares)}` for {depth} blocks, a readout that learns counted among them. "

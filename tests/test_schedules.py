@@ -66,6 +66,7 @@ def test_greedy_gives_shares_that_may_differ(shares: list[float]) -> None:
     assert [updates.stop for updates in ranges[:-1]] == [updates.start for updates in ranges[1:]]
     assert ranges[-1].stop > 1000
     lengths = [min(updates.stop, 1000) - updates.start for updates in ranges]
+    assert Greedy(shares).windows(1) == [(0.0, 1.0)]
     assert lengths == pytest.approx([1000 * share / sum(shares) for share in shares], abs=1)
 
 

@@ -7,8 +7,9 @@ Arguments of the recipe change one thing at a time; with `--validation-only` the
 
     python recipes/benchmarks/scff.py --validation-only --model.readout.dropout 0.0
 
-`--data` is a folder with train.parquet and test.parquet in the hub's layout, or the hub id itself. With
-`--twin-epochs` the same network is also trained by backprop, at one rate for all layers. The last line is JSON.
+`--data` is a folder with train.parquet and test.parquet in the hub's layout, or the hub id itself. The test set is looked
+at once, at the end. With `--twin-epochs` the same network is also trained by backprop, at one rate for all layers, on
+single images. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -51,9 +52,8 @@ def main() -> None:
     found, minutes = measured(args, [args.recipe], changes)
     twin, twin_minutes = {}, None
     if args.twin_epochs:
-        plain = ["--model.schedule", "ff_lightning.schedules.Simultaneous", f"--model.optimizer.lr={args.twin_lr}"]
-        rate = [*plain, f"--trainer.max_epochs={args.twin_epochs}"]
-        twin, twin_minutes = measured(args, [args.recipe, "with/twin"], rate)
+        length = [f"--trainer.max_epochs={args.twin_epochs}", f"--model.optimizer.lr={args.twin_lr}"]
+        twin, twin_minutes = measured(args, [args.recipe, "with/twin"], length)
     result = {
         "test_accuracy": found.get("test/accuracy"),
         "validation_accuracy": found.get("val/accuracy"),
