@@ -7,9 +7,9 @@ Arguments of the recipe change one thing at a time; with `--validation-only` the
 
     python recipes/benchmarks/scff.py --validation-only --model.readout.dropout 0.0
 
-`--data` is a folder with train.parquet and test.parquet in the hub's layout, or the hub id itself. The test set is looked
-at once, at the end. With `--twin-epochs` the same network is also trained by backprop, at one rate for all layers, on
-single images. The last line is JSON.
+`--data` is a folder with train.parquet and test.parquet in the hub's layout, or the hub id itself. The test set is
+looked at once, at the end. With `--twin-epochs` the same network is also trained by backprop, at one rate for all
+layers, on single images. The last line is JSON.
 """
 
 from __future__ import annotations
