@@ -1,4 +1,4 @@
-"""The command line: ``ff-lightning fit|validate|test|predict --config RECIPE``, ``generate`` and ``report``.
+"""The command line: ``ff-lightning fit|validate|test|predict --config RECIPE``, and what needs no recipe.
 
 It is Lightning's own, with the defaults that every recipe would repeat: what a run keeps and shows, where it
 keeps it, and errors of one line. A run lives in a folder named after its recipe: ``--config
@@ -12,7 +12,7 @@ import json
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,8 +40,10 @@ from ff_lightning.callbacks import (
     TrainingProgress,
 )
 from ff_lightning.checkpoints import check_checkpoint, check_fit
-from ff_lightning.cli_errors import explain
+from ff_lightning.cli_errors import Parser, explain
+from ff_lightning.cli_export import export, export_parser
 from ff_lightning.cli_generate import generate, generate_parser
+from ff_lightning.cli_predict import predict_folder, predict_parser
 from ff_lightning.cli_recipes import RecipeCLI, RecipeParser
 from ff_lightning.cli_report import report, report_parser
 from ff_lightning.data.tokenizers import Tokenizer
@@ -64,6 +66,15 @@ EXPECTED_WARNINGS = (
 )
 CHECKPOINT_WORDS = ("last", "best", "hpc")
 """Values of ``--ckpt_path`` by which Lightning finds a file itself."""
+
+
+WITHOUT_RECIPE: dict[str, tuple[Callable[[], Parser], Callable[..., None]]] = {
+    "generate": (generate_parser, generate),
+    "predict --folder": (predict_parser, predict_folder),
+    "export": (export_parser, export),
+    "report": (report_parser, report),
+}
+"""Subcommands that need a checkpoint, or the folder of a run, and no recipe: their parsers, and what they run."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -101,6 +112,7 @@ class FFLightningCLI(RecipeCLI):
         super()._add_subcommands(parser, **kwargs)
         assert parser._subcommands_action is not None
         parser._subcommands_action.add_subcommand("generate", generate_parser(), help="Continue a text.")
+        parser._subcommands_action.add_subcommand("export", export_parser(), help="Write a classifier as a program.")
         parser._subcommands_action.add_subcommand("report", report_parser(), help="Write a page about runs.")
 
     def _parse_ckpt_path(self) -> None:
@@ -233,10 +245,12 @@ def main(args: Sequence[str] | None = None) -> int:
             warnings.filterwarnings("ignore", expected)
         try:
             words = sys.argv[1:] if args is None else list(args)
-            if words[:1] == ["generate"]:
-                generate(**generate_parser().parse_args(words[1:]))
-            elif words[:1] == ["report"]:
-                report(**report_parser().parse_args(words[1:]))
+            name = " ".join(words[:1])
+            if name == "predict" and any(word.split("=")[0] == "--folder" for word in words):
+                name = "predict --folder"
+            if name in WITHOUT_RECIPE:
+                parser, run = WITHOUT_RECIPE[name]
+                run(**parser().parse_args(words[1:]))
             else:
                 _train_or_evaluate(words)
         except (ValueError, MisconfigurationException) as error:

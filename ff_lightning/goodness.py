@@ -110,6 +110,21 @@ class MeanActivity(_Reduced):
         return self._events(h).mean(-1, dtype=accumulation_dtype(h))
 
 
+class RectifiedEnergy(Goodness):
+    """Mean square of the rectified pre-activations of all channels, one goodness a position (SCFF, arXiv 2409.11593).
+
+    Shape:
+        - Input: pre-activations ``(B, C)`` or ``(B, C, H, W)``; channels are dimension 1.
+        - Output: ``(B,)`` or ``(B, H, W)``, float32.
+
+    >>> RectifiedEnergy()(torch.tensor([[1.0, -2.0]]))
+    tensor([0.5000])
+    """
+
+    def forward(self, h: Tensor) -> Tensor:  # noqa: D102
+        return squared_norm(torch.relu(h).movedim(1, -1)) / h.shape[1]
+
+
 class ChannelGroups(Goodness):
     """One goodness a class: the channels are cut into ``num_classes`` equal groups (CwC, arXiv 2312.12668).
 

@@ -148,12 +148,14 @@ class FFLightningModule(pl.LightningModule):
             self._observed(self.local_losses(batch)),
             divisor=self.accumulated_batches(),
             update=(batch_idx + 1) % self.accumulate_batches == 0 or self.trainer.is_last_batch,
-            learning=[self.learns(index) for index in range(len(self._update_ranges))],
+            learning=self.learning(),
         )
 
-    def learns(self, block: int) -> bool:
-        """Whether a local module takes part in the current update, by the schedule."""
-        return self.trainer.global_step in self._update_ranges[block]
+    def learning(self) -> list[bool]:
+        """Which of the local modules learn at the current update; all of them outside a training."""
+        if not self._update_ranges:
+            return [True] * len(self.local_modules())
+        return [self.trainer.global_step in updates for updates in self._update_ranges]
 
     def accumulated_batches(self) -> int:
         """Batches that share the current update: fewer at the ragged end of an epoch."""
@@ -167,6 +169,7 @@ class FFLightningModule(pl.LightningModule):
         callbacks = self.trainer.callbacks if logged else []  # type: ignore[attr-defined]
         watching = [callback for callback in callbacks if hasattr(callback, "on_local_step")]
         total: Tensor | None = None
+        waiting = {index for index, learns in enumerate(self.learning()) if learns}
         for step in losses:
             loss = step.loss.detach()
             total = loss if total is None else total + loss
@@ -175,7 +178,10 @@ class FFLightningModule(pl.LightningModule):
             for callback in watching:
                 callback.on_local_step(self.trainer, self, step)
             yield step
+            waiting.discard(step.block)
             del step
+            if not waiting and not self.repeats_blocks:  # nothing above learns yet: do not compute it
+                break
         self._last_loss = total
         if logged and total is not None:
             self.log("train/loss", total, prog_bar=True)
@@ -211,9 +217,14 @@ class FFLightningModule(pl.LightningModule):
         make = self.make_lr_scheduler
         return self.block_optimizers, [self._scheduler(make, optimizer) for optimizer in self.block_optimizers if make]
 
+    def optimizer_of(self, index: int) -> OptimizerCallable:
+        """What builds the optimizer of a local module; the same for all, unless a task says otherwise."""
+        del index
+        return self.make_optimizer
+
     def _optimizer(self, index: int) -> Optimizer:
         try:
-            optimizer = self.make_optimizer(self._block_parameters[index])
+            optimizer = self.optimizer_of(index)(self._block_parameters[index])
         except ValueError as error:
             raise InputError(f"Passed an `optimizer` that cannot be built: {error}.") from error
         for group in optimizer.param_groups:
@@ -288,6 +299,7 @@ class FFLightningModule(pl.LightningModule):
         if stage == "fit":
             self.trainer.accumulate_grad_batches = 1
             self._updates = None
+            self._update_ranges = []
             self.block_optimizers = []
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:

@@ -168,7 +168,7 @@ class HybridMask:
             raise InputError(
                 f"Passed images of shape {tuple(x.shape)}. Hybrid masks need (B, C, H, W) with B at least 2."
             )
-        shift = int(torch.randint(1, x.shape[0], (1,), generator=generator, device=generator.device))
+        shift = other_image(x.shape[0], generator)
         mask = self.mask((x.shape[0], x.shape[2], x.shape[3]), generator)
         return torch.where(mask, x, x.roll(shift, dims=0))
 
@@ -182,3 +182,21 @@ def blurring(size: int, times: int, device: torch.device) -> Tensor:
     once = eye / 2 + (torch.cat([eye[:1], eye[:-1]]) + torch.cat([eye[1:], eye[-1:]])) / 4
     blur: Tensor = torch.linalg.matrix_power(once, times)
     return blur
+
+
+def other_image(batch: int, generator: torch.Generator) -> int:
+    """How far to roll a batch so that every image meets another one, all distances equally likely.
+
+    Self-contrast (SCFF, arXiv 2409.11593) pairs every image with itself for a positive and with the one that it meets
+    for a negative; :class:`HybridMask` joins the two.
+
+    Args:
+        batch: number of images, at least 2.
+        generator: source of randomness.
+
+    Returns:
+        From 1 to ``batch - 1``.
+    """
+    if batch < 2:
+        raise InputError(f"Passed a batch of {batch} images. A pair of different images needs at least 2.")
+    return int(torch.randint(1, batch, (1,), generator=generator, device=generator.device))

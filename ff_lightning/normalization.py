@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ff_lightning.distributed import mean_over_ranks
 from ff_lightning.errors import InputError
@@ -48,6 +49,25 @@ class UnitRMS(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:  # noqa: D102
         return h * scale(lengths(h) * h.shape[1:].numel() ** -0.5, self.eps, h.dtype)
+
+
+class Standardise(nn.Module):
+    """Bring every sample to mean 0 and variance 1 over all but the first dimension.
+
+    Args:
+        eps: added to the variance, so that silence stays silence.
+
+    Shape:
+        ``(B, …)`` to ``(B, …)``, the dtype and the memory format kept; accumulated in at least float32.
+    """
+
+    def __init__(self, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, h: Tensor) -> Tensor:  # noqa: D102
+        rows = h.movedim(1, -1)  # of channels-last maps a contiguous view
+        return F.layer_norm(rows, rows.shape[1:], eps=self.eps).to(h.dtype).movedim(-1, 1)
 
 
 class PeerNormalisation(nn.Module):

@@ -2,39 +2,79 @@
 
 Two ways, both Hinton's (2212.13345, section 3.3): run the net with every label and choose the one with the
 highest summed goodness, or train a linear softmax on the activities, in one pass without a label.
+:mod:`ff_lightning.early_exit` stops the first at the block at which the answer is clear.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.blocks import BlockStack, Labelled
+from ff_lightning.blocks import BlockStack, ClassBlock, Labelled
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import accumulation_dtype
+from ff_lightning.normalization import Standardise
+
+SWEPT_AT_ONCE = 2500
+"""Rows, images times labels, whose activities are alive together in a sweep, unless one image alone has more."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a readout says of a batch.
+
+    Attributes:
+        scores: ``(B, C)``; the highest is the prediction.
+        block: ``(B,)`` int64, the block that answered: no higher one was asked.
+    """
+
+    scores: Tensor
+    block: Tensor
 
 
 def label_goodness(network: BlockStack, image: Tensor, num_classes: int) -> Tensor:
-    """Goodness that every block gives to every label, in one batched pass.
+    """Goodness that every block gives to every label, in batched passes without gradient.
 
-    The image part of the first block is computed once for all labels.
+    The image part of the first block is computed once for all labels. Activities of at most 2,500 images times labels
+    are alive at a time, whatever the batch. Blocks with a goodness for each class need no sweep.
 
     Args:
-        network: a stack whose first layer takes :class:`~ff_lightning.blocks.Labelled`.
+        network: a stack whose first layer takes :class:`~ff_lightning.blocks.Labelled`, or one of
+            :class:`~ff_lightning.blocks.ClassBlock`.
         image: ``(B, …)``.
         num_classes: number of labels.
 
     Returns:
         ``(L, B, num_classes)``, at least float32; ``L`` blocks.
     """
-    batch = image.shape[0]
-    labels = torch.arange(num_classes, device=image.device).unsqueeze(1).expand(num_classes, batch)
-    goodness = network.goodness(Labelled(image, labels))
-    return goodness.view(-1, num_classes, batch).transpose(1, 2)
+    parts = []
+    for some in swept(network, image, num_classes):
+        if isinstance(network[0], ClassBlock):
+            parts.append(network.goodness(some))
+            continue
+        batch = some.shape[0]  # not `len`, which an exported program would take for a constant
+        goodness = network.goodness(Labelled(some, all_labels(batch, num_classes, image.device)))
+        parts.append(goodness.view(-1, num_classes, batch).transpose(1, 2))
+    return torch.cat(parts, dim=1)
+
+
+def all_labels(batch: int, num_classes: int, device: torch.device) -> Tensor:
+    """Every label for every image, ``(num_classes, batch)``."""
+    return torch.arange(num_classes, device=device).unsqueeze(1).expand(num_classes, batch)
+
+
+def swept(network: BlockStack, image: Tensor, num_classes: int) -> Sequence[Tensor]:
+    """Cut a batch into parts that are swept one after the other; an exported program takes it whole."""
+    if torch.compiler.is_compiling():
+        return [image]
+    labels = 1 if isinstance(network[0], ClassBlock) else num_classes
+    return torch.split(image, max(1, SWEPT_AT_ONCE // labels))
 
 
 class Readout(nn.Module, ABC):
@@ -66,6 +106,11 @@ class Readout(nn.Module, ABC):
     def forward(self, network: BlockStack, image: Tensor, num_classes: int) -> Tensor:
         """Scores ``(B, num_classes)`` of images ``(B, …)``; the highest is the prediction. No gradient."""
 
+    def answer(self, network: BlockStack, image: Tensor, num_classes: int) -> Answer:
+        """Scores of images ``(B, …)``, and which block gave them: the last one, unless a readout stops earlier."""
+        scores = self(network, image, num_classes)
+        return Answer(scores, torch.full((len(scores),), len(network) - 1, device=scores.device))
+
     def local_loss(self, network: BlockStack, image: Tensor, labels: Tensor) -> Tensor | None:
         """Loss that trains the readout's own parameters on detached activities, or ``None``."""
         del network, image, labels
@@ -95,12 +140,23 @@ class LinearReadout(Readout):
         in_features: units of all blocks that are read, added up.
         num_classes: number of classes.
         first_block: the lowest block that is read; Hinton takes all but the first.
+        pool: feature maps are averaged over squares of this side, and standardised for each sample; 1 for neither.
+        dropout: share of the features that is dropped in training.
     """
 
-    def __init__(self, in_features: int, num_classes: int, *, first_block: int = 1) -> None:
+    def __init__(
+        self, in_features: int, num_classes: int, *, first_block: int = 1, pool: int = 1, dropout: float = 0.0
+    ) -> None:
         super().__init__(first_block)
         if in_features < 1:
             raise InputError(f"Passed `in_features={in_features}`. `in_features` must be at least 1.")
+        if pool < 1:
+            raise InputError(f"Passed `pool={pool}`. `pool` must be at least 1.")
+        if not 0 <= dropout < 1:
+            raise InputError(f"Passed `dropout={dropout}`. `dropout` must be in [0, 1).")
+        self.pool = pool
+        self.standardise = Standardise()
+        self.dropout = nn.Dropout(dropout)
         self.linear = nn.Linear(in_features, num_classes)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
@@ -108,13 +164,20 @@ class LinearReadout(Readout):
     def features(self, network: BlockStack, image: Tensor) -> Tensor:
         """Activities that are read, ``(B, in_features)``, detached."""
         answers = zip(network, network.activities(image), strict=False)
-        features = torch.cat([block.norm(h).flatten(1) for block, h in islice(answers, self.first_block, None)], dim=1)
+        read = (self._pooled(block.norm(h)).flatten(1) for block, h in islice(answers, self.first_block, None))
+        features = torch.cat(list(read), dim=1)
         if features.shape[1] != self.linear.in_features:
             raise InputError(
                 f"Passed `in_features={self.linear.in_features}` to the readout. Blocks {self.first_block} and above "
                 f"have {features.shape[1]} units."
             )
         return features
+
+    def _pooled(self, h: Tensor) -> Tensor:
+        if self.pool == 1:
+            return h
+        pooled: Tensor = self.standardise(F.avg_pool2d(h, self.pool, ceil_mode=True))
+        return pooled
 
     def forward(self, network: BlockStack, image: Tensor, num_classes: int) -> Tensor:  # noqa: D102
         del num_classes
@@ -124,5 +187,5 @@ class LinearReadout(Readout):
 
     def local_loss(self, network: BlockStack, image: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the linear softmax, nats; trains this readout alone."""
-        scores = self.linear(self.features(network, image))
+        scores = self.linear(self.dropout(self.features(network, image)))
         return F.cross_entropy(scores.to(accumulation_dtype(scores)), labels)

@@ -14,11 +14,12 @@ from ff_lightning.goodness import (
     Goodness,
     MeanActivity,
     MeanOfSquares,
+    RectifiedEnergy,
     SumOfSquares,
     accumulation_dtype,
     squared_norm,
 )
-from tests import references
+from tests import references, references_scff
 
 REDUCED = [
     pytest.param(SumOfSquares, references.sum_of_squares, id="sum_of_squares"),
@@ -78,6 +79,17 @@ def test_channel_groups_equal_the_reference(of: Goodness | None, reference: Refe
     # Channels come first, so a group of channels is one slice of the flattened maps.
     expected = [references.channel_groups(row, 3, reference) for row in h.flatten(1).tolist()]
     torch.testing.assert_close(g, torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("shape", [(3, 6), (3, 6, 2, 4)])
+def test_rectified_energy_equals_the_reference_at_every_position(shape: tuple[int, ...]) -> None:
+    z = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    g = RectifiedEnergy()(z)
+    assert g.shape == (3, *shape[2:])
+    columns = z.movedim(1, -1).reshape(-1, 6).tolist()
+    assert g.flatten().tolist() == pytest.approx([references_scff.rectified_energy(column) for column in columns])
+    g.sum().backward()
+    torch.testing.assert_close(z.grad, 2 * z.detach().relu() / 6)
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 3, 4), (2, 0)])
@@ -143,7 +155,9 @@ def test_under_autocast_the_goodness_of_a_layer_is_the_float32_goodness_of_its_a
     torch.testing.assert_close(g, h.double().square().sum(1).float())
 
 
-@pytest.mark.parametrize("goodness", [SumOfSquares(), MeanOfSquares(), MeanActivity(), ChannelGroups(2)])
+@pytest.mark.parametrize(
+    "goodness", [SumOfSquares(), MeanOfSquares(), MeanActivity(), ChannelGroups(2), RectifiedEnergy()]
+)
 def test_float64_stays_float64(goodness: Goodness) -> None:
     assert goodness(activities(2, 4)).dtype == torch.float64
 

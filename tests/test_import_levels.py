@@ -15,7 +15,7 @@ ROOT = Path(ff_lightning.__file__).parent
 LEVELS = {
     0: {
         *("errors", "distributed", "goodness", "losses", "normalization", "negatives", "schedules"),
-        *("batches", "blocks", "readouts", "networks", "language", "optim", "generation", "rollouts"),
+        *("batches", "blocks", "readouts", "early_exit", "networks", "language", "optim", "generation", "rollouts"),
     },
     1: {"metrics", "floors", "frozen", "samples"},
     2: {
@@ -29,7 +29,18 @@ LEVELS = {
         "checkpoints",
         "records",
     },  # "" is the package's `__init__`
-    3: {"cli", "cli_errors", "cli_generate", "cli_recipes", "cli_report", "report", "__main__"},
+    3: {
+        "cli",
+        "cli_errors",
+        "cli_export",
+        "cli_generate",
+        "cli_models",
+        "cli_predict",
+        "cli_recipes",
+        "cli_report",
+        "report",
+        "__main__",
+    },
 }
 LEVEL_OF = {part: level for level, parts in LEVELS.items() for part in parts}
 
@@ -48,6 +59,7 @@ KNOWS = {
     "generation": GROUND | {"language", "networks"},
     "rollouts": GROUND | {"generation", "networks"},
     "readouts": GROUND | PARTS | {"blocks"},
+    "early_exit": GROUND | {"blocks", "readouts"},
 }
 LIBRARIES = {0: {"torch"}, 1: {"torch", "torchmetrics"}}
 DATA_ONLY = {"datasets", "tiktoken", "sklearn"}

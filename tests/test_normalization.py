@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ff_lightning.errors import InputError
-from ff_lightning.normalization import PeerNormalisation, UnitLength, UnitRMS
-from tests import references
+from ff_lightning.normalization import PeerNormalisation, Standardise, UnitLength, UnitRMS
+from tests import references, references_scff
 
 NORMS = [
     pytest.param(UnitLength(), references.unit_length, id="unit_length"),
     pytest.param(UnitRMS(), references.unit_rms, id="unit_rms"),
+    pytest.param(Standardise(), references_scff.standardised, id="standardise"),
 ]
 BOTH = [pytest.param(UnitLength(), id="unit_length"), pytest.param(UnitRMS(), id="unit_rms")]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -114,6 +115,20 @@ def test_silence_gives_a_finite_gradient(norm: nn.Module, dtype: torch.dtype) ->
 
 
 # Peer normalisation --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_standardised_maps_keep_dtype_and_layout(dtype: torch.dtype, layout: torch.memory_format) -> None:
+    h = 3 + 2 * activities(4, 6, 5, 7).to(dtype).contiguous(memory_format=layout)
+    normed = Standardise()(h)
+    assert normed.dtype == dtype
+    if layout == torch.channels_last:
+        assert normed.is_contiguous(memory_format=layout)
+    rows = normed.double().flatten(1)
+    torch.testing.assert_close(rows.mean(1), torch.zeros(4).double(), rtol=0, atol=1e-2)
+    torch.testing.assert_close(rows.var(1, correction=0), torch.ones(4).double(), rtol=1e-2, atol=0)
+    assert torch.equal(Standardise()(torch.zeros(1, 3, dtype=dtype)), torch.zeros(1, 3, dtype=dtype))
 
 
 @pytest.mark.parametrize(("momentum", "weight"), [(0.9, 0.03), (0.0, 1.0), (0.5, 2.0)])

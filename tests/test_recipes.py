@@ -161,13 +161,14 @@ def test_overlays_compose_and_the_last_one_wins() -> None:
     assert config["model"]["init_args"]["network"]["init_args"]["widths"] == [500, 500, 500]
 
 
+@pytest.mark.parametrize("recipe", ["mnist_mlp_unsupervised", "mnist_scff"])
 def test_the_twin_of_an_unsupervised_recipe_drops_its_readout(
-    shared_data: Path, capsys: pytest.CaptureFixture[str]
+    recipe: str, shared_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    assert main(["fit", *configs("mnist_mlp_unsupervised", "twin", "smoke"), *FEW]) == 0
+    assert main(["fit", *configs(recipe, "twin", "smoke"), *FEW]) == 0
     assert "discard" not in capsys.readouterr().err.lower()
-    state = torch.load("runs/mnist_mlp_unsupervised-twin-smoke/last.ckpt", weights_only=True)["state_dict"]
+    state = torch.load(f"runs/{recipe}-twin-smoke/last.ckpt", weights_only=True)["state_dict"]
     assert not [name for name in state if name.startswith("readout")]
 
 

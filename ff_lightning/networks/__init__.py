@@ -8,4 +8,6 @@ from ff_lightning.networks.mlp import MLP as MLP
 from ff_lightning.networks.mlp import DenseReLU as DenseReLU
 from ff_lightning.networks.mlp import LabelledReLU as LabelledReLU
 from ff_lightning.networks.recurrent import RecurrentMLP as RecurrentMLP
+from ff_lightning.networks.scff import SelfContrastConv as SelfContrastConv
+from ff_lightning.networks.scff import SelfContrastMLP as SelfContrastMLP
 from ff_lightning.networks.window_mlp import WindowMLP as WindowMLP

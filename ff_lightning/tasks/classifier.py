@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ff_lightning.blocks import BlockStack, Labelled, LocalStep, Signal
+from ff_lightning.early_exit import EarlyExit
 from ff_lightning.errors import InputError
 from ff_lightning.metrics import LabelContrast
 from ff_lightning.negatives import LabelNegatives, UniformWrongLabel
-from ff_lightning.readouts import GoodnessReadout, Readout, label_goodness
+from ff_lightning.readouts import Answer, GoodnessReadout, Readout, label_goodness
 from ff_lightning.tasks.evaluation import ClassificationMetrics, ImageClassification
 
 JUDGED_AT_ONCE = 3
@@ -84,6 +85,35 @@ class FFClassifier(ImageClassification):
         """Class scores ``(B, num_classes)`` of images ``(B, …)``; the highest is the prediction."""
         scores: Tensor = self.readout(self.network, x, self.num_classes)
         return scores
+
+    def answer(self, x: Tensor) -> Answer:
+        """Class scores of images ``(B, …)``, and which block gave them."""
+        return self.readout.answer(self.network, x, self.num_classes)
+
+    def exit_early(self, batches: Iterable[Any], *, tolerance: float) -> EarlyExit:
+        """Put an early exit in place of the goodness readout; see :meth:`EarlyExit.calibrated`.
+
+        Args:
+            batches: ``(x, y)`` of validation images.
+            tolerance: accuracy that may be lost on them, in ``[0, 1]``.
+
+        Returns:
+            The new readout.
+
+        Raises:
+            InputError: another readout than of goodness, or no batch.
+        """
+        if not isinstance(self.readout, GoodnessReadout | EarlyExit):
+            raise InputError(
+                f"`exit_early` was called with `readout={type(self.readout).__name__}`. It needs goodness."
+            )
+        pairs = [(x.to(self.device), y.to(self.device)) for x, y in batches]
+        if not pairs:
+            raise InputError("Passed no `batches`. Margins of an early exit are found on validation images.")
+        goodness = torch.cat([label_goodness(self.network, x, self.num_classes) for x, _ in pairs], dim=1)
+        labels = torch.cat([y for _, y in pairs])
+        self.readout = EarlyExit.calibrated(goodness, labels, tolerance=tolerance, first_block=self.readout.first_block)
+        return self.readout
 
     def evaluate(self, batch: Any, stage: str, metrics: ClassificationMetrics) -> None:
         """Accuracy of the readout; what every block makes of the labels is logged at the end of the epoch."""
