@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LOCAL_COPIES = {
     "ylecun/mnist": "mnist",
+    "uoft-cs/cifar10": "cifar10_jpeg",
     "zalando-datasets/fashion_mnist": "fashion_mnist",
 }
 """Hub ids, and the folders in `FF_LIGHTNING_DATA` that hold the same images."""
