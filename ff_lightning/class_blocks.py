@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ff_lightning.blocks import BlockStack, LocalStep, Signal, passing_norm
+from ff_lightning.blocks import BlockStack, Labelled, LocalStep, Signal, passing_norm
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness
 from ff_lightning.losses import ClassLoss
@@ -29,9 +29,7 @@ class ClassBlock(nn.Module):
 
     threshold: None = None
 
-    def __init__(
-        self, layer: nn.Module, goodness: Goodness, loss: ClassLoss, *, norm: nn.Module | None = None
-    ) -> None:
+    def __init__(self, layer: nn.Module, goodness: Goodness, loss: ClassLoss, *, norm: nn.Module | None = None) -> None:
         super().__init__()
         self.layer = layer
         self.goodness = goodness
@@ -58,7 +56,7 @@ class ClassBlock(nn.Module):
         g = g.detach()
         return LocalStep(index, loss, g[true], g.masked_fill(true, -torch.inf).amax(1))
 
-    def pass_on(self, x: Tensor, h: Tensor) -> Tensor:
+    def pass_on(self, x: Tensor | Labelled, h: Tensor) -> Tensor:
         """What the next block receives, from what this one received and its activities."""
         del x
         passed: Tensor = self.norm(h)

@@ -184,7 +184,8 @@ class _Weighted(Goodness, ABC):
         """A goodness of the same kind with weights of its own for activities ``(B, *shape)``."""
         return type(self)(self.num_classes, shape, grid=self.grid)
 
-    def forward(self, h: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, h: Tensor) -> Tensor:
+        """Goodness of every class, ``(B, C)``."""
         if self.weight is None or self.bias is None:
             raise InputError(
                 f"Called a `{type(self).__name__}` without weights. Pass `shape`, or let a network size it."
@@ -205,7 +206,7 @@ class _Weighted(Goodness, ABC):
     def pooled(self, h: Tensor) -> Tensor:
         """Means over the fields of the grid, ``(B, D')``, at least float32."""
         if h.dim() == 4:
-            h = F.adaptive_avg_pool2d(h, [min(side, self.grid) for side in h.shape[2:]])
+            h = F.adaptive_avg_pool2d(h, (min(h.shape[2], self.grid), min(h.shape[3], self.grid)))
         return h.flatten(1).to(accumulation_dtype(h))
 
 

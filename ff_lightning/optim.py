@@ -22,7 +22,8 @@ from ff_lightning.schedules import HoldThenDecay
 class HiddenMatrix(nn.Parameter):
     """A weight matrix ``(out, in)`` that maps hidden activities to hidden activities, or a bank of filters.
 
-    Filters ``(out, in, height, width)`` count as the matrix ``(out, in * height * width)``. It behaves as any parameter; the mark survives ``copy.deepcopy`` and pickling.
+    Filters ``(out, in, height, width)`` count as the matrix ``(out, in * height * width)``. It behaves as any
+    parameter; the mark survives ``copy.deepcopy`` and pickling.
 
     >>> type(HiddenMatrix(torch.zeros(2, 3))).__name__
     'HiddenMatrix'

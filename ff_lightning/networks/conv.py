@@ -128,7 +128,7 @@ class ConvNet(BlockStack):
             for index, (sizes, side) in enumerate(zip(channels, sides, strict=True))
         ]
         goodness = WeightedEnergy() if goodness is None else goodness
-        blocks = []
+        blocks: list[ClassBlock] = []
         for stop in range(layers_per_block, len(widths) + 1, layers_per_block):
             inside = layers[stop - layers_per_block : stop]
             halved = 2 ** sum(layer < stop for layer in pool_after)

@@ -193,8 +193,8 @@ def check_sizes(
         raise InputError(f"Passed `width={width}` with `num_classes={num_classes}`. It must be a multiple of them.")
     if stages < 1 or layers_per_stage < 2 or layers_per_stage % 2:
         raise InputError(
-            f"Passed `stages={stages}, layers_per_stage={layers_per_stage}`. Needed: one stage or more, each of an even "
-            "number of layers."
+            f"Passed `stages={stages}, layers_per_stage={layers_per_stage}`. Needed: one stage or more, each of an "
+            "even number of layers."
         )
     if any(side % 2 ** (stages - 1) for side in image_shape[1:]):
         raise InputError(

@@ -56,8 +56,8 @@ class FFClassifier(ImageClassification):
             )
         if negatives is not None and gives_classes(network):
             raise InputError(
-                f"Passed `negatives={type(negatives).__name__}` with a network whose blocks give every class a goodness. "
-                "Their loss says what they are contrasted with: leave `negatives` out."
+                f"Passed `negatives={type(negatives).__name__}` with a network whose blocks give every class a "
+                "goodness. Their loss says what they are contrasted with: leave `negatives` out."
             )
         self.negatives = UniformWrongLabel() if negatives is None else negatives
         self.readout = GoodnessReadout() if readout is None else readout

@@ -27,7 +27,12 @@ from torch import Tensor
 
 from ff_lightning.readouts import ChosenBlocks, GoodnessReadout, LastBlock, MeanLogProbability, label_goodness
 
-RECIPES = {"mnist": "mnist_conv", "fashion_mnist": "fashion_conv", "cifar10_jpeg": "cifar_conv", "cifar10": "cifar_conv"}
+RECIPES = {
+    "mnist": "mnist_conv",
+    "fashion_mnist": "fashion_conv",
+    "cifar10_jpeg": "cifar_conv",
+    "cifar10": "cifar_conv",
+}
 TIERS = {"T1": ["with/own_contrast"], "T2": ["with/class_softmax"], "T3": ["with/class_softmax", "with/overlapping"]}
 
 
