@@ -204,18 +204,18 @@ class _Weighted(Goodness, ABC):
         """What the weights are applied to, ``(B, D')``, at least float32."""
 
     def pooled(self, h: Tensor) -> Tensor:
-        """Means over the fields of the grid, ``(B, D')``, at least float32."""
+        """Means over the fields of the grid, brought to mean square 1, ``(B, D')``, at least float32."""
         if h.dim() == 4:
             h = F.adaptive_avg_pool2d(h, (min(h.shape[2], self.grid), min(h.shape[3], self.grid)))
-        return h.flatten(1).to(accumulation_dtype(h))
+        u = h.flatten(1).to(accumulation_dtype(h))
+        return F.rms_norm(u, u.shape[-1:])
 
 
 class WeightedEnergy(_Weighted):
     """A class's goodness is the weighted energy of the activities that answer to it.
 
-    ``G(c) = Σ_j W[c, j] N(u)_j² + b[c]``, where ``N(u)²`` are the squares of the activities, averaged over the
-    fields of a grid and brought to mean 1. One matrix product scores all classes; the length of the activities does
-    not matter.
+    ``G(c) = Σ_j W[c, j] N(u)_j² + b[c]``, where ``u`` are the activities, averaged over the fields of a grid, and ``N``
+    brings them to mean square 1. One matrix product scores all classes; the length of the activities does not matter.
 
     Args:
         num_classes: see :class:`ProjectedActivity`.
@@ -231,8 +231,7 @@ class WeightedEnergy(_Weighted):
     """
 
     def weighed(self, h: Tensor) -> Tensor:  # noqa: D102
-        energies = self.pooled(h.square())
-        return energies / energies.mean(1, keepdim=True).clamp_min(torch.finfo(energies.dtype).eps)
+        return self.pooled(h).square()
 
 
 class ProjectedActivity(_Weighted):
@@ -252,8 +251,7 @@ class ProjectedActivity(_Weighted):
     """
 
     def weighed(self, h: Tensor) -> Tensor:  # noqa: D102
-        u = self.pooled(h)
-        return F.rms_norm(u, u.shape[-1:])
+        return self.pooled(h)
 
 
 def squared_norm(h: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ A feature map is a list of channels, a channel a list of rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,17 +18,17 @@ Map = Sequence[Sequence[Sequence[float]]]
 Matrix = Sequence[Sequence[float]]
 
 
-def fields(sample: Map, grid: int, of: Callable[[float], float]) -> list[float]:
-    """Means of ``of(value)`` over the fields of a grid, channel by channel; maps must be multiples of the grid."""
+def fields(sample: Map, grid: int) -> list[float]:
+    """Means over the fields of a grid, channel by channel, at mean square 1; maps must be multiples of the grid."""
     found = []
     for channel in sample:
         rows, columns = len(channel), len(channel[0])
         high, wide = max(rows // grid, 1), max(columns // grid, 1)
         for top in range(0, rows, high):
             for left in range(0, columns, wide):
-                field = [channel[i][j] for i in range(top, top + high) for j in range(left, left + wide)]
-                found.append(mean([of(value) for value in field]))
-    return found
+                found.append(mean([channel[i][j] for i in range(top, top + high) for j in range(left, left + wide)]))
+    length = math.sqrt(mean([value * value for value in found]))
+    return [value / length for value in found]
 
 
 def weigh(values: list[float], weight: Matrix, bias: Sequence[float]) -> list[float]:
@@ -36,15 +36,12 @@ def weigh(values: list[float], weight: Matrix, bias: Sequence[float]) -> list[fl
 
 
 def weighted_energy(sample: Map, weight: Matrix, bias: Sequence[float], grid: int) -> list[float]:
-    energies = fields(sample, grid, lambda value: value * value)
-    return weigh([energy / mean(energies) for energy in energies], weight, bias)
+    return weigh([value * value for value in fields(sample, grid)], weight, bias)
 
 
 def projected_activity(sample: Map, weight: Matrix, bias: Sequence[float], grid: int) -> list[float]:
     """Mono-Forward's G = a M^T (2501.09238), of pooled activities with mean square 1."""
-    values = fields(sample, grid, float)
-    length = math.sqrt(mean([value * value for value in values]))
-    return weigh([value / length for value in values], weight, bias)
+    return weigh(fields(sample, grid), weight, bias)
 
 
 def deeper_forward(x: Tensor, filters: Sequence[Tensor], num_classes: int, stage: int) -> list[Tensor]:
