@@ -43,16 +43,15 @@ class ClassBlock(nn.Module):
 
     def local_step(self, index: int, signal: Signal) -> tuple[LocalStep, Signal]:
         """Forward pass and local loss of this block; ``signal.labels`` holds the true classes."""
+        true_classes(signal)
         h = self(signal.h)
         return self.judge(index, h, signal), replace(signal, h=self.pass_on(signal.h, h.detach()))
 
     def judge(self, index: int, h: Tensor, signal: Signal) -> LocalStep:
         """Local loss of the activities ``h``; what is logged contrasts the true class with the best wrong one."""
-        if signal.labels is None:
-            raise InputError("Passed a signal without `labels`. A `ClassBlock` needs the true classes, shape (B,).")
-        g = self.goodness(h)
-        loss = self.loss(g, signal.labels, signal.draw(index))
-        true = nn.functional.one_hot(signal.labels, g.shape[1]).bool()
+        labels, g = true_classes(signal), self.goodness(h)
+        loss = self.loss(g, labels, signal.draw(index))
+        true = nn.functional.one_hot(labels, g.shape[1]).bool()
         g = g.detach()
         return LocalStep(index, loss, g[true], g.masked_fill(true, -torch.inf).amax(1))
 
@@ -61,6 +60,17 @@ class ClassBlock(nn.Module):
         del x
         passed: Tensor = self.norm(h)
         return passed
+
+
+def true_classes(signal: Signal) -> Tensor:
+    """The labels of a signal, ``(B,)``.
+
+    Raises:
+        InputError: there are none.
+    """
+    if signal.labels is None:
+        raise InputError("Passed a signal without `labels`. A `ClassBlock` needs the true classes, shape (B,).")
+    return signal.labels
 
 
 def gives_classes(stack: BlockStack) -> bool:
