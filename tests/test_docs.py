@@ -17,7 +17,7 @@ from ff_lightning.cli import main
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-NEEDS_DATA = re.compile("mnist|fashion|shakespeare|aesop|novels|gutenberg")
+NEEDS_DATA = re.compile("mnist|fashion|cifar|shakespeare|aesop|novels|gutenberg")
 """Recipes and names of texts that a machine may not have."""
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
