@@ -3,8 +3,8 @@
     python recipes/benchmarks/conv.py --data path/to/cifar10_jpeg --tier T2 [--seed 0 1 2] [--validation-only]
 
 Tiers: T1 contrasts the true class with classes of each block's own prediction, T2 compares all classes at once, T3 does
-so in overlapping pairs of blocks. `--data` is a folder of that name with Parquet files in the hub's layout, or `mnist`,
-`fashion_mnist` or `cifar10_jpeg` below the folder that `FF_LIGHTNING_DATA` names, and decides the recipe. Further
+so in overlapping pairs of blocks. `--data` is a folder with Parquet files in the hub's layout, whose name decides the recipe, or `mnist`,
+`fashion_mnist` or `cifar10_jpeg` below the folder that `FF_LIGHTNING_DATA` names, or scikit-learn's `digits`. Further
 arguments change the recipe, of FF and twin alike: `--trainer.max_epochs 5`.
 
 Validation images are cut from the training set and choose the readout; the test set is looked at once, at the end.
@@ -28,6 +28,7 @@ from torch import Tensor
 from ff_lightning.readouts import ChosenBlocks, GoodnessReadout, LastBlock, MeanLogProbability, label_goodness
 
 RECIPES = {
+    "digits": "digits_conv",
     "mnist": "mnist_conv",
     "fashion_mnist": "fashion_conv",
     "cifar10_jpeg": "cifar_conv",
@@ -111,7 +112,7 @@ def one_seed(args: argparse.Namespace, recipe: str, seed: int) -> dict[str, obje
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="mnist", help="folder, or one of " + ", ".join(RECIPES))
+    parser.add_argument("--data", default="digits", help="folder, or one of " + ", ".join(RECIPES))
     parser.add_argument("--tier", choices=list(TIERS), default="T1")
     parser.add_argument("--recipe", help="such as cifar_resnet; what fits the data by default")
     parser.add_argument("--seed", type=int, nargs="+", default=[0])
