@@ -128,6 +128,12 @@ class ConvNet(BlockStack):
             for index, (sizes, side) in enumerate(zip(channels, sides, strict=True))
         ]
         goodness = WeightedEnergy() if goodness is None else goodness
+        num_classes = getattr(goodness, "num_classes", None)
+        if num_classes is None:
+            raise InputError(
+                f"Passed `goodness={type(goodness).__name__}`, one number a sample. A block here needs one a class, such "
+                "as `WeightedEnergy` or `ChannelGroups`."
+            )
         blocks: list[ClassBlock] = []
         for stop in range(layers_per_block, len(widths) + 1, layers_per_block):
             inside = layers[stop - layers_per_block : stop]
@@ -143,7 +149,7 @@ class ConvNet(BlockStack):
             )
         super().__init__(blocks)
         self.overlapping = overlapping
-        self.num_classes = int(getattr(goodness, "num_classes"))  # noqa: B009
+        self.num_classes = int(num_classes)
         self.out_features = torch.Size(shape).numel()
 
     def local_losses(self, signal: Signal) -> Iterator[LocalStep]:

@@ -6,12 +6,13 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.blocks import BlockStack
+from ff_lightning.blocks import BlockStack, Labelled
 from ff_lightning.class_blocks import ClassBlock
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import ChannelGroups, Goodness, MeanActivity
@@ -73,8 +74,8 @@ class ResidualBlock(ClassBlock):
         loss: see :class:`~ff_lightning.class_blocks.ClassBlock`.
         norm: of the activities that are passed on, before the shortcut joins them.
         joint: what becomes of the shortcut behind this block.
-        starts: whether what this block passes on is the next shortcut; ``None`` for no shortcut from here on.
-        halves: whether the block after the next has a map of half the size, so that its shortcut is pooled.
+        starts: whether what this block passes on is the next shortcut.
+        halves: whether the map will have been halved where that shortcut ends, so that it is pooled.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class ResidualBlock(ClassBlock):
         *,
         norm: nn.Module | None = None,
         joint: Joint = Joint.WAIT,
-        starts: bool | None = False,
+        starts: bool = False,
         halves: bool = False,
     ) -> None:
         super().__init__(layer, goodness, loss, norm=norm)
@@ -97,18 +98,17 @@ class ResidualBlock(ClassBlock):
         """Activities of the block, ``(B, …)``, not normalised and without the shortcut."""
         return super().forward(x.x if isinstance(x, Carried) else x)
 
-    def pass_on(self, x: Tensor | Carried, h: Tensor) -> Tensor | Carried:  # type: ignore[override]
+    def pass_on(self, x: Tensor | Carried, h: Tensor) -> Carried:  # type: ignore[override]
         """What the next block receives: normalised activities, joined by the shortcut where there is one."""
         y: Tensor = self.norm(h)
-        if isinstance(x, Carried) and self.joint is Joint.ADD:
-            y = y + x.shortcut
-        elif isinstance(x, Carried) and self.joint is Joint.CONCAT:
-            y = torch.cat([y, x.shortcut], 1)
-        if self.starts is None:
-            return y
+        shortcut = x.shortcut if isinstance(x, Carried) else y
+        if self.joint is Joint.ADD:
+            y = y + shortcut
+        elif self.joint is Joint.CONCAT:
+            y = torch.cat([y, shortcut], 1)
         if self.starts:
-            return Carried(y, F.avg_pool2d(y, 2) if self.halves else y)
-        return Carried(y, x.shortcut) if isinstance(x, Carried) else y
+            shortcut = F.avg_pool2d(y, 2) if self.halves else y
+        return Carried(y, shortcut)
 
 
 class ResNet(BlockStack):
@@ -169,7 +169,7 @@ class ResNet(BlockStack):
                     copy.deepcopy(loss) or ClassSoftmax(),
                     norm=copy.deepcopy(norm) or GroupStandard(num_classes),
                     joint=joint,
-                    starts=None if index == last else index % 2 == 0,
+                    starts=index % 2 == 0,
                     halves=joint is Joint.CONCAT,
                 )
             )
@@ -177,6 +177,14 @@ class ResNet(BlockStack):
         super().__init__(blocks)
         self.num_classes = num_classes
         self.out_features = torch.Size((channels, *side)).numel()
+
+    def forward(self, x: Tensor | Labelled) -> Tensor:
+        """What the last block passes on, with the gradient of the whole chain (for a twin)."""
+        carried: Any = x
+        for block in self:
+            carried = block.pass_on(carried, block(carried))
+        last: Tensor = carried.x
+        return last
 
 
 def check_sizes(

@@ -13,7 +13,7 @@ import ff_lightning as ff
 from ff_lightning.blocks import Signal
 from ff_lightning.class_blocks import overlapping_losses
 from ff_lightning.errors import InputError
-from ff_lightning.goodness import ChannelGroups, ProjectedActivity, WeightedEnergy
+from ff_lightning.goodness import ChannelGroups, MeanOfSquares, ProjectedActivity, WeightedEnergy
 from ff_lightning.losses import ClassSoftmax
 from ff_lightning.networks import ConvNet, ConvReLU
 from tests.training import digits, mlp
@@ -147,6 +147,7 @@ def test_the_twin_trains_all_layers_and_no_goodness() -> None:
         ({"pool_after": [3]}, "must name different layers of 0 to 2"),
         ({"widths": (4,) * 5, "pool_after": [0, 1, 2, 3]}, "nothing is left of them"),
         ({"layers_per_block": 2}, "with 3 layers. It must divide"),
+        ({"goodness": MeanOfSquares()}, "Passed `goodness=MeanOfSquares`, one number a sample"),
         ({"dropout": -0.1}, "Passed `dropout=-0.1`"),
     ],
 )
