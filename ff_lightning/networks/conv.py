@@ -131,8 +131,8 @@ class ConvNet(BlockStack):
         num_classes = getattr(goodness, "num_classes", None)
         if num_classes is None:
             raise InputError(
-                f"Passed `goodness={type(goodness).__name__}`, one number a sample. A block here needs one a class, such "
-                "as `WeightedEnergy` or `ChannelGroups`."
+                f"Passed `goodness={type(goodness).__name__}`, one number a sample. A block here needs one a class, "
+                "such as `WeightedEnergy` or `ChannelGroups`."
             )
         blocks: list[ClassBlock] = []
         for stop in range(layers_per_block, len(widths) + 1, layers_per_block):
