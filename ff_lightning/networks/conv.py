@@ -116,24 +116,15 @@ class ConvNet(BlockStack):
         norm: nn.Module | None = None,
         dropout: float = 0.0,
     ) -> None:
-        check_sizes(image_shape, widths, pool_after, layers_per_block, dropout)
         sides = [kernel_sizes] * len(widths) if isinstance(kernel_sizes, int) else list(kernel_sizes)
-        if len(sides) != len(widths):
-            raise InputError(
-                f"Passed `kernel_sizes={sides}` with {len(widths)} `widths`. Pass one number, or one a layer."
-            )
+        check_sizes(image_shape, widths, sides, pool_after, layers_per_block, dropout)
         channels = pairwise([image_shape[0], *widths])
         layers: list[nn.Module] = [
             ConvReLU(*sizes, kernel_size=side, pool=index in pool_after, dropout=dropout)
             for index, (sizes, side) in enumerate(zip(channels, sides, strict=True))
         ]
         goodness = WeightedEnergy() if goodness is None else goodness
-        num_classes = getattr(goodness, "num_classes", None)
-        if num_classes is None:
-            raise InputError(
-                f"Passed `goodness={type(goodness).__name__}`, one number a sample. A block here needs one a class, "
-                "such as `WeightedEnergy` or `ChannelGroups`."
-            )
+        num_classes = classes_of(goodness)
         blocks: list[ClassBlock] = []
         for stop in range(layers_per_block, len(widths) + 1, layers_per_block):
             inside = layers[stop - layers_per_block : stop]
@@ -149,7 +140,7 @@ class ConvNet(BlockStack):
             )
         super().__init__(blocks)
         self.overlapping = overlapping
-        self.num_classes = int(num_classes)
+        self.num_classes = num_classes
         self.out_features = torch.Size(shape).numel()
 
     def local_losses(self, signal: Signal) -> Iterator[LocalStep]:
@@ -157,9 +148,25 @@ class ConvNet(BlockStack):
         yield from overlapping_losses(self, signal) if self.overlapping else super().local_losses(signal)
 
 
+def classes_of(goodness: Goodness) -> int:
+    """How many classes a goodness judges.
+
+    Raises:
+        InputError: it says one number a sample.
+    """
+    num_classes: int | None = getattr(goodness, "num_classes", None)
+    if num_classes is None:
+        raise InputError(
+            f"Passed `goodness={type(goodness).__name__}`, one number a sample. A block here needs one a class, such "
+            "as `WeightedEnergy` or `ChannelGroups`."
+        )
+    return num_classes
+
+
 def check_sizes(
     image_shape: Sequence[int],
     widths: Sequence[int],
+    kernel_sizes: Sequence[int],
     pool_after: Sequence[int],
     layers_per_block: int,
     dropout: float,
@@ -173,6 +180,10 @@ def check_sizes(
         raise InputError(f"Passed `image_shape={list(image_shape)}`. It must be channels, height, width.")
     if not widths or min(widths) < 1:
         raise InputError(f"Passed `widths={list(widths)}`. `widths` needs one or more positive numbers of filters.")
+    if len(kernel_sizes) != len(widths):
+        raise InputError(
+            f"Passed `kernel_sizes={list(kernel_sizes)}` with {len(widths)} `widths`. Pass one number, or one a layer."
+        )
     if len(set(pool_after)) != len(pool_after) or not set(pool_after) <= set(range(len(widths))):
         raise InputError(
             f"Passed `pool_after={list(pool_after)}`. It must name different layers of 0 to {len(widths) - 1}."

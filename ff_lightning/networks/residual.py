@@ -150,22 +150,21 @@ class ResNet(BlockStack):
         dropout: float = 0.2,
     ) -> None:
         check_sizes(image_shape, width, stages, layers_per_stage, num_classes, dropout)
-        goodness = ChannelGroups(num_classes, MeanActivity()) if goodness is None else goodness
         blocks: list[ResidualBlock] = []
         channels, side = image_shape[0], tuple(image_shape[1:])
-        last = stages * layers_per_stage
-        for index in range(last + 1):
+        for index in range((last := stages * layers_per_stage) + 1):
             stage, inside = divmod(max(index - 1, 0), layers_per_stage)
             wide = width * 2**stage
-            halving = stage > 0 and inside == 0
-            side = (-(-side[0] // 2), -(-side[1] // 2)) if halving else side
-            ends = index > 0 and index % layers_per_stage == 0
-            joint = Joint.CONCAT if ends and index < last else Joint.ADD if index and index % 2 == 0 else Joint.WAIT
-            layer = StridedReLU(channels, wide, stride=2 if halving else 1, dropout=dropout)
+            stride = 2 if stage > 0 and inside == 0 else 1
+            side = tuple(pixels // stride for pixels in side)
+            joint = Joint.ADD if index and index % 2 == 0 else Joint.WAIT
+            if 0 < index < last and index % layers_per_stage == 0:
+                joint = Joint.CONCAT
+            layer = StridedReLU(channels, wide, stride=stride, dropout=dropout)
             blocks.append(
                 ResidualBlock(
                     layer if blocks else nn.Sequential(StandardImage(image_shape), layer),
-                    goodness.sized((wide, *side)),
+                    (goodness or ChannelGroups(num_classes, MeanActivity())).sized((wide, *side)),
                     copy.deepcopy(loss) or ClassSoftmax(),
                     norm=copy.deepcopy(norm) or GroupStandard(num_classes),
                     joint=joint,
