@@ -7,17 +7,21 @@ the caller what becomes of each (:mod:`ff_lightning.updates` turns them into upd
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness
-from ff_lightning.losses import ClassSoftmax, ContrastiveLoss
+from ff_lightning.losses import ContrastiveLoss
 from ff_lightning.normalization import PeerNormalisation, UnitRMS
+
+if TYPE_CHECKING:
+    from ff_lightning.class_blocks import ClassBlock
 
 
 @dataclass(frozen=True)
@@ -48,12 +52,16 @@ class Signal:
         h: ``(S * B, …)``, the ``S`` streams one after the other, or :class:`Labelled` before the first block.
             With two streams the first is positive and the second negative.
         streams: ``S``.
-        labels: ``(B,)`` int64, the true classes, for blocks of tier T2; ``None`` for contrastive blocks.
+        labels: ``(B,)`` int64, the true classes, for blocks that give every class a goodness; ``None`` for others.
+        draw: gives the source of randomness of a block, by its index.
+        update: how many updates were done before this one.
     """
 
     h: Tensor | Labelled
     streams: int = 2
     labels: Tensor | None = None
+    draw: Callable[[int], torch.Generator | None] = lambda index: None
+    update: int = 0
 
     @classmethod
     def pair(cls, x_pos: Tensor, x_neg: Tensor) -> Signal:
@@ -72,15 +80,22 @@ class LocalStep:
 
     Attributes:
         block: index of the module that this loss trains.
-        loss: scalar; its graph reaches the parameters of that module and no other.
+        loss: scalar; its graph reaches the parameters of that module and no other, unless there is ``below``.
         g_pos: ``(B, …)`` goodness of positives, detached; ``None`` where there is no contrast.
         g_neg: ``(B, …)`` goodness of negatives, detached.
+        below: the step of another module that ``loss`` trains too; its own loss is a part of ``loss`` (tier T3).
     """
 
     block: int
     loss: Tensor
     g_pos: Tensor | None = None
     g_neg: Tensor | None = None
+    below: LocalStep | None = None
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Indices of all modules that this loss trains, from the input upwards."""
+        return (self.block,) if self.below is None else (*self.below.blocks, self.block)
 
 
 class Block(nn.Module):
@@ -133,7 +148,7 @@ class Block(nn.Module):
             The local loss, and the detached signal for the next block.
         """
         h = self(signal.h)
-        return self.contrast(index, h), replace(signal, h=self.norm(h.detach()))
+        return self.contrast(index, h), replace(signal, h=self.pass_on(signal.h, h.detach()))
 
     def contrast(self, index: int, h: Tensor) -> LocalStep:
         """Local loss of activities ``(2 * B, …)``, those of positives first."""
@@ -143,44 +158,11 @@ class Block(nn.Module):
             loss = loss + self.peer(h[: h.shape[0] // 2])
         return LocalStep(index, loss, g_pos.detach(), g_neg.detach())
 
-
-class ClassBlock(nn.Module):
-    """Layer, goodness of every class and local softmax (tier T2): no negative stream.
-
-    Args:
-        layer: maps what the block receives to its activities.
-        goodness: one value a class, ``(B, C)``; see :class:`~ff_lightning.goodness.ChannelGroups`.
-        loss: cross-entropy over the goodness of all classes.
-        norm: applied to the activities that are passed on.
-    """
-
-    threshold: None = None
-
-    def __init__(
-        self, layer: nn.Module, goodness: Goodness, loss: ClassSoftmax, *, norm: nn.Module | None = None
-    ) -> None:
-        super().__init__()
-        self.layer = layer
-        self.goodness = goodness
-        self.loss = loss
-        self.norm = passing_norm(norm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Activities of the block, ``(B, …)``, not normalised."""
-        h: Tensor = self.layer(x)
-        return h
-
-    def local_step(self, index: int, signal: Signal) -> tuple[LocalStep, Signal]:
-        """Forward pass and local loss of this block; ``signal.labels`` holds the true classes."""
-        if signal.labels is None:
-            raise InputError("Passed a signal without `labels`. A `ClassBlock` needs the true classes, shape (B,).")
-        h = self(signal.h)
-        g = self.goodness(h)
-        loss = self.loss(g, signal.labels)
-        true = nn.functional.one_hot(signal.labels, g.shape[1]).bool()
-        g = g.detach()
-        step = LocalStep(index, loss, g[true], g.masked_fill(true, -torch.inf).amax(1))
-        return step, replace(signal, h=self.norm(h.detach()))
+    def pass_on(self, x: Tensor | Labelled, h: Tensor) -> Tensor:
+        """What the next block receives, from what this one received and its activities."""
+        del x
+        passed: Tensor = self.norm(h)
+        return passed
 
 
 class BlockStack(nn.Module):
@@ -223,7 +205,7 @@ class BlockStack(nn.Module):
     def forward(self, x: Tensor | Labelled) -> Tensor:
         """What the last block passes on, ``(N, …)``, with the gradient of the whole chain (for a twin)."""
         for block in self:
-            x = block.norm(block(x))
+            x = block.pass_on(x, block(x))
         assert isinstance(x, Tensor)
         return x
 
@@ -253,7 +235,7 @@ class BlockStack(nn.Module):
         for block in self:
             h: Tensor = block(x)
             yield h
-            x = block.norm(h)
+            x = block.pass_on(x, h)
 
     @torch.no_grad()
     def goodness(self, x: Tensor | Labelled, *, blocks: int | None = None) -> Tensor:

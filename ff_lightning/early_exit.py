@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ff_lightning.blocks import BlockStack, ClassBlock, Labelled
+from ff_lightning.blocks import BlockStack, Labelled
+from ff_lightning.class_blocks import gives_classes
 from ff_lightning.errors import InputError
 from ff_lightning.readouts import Answer, Readout, all_labels, swept
 
@@ -95,7 +96,7 @@ class EarlyExit(Readout):
 
     @torch.no_grad()
     def _some(self, network: BlockStack, image: Tensor, num_classes: int) -> Answer:
-        sweep = not isinstance(network[0], ClassBlock)
+        sweep = not gives_classes(network)
         x = Labelled(image, all_labels(len(image), num_classes, image.device)) if sweep else image
         rows = torch.arange(len(image), device=image.device)  # of the images that go on
         scores = torch.zeros(len(image), num_classes, device=image.device)
@@ -108,11 +109,17 @@ class EarlyExit(Readout):
                 unclear = lead(scores[rows]) < (self.margins[index] if index < len(self.margins) else 0.0)
                 answered[rows[~unclear]] = index
                 rows = rows[unclear]
-                h = h.view(num_classes, -1, *h.shape[1:])[:, unclear].flatten(0, 1) if sweep else h[unclear]
+                h = kept(h, unclear)
+                x = kept(x, unclear) if isinstance(x, Tensor) else x
             if not len(rows):
                 break
-            x = block.norm(h)
+            x = block.pass_on(x, h)
         return Answer(scores, answered)
+
+
+def kept(h: Tensor, unclear: Tensor) -> Tensor:
+    """Rows ``(S * B, …)`` of the images that go on, of every label; ``unclear`` is ``(B,)``."""
+    return h.view(-1, len(unclear), *h.shape[1:])[:, unclear].flatten(0, 1)
 
 
 def lead(scores: Tensor) -> Tensor:

@@ -172,7 +172,20 @@ class Swish(ContrastiveLoss):
         return F.silu(-self.alpha * (g_pos - g_neg)).mean()
 
 
-class ClassSoftmax(nn.Module):
+class ClassLoss(nn.Module, ABC):
+    """Local loss of a block that gives every class a goodness.
+
+    Shape:
+        - ``g``: ``(B, C)`` goodness of every class; ``labels``: ``(B,)`` int64, the true ones.
+        - Output: scalar.
+    """
+
+    @abstractmethod
+    def forward(self, g: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Loss of the goodness ``g``; whatever is drawn at random is drawn with ``generator``."""
+
+
+class ClassSoftmax(ClassLoss):
     """Local goodness softmax (tier T2): cross-entropy over the goodness of all classes at once.
 
     The infinite-negative limit of a contrast (CwC, arXiv 2312.12668; DeeperForward); strictly local all the
@@ -190,7 +203,8 @@ class ClassSoftmax(nn.Module):
         super().__init__()
         self.scale = positive("scale", scale)
 
-    def forward(self, g: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, g: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:  # noqa: D102
+        del generator
         return F.cross_entropy(self.scale * g, labels)
 
 

@@ -174,7 +174,7 @@ class FFLightningModule(pl.LightningModule):
             loss = step.loss.detach()
             total = loss if total is None else total + loss
             if logged:
-                self._log_block(step, loss)
+                self._log_block(step)
             for callback in watching:
                 callback.on_local_step(self.trainer, self, step)
             yield step
@@ -199,8 +199,12 @@ class FFLightningModule(pl.LightningModule):
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0
 
-    def _log_block(self, step: LocalStep, loss: Tensor) -> None:
+    def _log_block(self, step: LocalStep) -> None:
         name = f"block_{step.block}"
+        loss = step.loss.detach()
+        if step.below is not None:
+            self._log_block(step.below)
+            loss = loss - step.below.loss.detach()
         values = {f"train/loss/{name}": loss}
         if step.g_pos is not None and step.g_neg is not None:
             threshold = getattr(self.local_modules()[step.block], "threshold", None)

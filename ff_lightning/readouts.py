@@ -1,7 +1,8 @@
 """Readouts: how a prediction is taken from a stack trained by local losses.
 
 Two ways, both Hinton's (2212.13345, section 3.3): run the net with every label and choose the one with the
-highest summed goodness, or train a linear softmax on the activities, in one pass without a label.
+highest summed goodness, or train a linear softmax on the activities, in one pass without a label. Where the blocks
+give every class a goodness of their own, one pass says the goodness of all labels.
 :mod:`ff_lightning.early_exit` stops the first at the block at which the answer is clear.
 """
 
@@ -16,7 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.blocks import BlockStack, ClassBlock, Labelled
+from ff_lightning.blocks import BlockStack, Labelled
+from ff_lightning.class_blocks import gives_classes
+from ff_lightning.distributed import mean_over_ranks
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import accumulation_dtype
 from ff_lightning.normalization import Standardise
@@ -46,7 +49,7 @@ def label_goodness(network: BlockStack, image: Tensor, num_classes: int) -> Tens
 
     Args:
         network: a stack whose first layer takes :class:`~ff_lightning.blocks.Labelled`, or one of
-            :class:`~ff_lightning.blocks.ClassBlock`.
+            :class:`~ff_lightning.class_blocks.ClassBlock`.
         image: ``(B, …)``.
         num_classes: number of labels.
 
@@ -55,7 +58,7 @@ def label_goodness(network: BlockStack, image: Tensor, num_classes: int) -> Tens
     """
     parts = []
     for some in swept(network, image, num_classes):
-        if isinstance(network[0], ClassBlock):
+        if gives_classes(network):
             parts.append(network.goodness(some))
             continue
         batch = some.shape[0]  # not `len`, which an exported program would take for a constant
@@ -73,7 +76,7 @@ def swept(network: BlockStack, image: Tensor, num_classes: int) -> Sequence[Tens
     """Cut a batch into parts that are swept one after the other; an exported program takes it whole."""
     if torch.compiler.is_compiling():
         return [image]
-    labels = 1 if isinstance(network[0], ClassBlock) else num_classes
+    labels = 1 if gives_classes(network) else num_classes
     return torch.split(image, max(1, SWEPT_AT_ONCE // labels))
 
 
@@ -129,6 +132,78 @@ class GoodnessReadout(Readout):
     def combine(self, goodness: Tensor) -> Tensor:
         """Scores ``(B, C)`` from the goodness of every block, ``(L, B, C)``."""
         return goodness[self.first_block :].sum(0)
+
+    def observe(self, goodness: Tensor, labels: Tensor) -> None:
+        """Look at the goodness ``(L, B, C)`` of validation images; a readout may choose by it."""
+        del goodness, labels
+
+    def choose(self) -> None:
+        """Choose by all that was observed, at the end of a validation."""
+
+
+class LastBlock(GoodnessReadout):
+    """Goodness of the last block alone: what fits blocks that each aim at the whole target."""
+
+    def combine(self, goodness: Tensor) -> Tensor:  # noqa: D102
+        return goodness[-1]
+
+
+class MeanLogProbability(GoodnessReadout):
+    """Mean over blocks ``first_block`` and above of the log-probability that each gives to a class.
+
+    What a block says is ``softmax(G)`` over the classes, as the class losses train it.
+    """
+
+    def combine(self, goodness: Tensor) -> Tensor:  # noqa: D102
+        return goodness[self.first_block :].log_softmax(-1).mean(0)
+
+
+class ChosenBlocks(GoodnessReadout):
+    """Goodness summed over the range of blocks that is best on validation images (DeeperForward's SIP).
+
+    All ranges without a gap are compared at the end of every validation, and the best, the shorter one of equals, is
+    used from then on and kept in checkpoints. Before the first validation all blocks are summed. (Sun et al. 2025,
+    OpenReview kOYnXVQCtA, section on selective inference.)
+
+    Args:
+        depth: ``L``, blocks of the network.
+    """
+
+    def __init__(self, depth: int) -> None:
+        super().__init__()
+        if depth < 1:
+            raise InputError(f"Passed `depth={depth}`. `depth` must be at least 1.")
+        self.chosen: Tensor
+        self.register_buffer("chosen", torch.tensor([0, depth]))
+        self.correct: Tensor
+        self.register_buffer("correct", torch.zeros(depth, depth, dtype=torch.float64), persistent=False)
+
+    def check(self, network: BlockStack) -> None:  # noqa: D102
+        if len(network) != len(self.correct):
+            raise InputError(
+                f"Passed `depth={len(self.correct)}` with a network of {len(network)} blocks. They must be equal."
+            )
+
+    def combine(self, goodness: Tensor) -> Tensor:  # noqa: D102
+        first, stop = self.chosen.tolist()
+        return goodness[first:stop].sum(0)
+
+    def observe(self, goodness: Tensor, labels: Tensor) -> None:  # noqa: D102
+        for first in range(len(goodness)):
+            predicted = goodness[first:].cumsum(0).argmax(-1)
+            self.correct[first, first:] += (predicted == labels).sum(-1)
+
+    def choose(self) -> None:  # noqa: D102
+        counts = mean_over_ranks(self.correct)
+        depth = len(counts)
+        ranges = sorted(((first, last) for first in range(depth) for last in range(first, depth)), key=_length)
+        first, last = max(ranges, key=lambda ends: float(counts[ends]))
+        self.chosen.copy_(torch.tensor([first, last + 1]))
+        self.correct.zero_()
+
+
+def _length(ends: tuple[int, int]) -> int:
+    return ends[1] - ends[0]
 
 
 class LinearReadout(Readout):

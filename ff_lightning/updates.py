@@ -150,7 +150,7 @@ class BlockUpdates:
             learning: for every local module, whether it learns now.
         """
         if self.module.update == "fused":
-            self._fused_backward([step for step in losses if learning[step.block]], divisor, update)
+            self._fused_backward([step for step in losses if learns(step, learning)], divisor, update)
         else:
             self._streamed_backward(losses, divisor, update, learning)
         if update:
@@ -189,11 +189,12 @@ class BlockUpdates:
     ) -> None:
         for step in losses:
             self._finish()
-            if learning[step.block]:
+            if learns(step, learning):
                 with self.sync.backward():
                     self.module.manual_backward(step.loss / divisor)
-                if update:
-                    self._launch(step.block)
+                for index in step.blocks if update else ():
+                    self._finish()
+                    self._launch(index)
             del step  # its graph must not outlive it: the next loss is computed before the name is bound again
 
     def _fused_backward(self, steps: list[LocalStep], divisor: int, update: bool) -> None:
@@ -201,7 +202,7 @@ class BlockUpdates:
             return
         with self.sync.backward():
             self.module.manual_backward(torch.stack([step.loss for step in steps]).sum() / divisor)
-        for index in sorted({step.block for step in steps}) if update else ():
+        for index in sorted({index for step in steps for index in step.blocks}) if update else ():
             self._finish()
             self._launch(index)
 
@@ -257,3 +258,8 @@ class BlockUpdates:
         counter = self.trainer.strategy._lightning_optimizers[-1]
         counter._on_before_step()
         counter._on_after_step()
+
+
+def learns(step: LocalStep, learning: Sequence[bool]) -> bool:
+    """Whether all modules that a loss trains learn now."""
+    return all(learning[index] for index in step.blocks)

@@ -1,7 +1,8 @@
-"""The benchmarks of memory and of resuming, at a size that takes seconds."""
+"""The benchmarks of memory, of resuming and of convolutional networks, at a size that takes seconds."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -73,3 +74,19 @@ def test_a_difference_of_one_bit_is_found(benchmark: Any) -> None:
     assert not resume.same({"a": [x, 1]}, {"a": [x.nextafter(x + 1), 1]})
     assert not resume.same({"a": x}, {"a": x.double()})
     assert not resume.same({"a": x}, {"a": x, "b": x})
+
+
+@pytest.mark.parametrize(("tier", "twin"), [("T1", True), ("T3", False)])
+@pytest.mark.filterwarnings("ignore")
+def test_convolutional_networks_are_compared_with_their_twins(
+    benchmark: Any, capsys: pytest.CaptureFixture[str], tier: str, twin: bool
+) -> None:
+    few = ["--trainer.max_epochs", "3", *([] if twin else ["--no-twin", "--validation-only"])]
+    benchmark("conv", "--data", "digits", "--tier", tier, "--seed", "0", "1", *few).main()
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert (result["tier"], result["seeds"], len(result["by_seed"])) == (tier, [0, 1], 2)
+    assert all(one["validation"][one["readout"]] == max(one["validation"].values()) > 80 for one in result["by_seed"])
+    assert (result["twin"] is not None) == (result["test_accuracy"] is not None) == twin
+    if twin:
+        assert min(result["twin"], result["test_accuracy"]) > 80
+        assert all(len(one["test_by_block"]) == 3 for one in result["by_seed"])

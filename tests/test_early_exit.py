@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import ff_lightning as ff
-from ff_lightning.blocks import BlockStack, ClassBlock
+from ff_lightning.blocks import BlockStack
+from ff_lightning.class_blocks import ClassBlock
 from ff_lightning.data import ImageDataModule
 from ff_lightning.early_exit import EarlyExit, lead
 from ff_lightning.errors import InputError

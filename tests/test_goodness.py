@@ -14,12 +14,14 @@ from ff_lightning.goodness import (
     Goodness,
     MeanActivity,
     MeanOfSquares,
+    ProjectedActivity,
     RectifiedEnergy,
     SumOfSquares,
+    WeightedEnergy,
     accumulation_dtype,
     squared_norm,
 )
-from tests import references, references_scff
+from tests import references, references_conv, references_scff
 
 REDUCED = [
     pytest.param(SumOfSquares, references.sum_of_squares, id="sum_of_squares"),
@@ -198,3 +200,51 @@ def test_input_that_cannot_work_is_named(make: Callable[[], object], message: st
     with pytest.raises(InputError) as error:
         make()
     assert str(error.value) == message
+
+
+WEIGHTED = [
+    pytest.param(WeightedEnergy, references_conv.weighted_energy, id="energy"),
+    pytest.param(ProjectedActivity, references_conv.projected_activity, id="projection"),
+]
+
+
+@pytest.mark.parametrize(("kind", "reference"), WEIGHTED)
+@pytest.mark.parametrize(("shape", "grid"), [((3, 4, 6), 2), ((2, 3, 3), 4), ((5,), 4)])
+def test_weighted_goodness_equals_the_reference(
+    kind: type[WeightedEnergy], reference: Callable[..., list[float]], shape: tuple[int, ...], grid: int
+) -> None:
+    goodness = kind(4, grid=grid).sized(shape).double()
+    h = activities(3, *shape)
+    assert not goodness(h).any()
+    torch.manual_seed(1)
+    for parameter in goodness.parameters():
+        nn.init.normal_(parameter)
+    maps = (h if h.dim() == 4 else h.view(3, -1, 1, 1)).tolist()
+    expected = [reference(sample, goodness.weight.tolist(), goodness.bias.tolist(), grid) for sample in maps]
+    torch.testing.assert_close(goodness(h), torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(goodness(7 * h), goodness(h))
+    assert kind(4, shape)(h.detach().bfloat16()).dtype == torch.float32
+
+
+def test_weighted_goodness_has_weights_for_one_shape() -> None:
+    template = WeightedEnergy(10, grid=2)
+    assert not list(template.parameters())
+    with pytest.raises(InputError, match=r"without weights. Pass `shape`, or let a network size it"):
+        template(activities(2, 3, 4, 4))
+    first, second = template.sized((3, 4, 4)), template.sized((3, 4, 4))
+    assert first.weight is not second.weight
+    assert first.weight.shape == (10, 12)
+    with pytest.raises(InputError, match=r"which make 8 values to weigh\. The goodness was built for 12"):
+        first(activities(2, 2, 4, 4))
+    for arguments in ((1,), (10, (3, 4))):
+        with pytest.raises(InputError, match=r"Passed `(num_classes|shape)="):
+            WeightedEnergy(*arguments)
+    with pytest.raises(InputError, match="Passed `grid=0`"):
+        WeightedEnergy(grid=0)
+
+
+def test_a_goodness_without_weights_is_sized_by_a_copy() -> None:
+    groups = ChannelGroups(2, MeanActivity())
+    copied = groups.sized((4, 8, 8))
+    assert copied is not groups
+    assert (copied.num_classes, type(copied.of)) == (2, MeanActivity)

@@ -16,6 +16,7 @@ LEVELS = {
     0: {
         *("errors", "distributed", "goodness", "losses", "normalization", "negatives", "schedules"),
         *("batches", "blocks", "readouts", "early_exit", "networks", "language", "optim", "generation", "rollouts"),
+        *("class_blocks", "class_losses"),
     },
     1: {"metrics", "floors", "frozen", "samples"},
     2: {
@@ -52,14 +53,16 @@ KNOWS = {
     "distributed": {"errors"},
     **dict.fromkeys(PARTS, GROUND),
     "batches": GROUND,
-    "blocks": GROUND | PARTS,
+    "blocks": GROUND | PARTS | {"class_blocks"},  # for its types alone
     "language": GROUND,
+    "class_losses": GROUND | {"language", "losses"},
+    "class_blocks": GROUND | PARTS | {"blocks"},
     "optim": GROUND | {"schedules"},
-    "networks": GROUND | PARTS | {"blocks", "networks", "language", "optim"},
+    "networks": GROUND | PARTS | {"blocks", "class_blocks", "class_losses", "networks", "language", "optim"},
     "generation": GROUND | {"language", "networks"},
     "rollouts": GROUND | {"generation", "networks"},
-    "readouts": GROUND | PARTS | {"blocks"},
-    "early_exit": GROUND | {"blocks", "readouts"},
+    "readouts": GROUND | PARTS | {"blocks", "class_blocks"},
+    "early_exit": GROUND | {"blocks", "class_blocks", "readouts"},
 }
 LIBRARIES = {0: {"torch"}, 1: {"torch", "torchmetrics"}}
 DATA_ONLY = {"datasets", "tiktoken", "sklearn"}

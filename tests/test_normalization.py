@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ff_lightning.errors import InputError
-from ff_lightning.normalization import PeerNormalisation, Standardise, UnitLength, UnitRMS
+from ff_lightning.normalization import GroupStandard, PeerNormalisation, Standardise, UnitLength, UnitRMS
 from tests import references, references_scff
 
 NORMS = [
@@ -208,3 +208,15 @@ def test_input_that_cannot_work_is_named(make: Callable[[], object], message: st
     with pytest.raises(InputError) as error:
         make()
     assert str(error.value) == message
+
+
+def test_groups_are_brought_to_mean_0_and_variance_1() -> None:
+    h = torch.randn(3, 6, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 5 + 2
+    groups = GroupStandard(2)(h).view(3, 2, -1)
+    torch.testing.assert_close(groups.mean(-1), torch.zeros(3, 2, dtype=torch.float64), atol=1e-12, rtol=0)
+    torch.testing.assert_close(groups.var(-1, unbiased=False), torch.ones(3, 2, dtype=torch.float64), atol=1e-5, rtol=0)
+    assert not list(GroupStandard().parameters())
+    with pytest.raises(InputError, match="`num_groups=4` must divide it"):
+        GroupStandard(4)(h)
+    with pytest.raises(InputError, match="Passed `num_groups=0`"):
+        GroupStandard(0)

@@ -10,12 +10,20 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ff_lightning.blocks import Block, BlockStack, ClassBlock, Labelled
+from ff_lightning.blocks import Block, BlockStack, Labelled
+from ff_lightning.class_blocks import ClassBlock
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import ChannelGroups, MeanOfSquares
 from ff_lightning.losses import ClassSoftmax, SymBa
-from ff_lightning.networks import MLP, DenseReLU
-from ff_lightning.readouts import GoodnessReadout, LinearReadout, label_goodness
+from ff_lightning.networks import MLP, ConvNet, DenseReLU
+from ff_lightning.readouts import (
+    ChosenBlocks,
+    GoodnessReadout,
+    LastBlock,
+    LinearReadout,
+    MeanLogProbability,
+    label_goodness,
+)
 from tests import references, references_scff
 from tests.training import digits
 
@@ -206,3 +214,49 @@ def test_input_that_cannot_work_is_named(make: Callable[[], object], message: st
     with pytest.raises(InputError) as error:
         make()
     assert str(error.value) == message
+
+
+def scores(seed: int = 0) -> torch.Tensor:
+    return torch.randn(4, 9, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_last_block_and_the_mean_log_probability() -> None:
+    g = scores()
+    assert torch.equal(LastBlock().combine(g), g[3])
+    expected = torch.stack([row - row.exp().sum(-1, keepdim=True).log() for row in g[1:]]).mean(0)
+    torch.testing.assert_close(MeanLogProbability(first_block=1).combine(g), expected)
+
+
+def test_the_best_range_of_blocks_is_chosen() -> None:
+    readout, g = ChosenBlocks(4), scores()
+    torch.testing.assert_close(readout.combine(g), g.sum(0))
+    for seed in (0, 1):
+        readout.observe(scores(seed), CLASSES)
+    both = torch.cat([scores(0), scores(1)], 1)
+    right = {
+        (first, stop): (both[first:stop].sum(0).argmax(-1) == CLASSES.repeat(2)).sum().item()
+        for first in range(4)
+        for stop in range(first + 1, 5)
+    }
+    readout.choose()
+    first, stop = readout.chosen.tolist()
+    assert right[first, stop] == max(right.values())
+    assert stop - first == min(stop - first for (first, stop), count in right.items() if count == max(right.values()))
+    torch.testing.assert_close(readout.combine(g), g[first:stop].sum(0))
+    assert readout.state_dict()["chosen"].tolist() == [first, stop]
+    knows = torch.nn.functional.one_hot(CLASSES, 10).double()
+    readout.observe(torch.stack([-knows, -knows, knows, -knows]), CLASSES)
+    readout.choose()
+    assert readout.chosen.tolist() == [2, 3], "what was observed before counts no more"
+
+
+def test_a_choice_of_blocks_must_fit_the_stack() -> None:
+    with pytest.raises(InputError, match="Passed `depth=2` with a network of 3 blocks"):
+        ChosenBlocks(2).check(network())
+
+
+def test_blocks_that_score_classes_are_asked_once() -> None:
+    torch.manual_seed(0)
+    stack = ConvNet((1, 8, 8), (4, 4), pool_after=()).double()
+    found = label_goodness(stack, IMAGES.view(9, 1, 8, 8), 10)
+    assert torch.equal(found, stack.goodness(IMAGES.view(9, 1, 8, 8)))

@@ -1,4 +1,4 @@
-"""Supervised FF: the label is part of the input, a wrong label makes a negative."""
+"""Supervised FF: the label is part of the input and a wrong label makes a negative, or every block scores classes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ff_lightning.blocks import BlockStack, Labelled, LocalStep, Signal
+from ff_lightning.class_blocks import gives_classes
 from ff_lightning.early_exit import EarlyExit
 from ff_lightning.errors import InputError
 from ff_lightning.metrics import LabelContrast
@@ -21,12 +22,17 @@ JUDGED_AT_ONCE = 3
 
 
 class FFClassifier(ImageClassification):
-    """Image classifier trained by FF with labels in the input (Hinton 2022, 2212.13345, section 3.3). Tier T1.
+    """Image classifier trained by FF.
+
+    With a network of :class:`~ff_lightning.blocks.Block` the label is in the input and a wrong one makes a negative
+    (Hinton 2022, 2212.13345, section 3.3), tier T1. With one of :class:`~ff_lightning.class_blocks.ClassBlock`
+    images come without a label, every block gives every class a goodness, and the tier is that of its loss.
 
     Args:
-        network: a stack whose first layer takes :class:`~ff_lightning.blocks.Labelled`.
+        network: a stack whose first layer takes :class:`~ff_lightning.blocks.Labelled`, or one of
+            :class:`~ff_lightning.class_blocks.ClassBlock`, such as :class:`~ff_lightning.networks.ConvNet`.
         num_classes: number of classes.
-        negatives: draws wrong labels; uniform by default.
+        negatives: draws wrong labels; uniform by default. Blocks that give every class a goodness need none.
         readout: how a prediction is taken; goodness summed over all blocks by default.
         **kwargs: see :class:`~ff_lightning.FFLightningModule`.
 
@@ -50,6 +56,11 @@ class FFClassifier(ImageClassification):
                 f"Passed `num_classes={num_classes}` with a network built for "
                 f"`num_classes={getattr(network, 'num_classes', None)}`. They must be equal."
             )
+        if negatives is not None and gives_classes(network):
+            raise InputError(
+                f"Passed `negatives={type(negatives).__name__}` with a network whose blocks give every class a "
+                "goodness. Their loss says what they are contrasted with: leave `negatives` out."
+            )
         self.negatives = UniformWrongLabel() if negatives is None else negatives
         self.readout = GoodnessReadout() if readout is None else readout
         self.readout.check(network)
@@ -61,7 +72,7 @@ class FFClassifier(ImageClassification):
         return [*self.network, *trained]
 
     def local_losses(self, batch: Any) -> Iterator[LocalStep]:
-        """The readout's loss, if it learns, then those of the blocks on right and wrong labels.
+        """The readout's loss, if it learns, then those of the blocks.
 
         The readout comes first so that it sees every block before its update, in whatever mode and on
         whatever strategy the updates are made.
@@ -70,6 +81,13 @@ class FFClassifier(ImageClassification):
         loss = self.readout.local_loss(self.network, x, y)
         if loss is not None:
             yield LocalStep(len(self.network), loss)
+        if gives_classes(self.network):
+            signal = Signal(x, 1, y, self.generator, self.global_step)
+        else:
+            signal = self._with_wrong_labels(x, y)
+        yield from self.network.local_losses(signal)
+
+    def _with_wrong_labels(self, x: Tensor, y: Tensor) -> Signal:
         shared = self.network.share(x)
 
         def judge(labels: Tensor, blocks: int) -> Tensor:
@@ -79,7 +97,7 @@ class FFClassifier(ImageClassification):
             return torch.cat(judged).view_as(labels)
 
         wrong = self.negatives(y, self.num_classes, judge, self.generator())
-        yield from self.network.local_losses(Signal(Labelled(x, torch.stack([y, wrong]), shared), labels=y))
+        return Signal(Labelled(x, torch.stack([y, wrong]), shared), labels=y)
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores ``(B, num_classes)`` of images ``(B, …)``; the highest is the prediction."""
@@ -119,14 +137,21 @@ class FFClassifier(ImageClassification):
         """Accuracy of the readout; what every block makes of the labels is logged at the end of the epoch."""
         x, y = self.checked(batch)
         goodness = label_goodness(self.network, x, self.num_classes)
-        scores = self.readout.combine(goodness) if isinstance(self.readout, GoodnessReadout) else self(x)
+        if isinstance(self.readout, GoodnessReadout):
+            scores = self.readout.combine(goodness)
+            if stage == "val" and not self.trainer.sanity_checking:
+                self.readout.observe(goodness, y)
+        else:
+            scores = self(x)
         metrics.update(scores, y)
         self.log(f"{stage}/accuracy", metrics.accuracy, prog_bar=True)
         self.contrast.update(goodness, y, [block.threshold for block in self.network])
 
     def on_validation_epoch_end(self) -> None:
-        """Log accuracy, separation and goodness gap of every block."""
+        """Log accuracy, separation and goodness gap of every block; let the readout choose."""
         self._log_contrast("val")
+        if isinstance(self.readout, GoodnessReadout) and not self.trainer.sanity_checking:
+            self.readout.choose()
 
     def on_test_epoch_end(self) -> None:
         """Log accuracy, separation and goodness gap of every block."""
