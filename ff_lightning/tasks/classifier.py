@@ -68,6 +68,12 @@ class FFClassifier(ImageClassification):
         loss = self.readout.local_loss(self.network, x, y)
         if loss is not None:
             yield LocalStep(len(self.network), loss)
+        yield from self.network.local_losses(self._signal(x, y))
+
+    def _signal(self, x: Tensor, y: Tensor) -> Signal:
+        """What the first block receives: images with their label and with a wrong one."""
+        if not self.network.stage.reads_input:
+            return Signal(x, labels=y)
         shared = self.network.share(x)
 
         def judge(labels: Tensor, blocks: int) -> Tensor:
@@ -77,7 +83,7 @@ class FFClassifier(ImageClassification):
             return torch.cat(judged).view_as(labels)
 
         wrong = self.negatives(y, self.num_classes, judge, self.generator())
-        yield from self.network.local_losses(Signal(Labelled(x, torch.stack([y, wrong]), shared), labels=y))
+        return Signal(Labelled(x, torch.stack([y, wrong]), shared), labels=y)
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores ``(B, num_classes)`` of images ``(B, …)``; the highest is the prediction."""
