@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-
 _one_copy = ContextVar("_one_copy", default=False)
 
 

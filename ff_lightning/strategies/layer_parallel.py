@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch as pl
-import torch
-from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.overrides.distributed import _sync_module_states
 from lightning.pytorch.strategies import DDPStrategy
@@ -60,10 +60,7 @@ class LayerParallelStrategy(DDPStrategy):
     @property
     def module(self) -> FFLightningModule:
         """What is trained."""
-        from ff_lightning.module import FFLightningModule
-
-        assert isinstance(self.lightning_module, FFLightningModule)
-        return self.lightning_module
+        return cast("FFLightningModule", self.lightning_module)
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
@@ -97,7 +94,9 @@ class LayerParallelStrategy(DDPStrategy):
             self._stage = None
             depth = len(self.module.network)
             self.module.network.stage = Stage(range(depth), depth)
-            vars(self.module.trainer.fit_loop.epoch_loop).pop("_broadcast_sigterm_tensor", None)
+        trainer = self.module.trainer
+        trainer.fit_loop.epoch_loop.__dict__.pop("_broadcast_sigterm_tensor", None)
+        trainer._signal_connector.__dict__.pop("_sigterm_notifier_fn", None)
         super().teardown()
 
     def _refuse(self, trainer: pl.Trainer) -> None:
@@ -114,8 +113,8 @@ class LayerParallelStrategy(DDPStrategy):
             )
         if isinstance(self.cluster_environment, SLURMEnvironment) and self.cluster_environment.auto_requeue:
             raise InputError(
-                "Passed `LayerParallelStrategy` under SLURM with requeueing, which saves in the middle of a batch. Pass "
-                "`plugins=[SLURMEnvironment(auto_requeue=False)]` to the Trainer, and save with `ModelCheckpoint("
+                "Passed `LayerParallelStrategy` under SLURM with requeueing, which saves in the middle of a batch. "
+                "Pass `plugins=[SLURMEnvironment(auto_requeue=False)]` to the Trainer, and save with `ModelCheckpoint("
                 "every_n_train_steps=…)`."
             )
         depth, ranks = len(self.module.network), self.world_size
@@ -125,10 +124,11 @@ class LayerParallelStrategy(DDPStrategy):
                 "use fewer `devices`, or `strategy='ddp'`."
             )
         ends = [0, *(self.cuts if self.cuts is not None else range(1, ranks)), depth]
-        if len(ends) != ranks + 1 or any(a >= b for a, b in zip(ends, ends[1:], strict=False)):
+        if len(ends) != ranks + 1 or any(a >= b for a, b in pairwise(ends)):
             raise InputError(
                 f"Passed `LayerParallelStrategy(cuts={self.cuts})` with {ranks} devices for {depth} blocks. `cuts` "
-                f"needs {ranks - 1} rising numbers from 1 to {depth - 1}: the first block of every device but the first."
+                f"needs {ranks - 1} rising numbers from 1 to {depth - 1}: the first block of every device but the "
+                "first."
             )
 
     def _stop_without_collective(self) -> None:
@@ -148,7 +148,7 @@ class LayerParallelStrategy(DDPStrategy):
 
         self._told_to_stop = False
         trainer = self.module.trainer
-        trainer._signal_connector._sigterm_notifier_fn = note  # type: ignore[method-assign]
+        trainer._signal_connector._sigterm_notifier_fn = note  # type: ignore[method-assign, assignment]
         trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = stop_if_told  # type: ignore[method-assign]
 
     # Training --------------------------------------------------------------------------------------------------
@@ -231,27 +231,28 @@ def refuse_task(module: pl.LightningModule) -> None:
     Raises:
         InputError: it is not, or needs more than that; the message names what to use.
     """
-    from ff_lightning.module import FFLightningModule
-
-    if not isinstance(module, FFLightningModule) or not isinstance(module.network, BlockStack):
+    network = getattr(module, "network", None)
+    if not isinstance(network, BlockStack):
         raise InputError(
             f"Passed a `{type(module).__name__}` with `LayerParallelStrategy`. It trains an `FFLightningModule` whose "
             "network is a `BlockStack`; use `strategy='ddp'`."
         )
-    network = module.network
-    trained = [*module.local_modules()]
-    reasons = {
-        "`update='fused'` sums the losses of all blocks": module.update == "fused",
-        "it trains a block more than once a batch": module.repeats_blocks
-        or type(network).local_losses is not BlockStack.local_losses,
-        "it trains something on the activities of all blocks, such as a readout": len(trained) != len(network)
-        or any(a is not b for a, b in zip(trained, network, strict=False)),
-        "the whole network makes its negatives": getattr(module, "rollouts", None) is not None
-        or getattr(network, "teacher_forced", False),
-    }
-    for reason, holds in reasons.items():
+    module = cast("FFLightningModule", module)
+    repeats = module.repeats_blocks or type(network).local_losses is not BlockStack.local_losses
+    whole = getattr(module, "rollouts", None) is not None or getattr(network, "teacher_forced", False)
+    reasons = [
+        (module.update == "fused", "`update='fused'` sums the losses of all blocks", "`update='streamed'`"),
+        (repeats, "it has its own order of blocks, or trains one more than once a batch", "`strategy='ddp'`"),
+        (
+            [*module.local_modules()] != [*network],
+            "it trains more than the blocks, as a readout of all of them",
+            "`strategy='ddp'`",
+        ),
+        (whole, "the whole network makes its negatives", "`strategy='ddp'`"),
+    ]
+    for holds, reason, instead in reasons:
         if holds:
             raise InputError(
-                f"Passed a `{type(module).__name__}` that cannot be layer-parallel: {reason}. Use `strategy='ddp'`"
-                f"{' or `update=' + repr('streamed') + '`' if 'fused' in reason else ''}."
+                f"Passed a `{type(module).__name__}` with `LayerParallelStrategy`. It cannot be layer-parallel, since "
+                f"{reason}; use {instead}."
             )
