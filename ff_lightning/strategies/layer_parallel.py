@@ -56,6 +56,8 @@ class LayerParallelStrategy(DDPStrategy):
         self._stage: PipelineStage | None = None
         self._groups: list[range] = []
         self._told_to_stop = False
+        self._envelopes: dist.ProcessGroup | None = None
+        self._tensors: dist.ProcessGroup | None = None
 
     @property
     def module(self) -> FFLightningModule:
@@ -84,8 +86,9 @@ class LayerParallelStrategy(DDPStrategy):
         assert self.lightning_module is not None
         _sync_module_states(self.lightning_module)
         self.module.seed = self.broadcast(self.module.seed)
-        self._envelopes = dist.new_group(backend="gloo")
-        self._tensors = self._envelopes if self.root_device.type == "cpu" else dist.new_group()
+        if self._envelopes is None or self._tensors is None:
+            self._envelopes = dist.new_group(backend="gloo")
+            self._tensors = self._envelopes if self.root_device.type == "cpu" else dist.new_group()
         self._stop_without_collective()
 
     def teardown(self) -> None:
@@ -164,6 +167,8 @@ class LayerParallelStrategy(DDPStrategy):
                 costs = block_seconds(self.module, batch) if self.is_global_zero else []
             cuts = self.broadcast(balanced_cuts(costs, self.world_size) if costs else [])
         self._groups = groups_of(cuts, len(network))
+        assert self._envelopes is not None
+        assert self._tensors is not None
         self._stage = PipelineStage(
             self._groups, self.global_rank, device=self.root_device, envelopes=self._envelopes, tensors=self._tensors
         )
@@ -239,12 +244,13 @@ def refuse_task(module: pl.LightningModule) -> None:
         )
     module = cast("FFLightningModule", module)
     repeats = module.repeats_blocks or type(network).local_losses is not BlockStack.local_losses
+    more = [*module.local_modules()] != [*network]
     whole = getattr(module, "rollouts", None) is not None or getattr(network, "teacher_forced", False)
     reasons = [
         (module.update == "fused", "`update='fused'` sums the losses of all blocks", "`update='streamed'`"),
         (repeats, "it has its own order of blocks, or trains one more than once a batch", "`strategy='ddp'`"),
         (
-            [*module.local_modules()] != [*network],
+            more,
             "it trains more than the blocks, as a readout of all of them",
             "`strategy='ddp'`",
         ),

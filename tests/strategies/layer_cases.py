@@ -13,7 +13,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 from torch import distributed as dist
 from torch.profiler import ProfilerActivity, profile
@@ -72,10 +71,6 @@ CASES = {
 RESUMED = "mlp, hard, adamw, accumulated, clipped, decay"
 
 
-class Upper(torch.nn.Module):
-    """Drops some of the activities: what an upper block draws depends on what those below have drawn."""
-
-
 class Sent(pl.Callback):
     """Counts all that a training sends in its last epoch, by what the backend tells the profiler."""
 
@@ -89,6 +84,7 @@ class Sent(pl.Callback):
 
     def on_train_batch_end(self, run: pl.Trainer, *rest: Any) -> None:
         if run.current_epoch == 1 and run.is_last_batch:
+            run.strategy._stage.flush()  # the profiler must not miss the end of a message
             self.run.stop()
             names = [f"{e.name} {e.input_shapes}" for e in self.run.events() if e.name.startswith("gloo:")]
             self.counts.update(names)
