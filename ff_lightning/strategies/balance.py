@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from ff_lightning.errors import InputError
+
 if TYPE_CHECKING:
     from ff_lightning.module import FFLightningModule
 
@@ -41,6 +43,30 @@ def balanced_cuts(costs: Sequence[float], ranks: int) -> list[int]:
         return min((max(dearest, sums[stop] - sums[cut]), (*cuts, cut)) for cut, (dearest, cuts) in lower.items())
 
     return list(best(len(costs), ranks)[1])
+
+
+def check_cuts(cuts: Sequence[int] | None, depth: int, ranks: int) -> None:
+    """Check that every rank can get some blocks.
+
+    Args:
+        cuts: the first block of every rank but the first, or ``None`` if that is still to be found.
+        depth: number of blocks.
+        ranks: number of ranks.
+
+    Raises:
+        InputError: there are too few blocks, or the cuts do not fit them.
+    """
+    if depth < ranks:
+        raise InputError(
+            f"Passed `LayerParallelStrategy` with {ranks} devices for {depth} blocks. Every device needs a block: use "
+            "fewer `devices`, or `strategy='ddp'`."
+        )
+    ends = [0, *(range(1, ranks) if cuts is None else cuts), depth]
+    if len(ends) != ranks + 1 or any(a >= b for a, b in pairwise(ends)):
+        raise InputError(
+            f"Passed `LayerParallelStrategy(cuts={cuts})` with {ranks} devices for {depth} blocks. `cuts` needs "
+            f"{ranks - 1} rising numbers from 1 to {depth - 1}: the first block of every device but the first."
+        )
 
 
 def groups_of(cuts: Sequence[int], depth: int) -> list[range]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch as pl
@@ -22,7 +21,7 @@ from ff_lightning.blocks import BlockStack
 from ff_lightning.distributed import one_copy
 from ff_lightning.errors import InputError
 from ff_lightning.stages import Stage
-from ff_lightning.strategies.balance import balanced_cuts, block_seconds, groups_of
+from ff_lightning.strategies.balance import balanced_cuts, block_seconds, check_cuts, groups_of
 from ff_lightning.strategies.pipeline import PipelineStage
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ class LayerParallelStrategy(DDPStrategy):
     def setup(self, trainer: pl.Trainer) -> None:
         """Refuse what cannot be layer-parallel, and make all ranks start alike."""
         if trainer.state.fn == TrainerFn.FITTING:
-            self._refuse(trainer)
+            self.refuse(trainer)
             self._groups = []
         super().setup(trainer)
 
@@ -102,7 +101,12 @@ class LayerParallelStrategy(DDPStrategy):
         trainer._signal_connector.__dict__.pop("_sigterm_notifier_fn", None)
         super().teardown()
 
-    def _refuse(self, trainer: pl.Trainer) -> None:
+    def refuse(self, trainer: pl.Trainer) -> None:
+        """Check that a training can be layer-parallel.
+
+        Raises:
+            InputError: it cannot; the message names what to use.
+        """
         refuse_task(trainer.lightning_module)
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             raise InputError(
@@ -120,19 +124,7 @@ class LayerParallelStrategy(DDPStrategy):
                 "Pass `plugins=[SLURMEnvironment(auto_requeue=False)]` to the Trainer, and save with `ModelCheckpoint("
                 "every_n_train_steps=…)`."
             )
-        depth, ranks = len(self.module.network), self.world_size
-        if depth < ranks:
-            raise InputError(
-                f"Passed `LayerParallelStrategy` with {ranks} devices for {depth} blocks. Every device needs a block: "
-                "use fewer `devices`, or `strategy='ddp'`."
-            )
-        ends = [0, *(self.cuts if self.cuts is not None else range(1, ranks)), depth]
-        if len(ends) != ranks + 1 or any(a >= b for a, b in pairwise(ends)):
-            raise InputError(
-                f"Passed `LayerParallelStrategy(cuts={self.cuts})` with {ranks} devices for {depth} blocks. `cuts` "
-                f"needs {ranks - 1} rising numbers from 1 to {depth - 1}: the first block of every device but the "
-                "first."
-            )
+        check_cuts(self.cuts, len(self.module.network), self.world_size)
 
     def _stop_without_collective(self) -> None:
         """Let ranks stop together on SIGTERM without asking each other before every batch, as Lightning does.

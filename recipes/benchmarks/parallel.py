@@ -248,8 +248,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=512)
     parser.add_argument("--batch", type=int, default=512, help="over all ranks")
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--sleep", type=float, default=0.08, help="seconds that a sleeping block takes for a batch")
-    parser.add_argument("--sleep-steps", type=int, default=25)
+    parser.add_argument("--sleep", type=float, default=0.12, help="seconds that a sleeping block takes for a batch")
+    parser.add_argument("--sleep-steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # of a run: set for the processes started
     return parser.parse_args()

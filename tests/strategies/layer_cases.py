@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import time
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,13 +17,15 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch import Tensor
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor, nn
 from torch import distributed as dist
 from torch.profiler import ProfilerActivity, profile
 
 import ff_lightning as ff
 from ff_lightning.data import ImageDataModule
 from ff_lightning.data.text import TextDataModule
+from ff_lightning.errors import InputError
 from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.negatives import HardWrongLabel
 from ff_lightning.networks import GPT
@@ -55,6 +61,14 @@ def text() -> TextDataModule:
     return TextDataModule("pydoc", context=16, batch_size=8, batches_per_epoch=BATCHES)
 
 
+def dropping() -> ff.BlockStack:
+    """What the upper blocks drop depends on what the lower ones have drawn."""
+    stack = mlp(4, WIDTH, loss=MovingThresholdLoss())
+    for block in stack:
+        block.layer = nn.Sequential(block.layer, nn.Dropout(0.2))
+    return stack
+
+
 MOVING = partial(mlp, 4, WIDTH, loss=MovingThresholdLoss(), peer_weight=0.1)
 CASES = {
     "mlp, uniform, sgd": Case(MOVING, {"optimizer": SGD}),
@@ -63,7 +77,9 @@ CASES = {
         {"negatives": HardWrongLabel(0.5), "optimizer": ADAMW, "lr_scheduler": DECAY, **HARD},
         cuts=[3],
     ),
-    "mlp, staggered, bf16": Case(MOVING, {"optimizer": ADAMW, "schedule": Staggered(0.2)}, [1], "bf16-mixed"),
+    "mlp, staggered, dropout, bf16": Case(
+        dropping, {"optimizer": ADAMW, "schedule": Staggered(0.2)}, [1], "bf16-mixed"
+    ),
     "gpt, own, muon, clipped": Case(gpt, {"optimizer": MUON, **HARD}, cuts=[1]),
     "gpt, residual, adamw": Case(partial(gpt, residual=True), {"optimizer": ADAMW}, cuts=[2]),
     "gpt, inherited, sgd, bf16": Case(partial(gpt, inherit=True), {"optimizer": SGD}, [2], "bf16-mixed"),
@@ -110,7 +126,9 @@ def fit(folder: Path, case: str, ranks: int, *, resume: Path | None = None, **kw
     network = what.network()
     task = ff.FFLanguageModel if isinstance(network, GPT) else ff.FFClassifier
     module = task(network, **what.arguments)
-    parallel = {"strategy": LayerParallelStrategy(cuts=what.cuts), "devices": ranks} if ranks > 1 else {}
+    parallel = (
+        {"strategy": LayerParallelStrategy(cuts=kwargs.pop("cuts", what.cuts)), "devices": 2} if ranks > 1 else {}
+    )
     run = trainer(folder, **{"max_epochs": 2, "precision": what.precision} | parallel | kwargs)
     data = text() if isinstance(network, GPT) else ImageDataModule("digits", batch_size=BATCH, validation=187)
     run.fit(module, data, ckpt_path=resume, weights_only=None if resume is None else True)
@@ -128,22 +146,41 @@ class SaveBetween(pl.Callback):
             run.save_checkpoint(Path(run.default_root_dir) / self.name)
 
 
+class Terminate(pl.Callback):
+    """Sends SIGTERM to the first rank alone, which is well ahead of the second one."""
+
+    def on_train_batch_end(self, run: pl.Trainer, *_: Any) -> None:
+        self.run = run
+        if run.global_step == 4 and run.is_global_zero:
+            os.kill(os.getpid(), signal.SIGTERM)
+        if run.global_rank == 1:
+            time.sleep(0.05)
+
+
 def main(folder: Path) -> None:
     """Train every case on this rank and store its weights."""
     warnings.filterwarnings("ignore")
-    sent, seen = Sent(), Seen()
-    rank = 0
+    sent, seen, terminate = Sent(), Seen(), Terminate()
+    extra = {
+        "mlp, uniform, sgd": {"callbacks": [sent, seen], "log_every_n_steps": 4},
+        RESUMED: {"callbacks": [SaveBetween("two.ckpt")]},
+    }
     for case in CASES:
-        extra = {"callbacks": [SaveBetween("two.ckpt")]} if case == RESUMED else {}
-        if case == "mlp, uniform, sgd":
-            extra = {"callbacks": [sent, seen], "log_every_n_steps": 4}
-        module = fit(folder, case, ranks=2, **extra)
-        rank = dist.get_rank()
-        torch.save(weights(module), folder / f"{case}, rank {rank}.pt")
+        module = fit(folder, case, ranks=2, **extra.get(case, {}))
+        torch.save(weights(module), folder / f"{case}, rank {dist.get_rank()}.pt")
         module.trainer.save_checkpoint(folder / f"{case}.ckpt")
+    rank = dist.get_rank()
     module = fit(folder, RESUMED, ranks=2, resume=folder / "one.ckpt")
     torch.save(weights(module), folder / f"resumed, rank {rank}.pt")
-    torch.save({"sent": dict(sent.counts), "seen": seen.metrics}, folder / f"told, rank {rank}.pt")
+    told = {"sent": dict(sent.counts), "seen": seen.metrics}
+    try:
+        fit(folder, "mlp, uniform, sgd", ranks=2, cuts=[4])
+    except InputError as error:
+        told["refused"] = str(error)
+    with suppress(SIGTERMException):
+        fit(folder, "mlp, uniform, sgd", ranks=2, callbacks=[terminate])
+    told["stopped_at"] = terminate.run.global_step
+    torch.save(told, folder / f"told, rank {rank}.pt")
 
 
 if __name__ == "__main__":
