@@ -14,7 +14,7 @@ ROOT = Path(ff_lightning.__file__).parent
 
 LEVELS = {
     0: {
-        *("errors", "distributed", "goodness", "losses", "normalization", "negatives", "schedules"),
+        *("errors", "distributed", "stages", "goodness", "losses", "normalization", "negatives", "schedules"),
         *("batches", "blocks", "readouts", "networks", "language", "optim", "generation", "rollouts"),
     },
     1: {"metrics", "floors", "frozen", "samples"},
@@ -39,8 +39,9 @@ KNOWS = {
     "errors": set(),
     "distributed": {"errors"},
     **dict.fromkeys(PARTS, GROUND),
+    "stages": {"errors"},
     "batches": GROUND,
-    "blocks": GROUND | PARTS,
+    "blocks": GROUND | PARTS | {"stages"},
     "language": GROUND,
     "optim": GROUND | {"schedules"},
     "networks": GROUND | PARTS | {"blocks", "networks", "language", "optim"},
