@@ -129,8 +129,8 @@ class FFLightningModule(pl.LightningModule):
             A generator on the module's device.
         """
         batch = self._batch_idx % self.accumulate_batches
-        share = self.trainer.distributed_sampler_kwargs  # ranks that train the same copy have the same one
-        rank = self.global_rank if share is None else share["rank"]
+        share = None if self._trainer is None else self.trainer.distributed_sampler_kwargs
+        rank = self.global_rank if share is None else share["rank"]  # layer-parallel ranks have the same data
         key = [self.seed, self.global_step, batch, rank, stream]
         state = np.random.SeedSequence([part % 2**32 for part in key]).generate_state(1, np.uint64)[0] >> np.uint64(1)
         return torch.Generator(device=self.device).manual_seed(int(state))

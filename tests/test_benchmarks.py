@@ -69,16 +69,16 @@ def test_two_ranks_are_faster_than_one(
     size = ["--blocks", "2", "--width", "16", "--batch", "8", "--steps", "7", "--sleep", "0.3", "--sleep-steps", "8"]
     parallel = benchmark("parallel", "--strategy", strategy, *size)
     args = parallel.arguments()
-    one, two = (parallel.launch(args, tmp_path, ranks) for ranks in (1, 2))
-    assert parallel.step_seconds(one, "sleep") >= 2 * 0.3
-    assert parallel.step_seconds(one, "sleep") / parallel.step_seconds(two, "sleep") > 1.3
+    two = parallel.launch(args, tmp_path, ranks=2)
+    assert parallel.step_seconds(two, "sleep") < 0.75 * args.blocks * args.sleep, "one rank cannot take less than all"
     block = 4 * (16 * 16 + 16)
-    assert parallel.traffic(two, args.steps) == {
+    expected = {
         # A block's gradients; and of Lightning's question whether to stop, 8 bytes a step.
         "ddp": {"collectives_per_step": 3, "messages_per_step": 0, "bytes_per_step": 2 * block + 8},
         # An envelope, and 16 rows of activities.
         "layer_parallel": {"collectives_per_step": 0, "messages_per_step": 2, "bytes_per_step": 8192 + 4 * 16 * 16},
-    }[strategy]
+    }
+    assert parallel.traffic(two, args.steps) == expected[strategy]
 
 
 def test_bubbles_of_pipelines_trained_by_backprop(benchmark: Any) -> None:
