@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from functools import cache
@@ -122,7 +123,7 @@ def _update_seconds(module: FFLightningModule, parameters: Sequence[nn.Parameter
     copies = []
     for parameter in parameters:
         if parameter.requires_grad:
-            copies.append(nn.Parameter(parameter.detach().clone()))
+            copies.append(copy.deepcopy(parameter))  # of its own class, which may tell an optimizer what it is
             copies[-1].grad = parameter.grad
     if not copies:
         return 0.0

@@ -80,7 +80,7 @@ CASES = {
     "mlp, staggered, dropout, bf16": Case(
         dropping, {"optimizer": ADAMW, "schedule": Staggered(0.2)}, [1], "bf16-mixed"
     ),
-    "gpt, own, muon, clipped": Case(gpt, {"optimizer": MUON, **HARD}, cuts=[1]),
+    "gpt, own, muon, clipped": Case(gpt, {"optimizer": MUON, **HARD}),
     "gpt, residual, adamw": Case(partial(gpt, residual=True), {"optimizer": ADAMW}, cuts=[2]),
     "gpt, inherited, sgd, bf16": Case(partial(gpt, inherit=True), {"optimizer": SGD}, [2], "bf16-mixed"),
 }
