@@ -19,6 +19,7 @@ from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness
 from ff_lightning.losses import ContrastiveLoss
 from ff_lightning.normalization import PeerNormalisation, UnitRMS
+from ff_lightning.stages import Stage
 
 if TYPE_CHECKING:
     from ff_lightning.class_blocks import ClassBlock
@@ -171,6 +172,9 @@ class BlockStack(nn.Module):
     Args:
         blocks: from the input upwards. No parameter may belong to two blocks.
 
+    Attributes:
+        stage: which of the blocks this process computes in training.
+
     Raises:
         InputError: no block, or a parameter shared between blocks (the update of one would move the other).
     """
@@ -184,6 +188,7 @@ class BlockStack(nn.Module):
             raise InputError("Passed `blocks=[]`. A stack needs at least one block.")
         refuse_shared_parameters(blocks)
         self.blocks = nn.ModuleList(blocks)
+        self.stage = Stage(range(len(blocks)), len(blocks))
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -210,19 +215,18 @@ class BlockStack(nn.Module):
         return x
 
     def local_losses(self, signal: Signal) -> Iterator[LocalStep]:
-        """Yield the local loss of every block, from the input upwards.
+        """Yield the local loss of every block that this process computes, from the input upwards.
 
         Each block's activities are computed with the weights it had before its own update. When the next loss
         is asked for, nothing of the block below is kept but its detached signal.
 
         Args:
             signal: input of the first block.
-
-        Yields:
-            One :class:`LocalStep` a block.
         """
-        for index, block in enumerate(self):
-            step, signal = block.local_step(index, signal)
+        signal = self.stage.receive(signal)
+        for index in self.stage.blocks:
+            step, signal = self[index].local_step(index, signal)
+            self.stage.send(index, signal)
             yield step
             del step
 
@@ -232,7 +236,8 @@ class BlockStack(nn.Module):
 
         Nothing is computed for a block before it is asked for.
         """
-        for block in self:
+        for index, block in enumerate(self):
+            self.stage.require(index, training=self.training)
             h: Tensor = block(x)
             yield h
             x = block.pass_on(x, h)

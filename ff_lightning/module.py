@@ -119,8 +119,9 @@ class FFLightningModule(pl.LightningModule):
     def generator(self, stream: int = 0) -> torch.Generator:
         """Source of randomness for the current training batch.
 
-        It depends on nothing but the module's seed, the updates done, the batch within an update, the rank and
-        ``stream``: a resumed run draws what an uninterrupted one draws, and ranks draw different numbers.
+        It depends on nothing but the module's seed, the updates done, the batch within an update, the rank's share of
+        the data and ``stream``: a resumed run draws what an uninterrupted one draws, and ranks with different data
+        draw different numbers.
 
         Args:
             stream: tells apart several uses within one batch.
@@ -129,7 +130,9 @@ class FFLightningModule(pl.LightningModule):
             A generator on the module's device.
         """
         batch = self._batch_idx % self.accumulate_batches
-        key = [self.seed, self.global_step, batch, self.global_rank, stream]
+        share = None if self._trainer is None else self.trainer.distributed_sampler_kwargs
+        rank = self.global_rank if share is None else share["rank"]  # layer-parallel ranks have the same data
+        key = [self.seed, self.global_step, batch, rank, stream]
         state = np.random.SeedSequence([part % 2**32 for part in key]).generate_state(1, np.uint64)[0] >> np.uint64(1)
         return torch.Generator(device=self.device).manual_seed(int(state))
 
@@ -168,23 +171,27 @@ class FFLightningModule(pl.LightningModule):
         logged = self.is_logged()
         callbacks = self.trainer.callbacks if logged else []  # type: ignore[attr-defined]
         watching = [callback for callback in callbacks if hasattr(callback, "on_local_step")]
-        total: Tensor | None = None
+        found: list[Tensor] = []
+        values: dict[str, Tensor] = {}
         waiting = {index for index, learns in enumerate(self.learning()) if learns}
         for step in losses:
-            loss = step.loss.detach()
-            total = loss if total is None else total + loss
+            found.append(step.loss.detach())
             if logged:
-                self._log_block(step)
+                values |= self._block_values(step)
             for callback in watching:
                 callback.on_local_step(self.trainer, self, step)
             yield step
-            waiting.discard(step.block)
+            waiting.difference_update(step.blocks)
             del step
-            if not waiting and not self.repeats_blocks:  # nothing above learns yet: do not compute it
-                break
-        self._last_loss = total
-        if logged and total is not None:
-            self.log("train/loss", total, prog_bar=True)
+            if not waiting and not self.repeats_blocks and not self.network.stage.elsewhere:
+                break  # nothing above learns yet: do not compute it
+        if logged:
+            parts = self.network.stage.gather((found, values))
+            found = [loss.to(self.device) for part, _ in parts for loss in part]
+            self.log_dict({name: value for _, part in parts for name, value in part.items()})
+        self._last_loss = sum(found[1:], found[0]) if found else None
+        if logged and self._last_loss is not None:
+            self.log("train/loss", self._last_loss, prog_bar=True)
             self._refuse_divergence()
 
     def may_look(self) -> bool:
@@ -199,18 +206,19 @@ class FFLightningModule(pl.LightningModule):
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0
 
-    def _log_block(self, step: LocalStep) -> None:
+    def _block_values(self, step: LocalStep) -> dict[str, Tensor]:
         name = f"block_{step.block}"
         loss = step.loss.detach()
+        values: dict[str, Tensor] = {}
         if step.below is not None:
-            self._log_block(step.below)
+            values = self._block_values(step.below)
             loss = loss - step.below.loss.detach()
-        values = {f"train/loss/{name}": loss}
+        values[f"train/loss/{name}"] = loss
         if step.g_pos is not None and step.g_neg is not None:
             threshold = getattr(self.local_modules()[step.block], "threshold", None)
             values[f"train/separation/{name}"] = separation(step.g_pos, step.g_neg, threshold)
             values[f"train/goodness_gap/{name}"] = goodness_gap(step.g_pos, step.g_neg)
-        self.log_dict(values)
+        return values
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """One optimizer a local module, and one scheduler for each if asked for."""
@@ -315,7 +323,8 @@ class FFLightningModule(pl.LightningModule):
         refuse_non_finite(batch, f"Test batch {batch_idx}")
 
     def _refuse_divergence(self) -> None:
-        if self._last_loss is not None and not bool(torch.isfinite(self._last_loss)):
+        losses = [loss for loss in self.network.stage.gather(self._last_loss) if loss is not None]
+        if not all(bool(torch.isfinite(loss)) for loss in losses):
             raise InputError(
                 f"The local losses are no longer finite at step {self.trainer.global_step}; training stops and no "
                 "checkpoint is written. Lower the learning rate of `optimizer`, or set `clip_norm`."

@@ -76,7 +76,7 @@ def test_commands_run(
         words += ["--config", "recipes/with/smoke.yaml"]
         if "--trainer.default_root_dir" not in words:
             words += ["--trainer.default_root_dir", f"runs/{stems}"]
-    if re.search("ddp|wandb", command):  # these leave traces in a process
+    if re.search("ddp|parallel|wandb", command):  # these leave traces in a process
         done = subprocess.run(
             [sys.executable, "-m", "ff_lightning", *words], env=os.environ, capture_output=True, text=True
         )

@@ -14,7 +14,7 @@ ROOT = Path(ff_lightning.__file__).parent
 
 LEVELS = {
     0: {
-        *("errors", "distributed", "goodness", "losses", "normalization", "negatives", "schedules"),
+        *("errors", "distributed", "stages", "goodness", "losses", "normalization", "negatives", "schedules"),
         *("batches", "blocks", "readouts", "early_exit", "networks", "language", "optim", "generation", "rollouts"),
         *("class_blocks", "class_losses"),
     },
@@ -52,8 +52,9 @@ KNOWS = {
     "errors": set(),
     "distributed": {"errors"},
     **dict.fromkeys(PARTS, GROUND),
+    "stages": {"errors"},
     "batches": GROUND,
-    "blocks": GROUND | PARTS | {"class_blocks"},  # for its types alone
+    "blocks": GROUND | PARTS | {"class_blocks", "stages"},  # of the former for its types alone
     "language": GROUND,
     "class_losses": GROUND | {"language", "losses"},
     "class_blocks": GROUND | PARTS | {"blocks"},

@@ -81,13 +81,14 @@ class FFClassifier(ImageClassification):
         loss = self.readout.local_loss(self.network, x, y)
         if loss is not None:
             yield LocalStep(len(self.network), loss)
-        if gives_classes(self.network):
-            signal = Signal(x, 1, y, self.generator, self.global_step)
-        else:
-            signal = self._with_wrong_labels(x, y)
-        yield from self.network.local_losses(signal)
+        yield from self.network.local_losses(self._signal(x, y))
 
-    def _with_wrong_labels(self, x: Tensor, y: Tensor) -> Signal:
+    def _signal(self, x: Tensor, y: Tensor) -> Signal:
+        """What the first block receives: images, with their label and with a wrong one where blocks contrast them."""
+        if gives_classes(self.network):
+            return Signal(x, 1, y, self.generator, self.global_step)
+        if not self.network.stage.reads_input:
+            return Signal(x, labels=y)
         shared = self.network.share(x)
 
         def judge(labels: Tensor, blocks: int) -> Tensor:
