@@ -6,4 +6,10 @@ from ff_lightning.networks.hinton import HintonMLP as HintonMLP
 from ff_lightning.networks.mlp import MLP as MLP
 from ff_lightning.networks.mlp import DenseReLU as DenseReLU
 from ff_lightning.networks.mlp import LabelledReLU as LabelledReLU
+from ff_lightning.networks.spike_encodings import FrameEncoding as FrameEncoding
+from ff_lightning.networks.spike_encodings import LatencyEncoding as LatencyEncoding
+from ff_lightning.networks.spike_encodings import RateEncoding as RateEncoding
+from ff_lightning.networks.spike_encodings import SpikeEncoding as SpikeEncoding
+from ff_lightning.networks.spiking import SpikingMLP as SpikingMLP
+from ff_lightning.networks.spiking_layers import LIF as LIF
 from ff_lightning.networks.window_mlp import WindowMLP as WindowMLP

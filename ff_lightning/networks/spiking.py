@@ -114,7 +114,7 @@ class SpikingMLP(BlockStack):
                         neuron=copy.deepcopy(neuron),
                     ),
                     copy.deepcopy(goodness) or MeanOfSquares(),
-                    copy.deepcopy(loss) or SymBa(20.0),
+                    copy.deepcopy(loss) or SymBa(60.0),
                 )
                 for sizes in pairwise([in_features, *widths])
             ]
@@ -149,7 +149,7 @@ class SpikingMLP(BlockStack):
 
     def forward(self, x: Tensor | Labelled) -> Tensor:
         """Firing rates of the last block, ``(N, D)`` in [0, 1], with the gradient through layers and time."""
-        return torch.stack([states[-1].spikes for states in self._run(x, len(self))]).mean(0)
+        return self._mean(states[-1].spikes for states in self._run(x, len(self)))
 
     def local_losses(self, signal: Signal) -> Iterator[LocalStep]:
         """Yield the local loss of every block at every time step, or at every ``learn_every``-th.
@@ -181,10 +181,11 @@ class SpikingMLP(BlockStack):
     @torch.no_grad()
     def activities(self, x: Tensor | Labelled) -> Iterator[Tensor]:
         """Yield the firing rates of every block over all steps, ``(N, D)`` in [0, 1], without gradient."""
-        rates = [0.0] * len(self)
+        rates: list[Tensor] = []
         for states in self._run(x, len(self)):
-            rates = [rate + state.spikes for rate, state in zip(rates, states, strict=True)]
-        yield from (rate / self.encoding.steps for rate in rates)
+            spikes = [state.spikes / self.encoding.steps for state in states]
+            rates = [rate + new for rate, new in zip(rates, spikes, strict=True)] if rates else spikes
+        yield from rates
 
     @torch.no_grad()
     def goodness(self, x: Tensor | Labelled, *, blocks: int | None = None) -> Tensor:
@@ -198,10 +199,16 @@ class SpikingMLP(BlockStack):
             ``(L, S * B)``, at least float32.
         """
         lowest = self.spiking_blocks()[:blocks]
-        total = torch.zeros(())
-        for states in self._run(x, len(lowest)):
-            judged = [block.goodness(state.trace) for block, state in zip(lowest, states, strict=True)]
-            total = total.to(x.device) + torch.stack(judged)
+        return self._mean(
+            torch.stack([block.goodness(state.trace) for block, state in zip(lowest, states, strict=True)])
+            for states in self._run(x, len(lowest))
+        )
+
+    def _mean(self, values: Iterator[Tensor]) -> Tensor:
+        """Mean of one value a time step, added up as they come."""
+        total = next(values)
+        for value in values:
+            total = total + value
         return total / self.encoding.steps
 
     def _run(self, x: Tensor | Labelled, blocks: int) -> Iterator[list[LIFState]]:

@@ -73,7 +73,7 @@ class LIF(nn.Module):
         Input current ``(N, D)``, output a state of parts ``(N, D)``.
     """
 
-    def __init__(self, *, decay: float = 0.9, trace_decay: float = 0.9, slope: float = 4.0) -> None:
+    def __init__(self, *, decay: float = 0.9, trace_decay: float = 0.7, slope: float = 4.0) -> None:
         super().__init__()
         for name, value in (("decay", decay), ("trace_decay", trace_decay)):
             if not 0 <= value < 1:

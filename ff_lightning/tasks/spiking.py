@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ff_lightning.errors import InputError
 from ff_lightning.networks.spiking import SpikingMLP
 from ff_lightning.tasks.classifier import FFClassifier
 
@@ -21,9 +22,22 @@ class FFSpikingClassifier(FFClassifier):
     Args:
         network: the spiking network.
         **kwargs: see :class:`~ff_lightning.FFClassifier`.
+
+    Raises:
+        InputError: the network does not spike, or batches are to share an update.
     """
 
     repeats_blocks = True
 
     def __init__(self, network: SpikingMLP, **kwargs: Any) -> None:
         super().__init__(network, **kwargs)
+        if not isinstance(network, SpikingMLP):
+            raise InputError(
+                f"Passed `network={type(network).__name__}`. An `FFSpikingClassifier` trains a spiking network, such as "
+                "`ff_lightning.networks.SpikingMLP`."
+            )
+        if self.accumulate_batches != 1:
+            raise InputError(
+                f"Passed `accumulate_batches={self.accumulate_batches}` to a task that learns at every time step. Pass "
+                "larger batches instead."
+            )
