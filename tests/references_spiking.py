@@ -72,9 +72,7 @@ class Stack:
             below = [frame, frame]
             for index, layer in enumerate(self.layers):
                 before = memory[index]
-                after = [
-                    [time_step(layer, below[s][n], labels[s][n], before[s][n]) for n in samples] for s in range(2)
-                ]
+                after = [[time_step(layer, below[s][n], labels[s][n], before[s][n]) for n in samples] for s in range(2)]
                 self._update(layer, below, labels, before, after)
                 memory[index] = after
                 below = [[after[s][n].spikes for n in samples] for s in range(2)]

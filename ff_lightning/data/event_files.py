@@ -106,7 +106,8 @@ class EventSource:
         missing = [name for name in rows if f"{name}.bs2" not in self._files]
         if missing:
             raise InputError(
-                f"{self.source!r} has no file {missing[0]}.bs2, which its {split} list names; {len(missing)} are missing."
+                f"{self.source!r} has no file {missing[0]}.bs2, which its {split} list names; {len(missing)} are "
+                "missing."
             )
         frames = [
             to_frames(

@@ -46,9 +46,7 @@ class SpikingBlock(Block):
         stepped: LIFState = self.layer(x, labels, state)
         return stepped
 
-    def time_step(
-        self, index: int, x: Tensor, labels: Tensor, state: LIFState | None
-    ) -> tuple[LocalStep, LIFState]:
+    def time_step(self, index: int, x: Tensor, labels: Tensor, state: LIFState | None) -> tuple[LocalStep, LIFState]:
         """One time step and its local loss.
 
         Args:

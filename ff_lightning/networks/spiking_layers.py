@@ -87,7 +87,7 @@ class LIF(nn.Module):
         membrane = current.to(accumulation_dtype(current))
         if state is not None:
             membrane = membrane + (self.decay * state.membrane).sub_(state.spikes.detach())
-        spikes: Tensor = _Spike.apply(membrane, self.slope)
+        spikes: Tensor = _Spike.apply(membrane, self.slope)  # type: ignore[no-untyped-call]
         before = torch.zeros_like(spikes) if state is None else state.trace
         return LIFState(membrane, spikes, torch.lerp(spikes, before, self.trace_decay))
 

@@ -17,7 +17,7 @@ class FFSpikingClassifier(FFClassifier):
     firing rates without a label (:class:`~ff_lightning.readouts.LinearReadout`, one pass for all labels). The
     optimizer moves at every time step, its scheduler and ``global_step`` once a batch.
 
-    Its twin, trained by surrogate gradients through time, is :class:`~ff_lightning.BackpropTwin` with the same network.
+    Its twin, trained by surrogate gradients through time, is :class:`~ff_lightning.BackpropTwin` of the same network.
 
     Args:
         network: the spiking network.

@@ -52,7 +52,9 @@ def test_learning_equals_the_loops_of_the_paper() -> None:
             ("context", block.layer.context),
             ("competition", block.layer.competition),
         ):
-            torch.testing.assert_close(ours.data, torch.tensor(getattr(layer, name), dtype=torch.float64), rtol=1e-9, atol=1e-12)
+            torch.testing.assert_close(
+                ours.data, torch.tensor(getattr(layer, name), dtype=torch.float64), rtol=1e-9, atol=1e-12
+            )
     assert all(not torch.equal(value, before[name]) for name, value in stack.named_parameters())
 
 
@@ -81,7 +83,9 @@ def test_no_gradient_crosses_a_layer_or_a_time_step() -> None:
     steps = []
     for number, step in enumerate(stack.local_losses(Signal(Labelled(x, RIGHT_AND_WRONG)))):
         reached = torch.autograd.grad(step.loss, [*stack.parameters(), x], allow_unused=True)
-        names = {name.split(".")[1] for (name, _), g in zip(stack.named_parameters(), reached, strict=False) if g is not None}
+        names = {
+            name.split(".")[1] for (name, _), g in zip(stack.named_parameters(), reached, strict=False) if g is not None
+        }
         assert names == {str(step.block)}
         assert reached[-1] is None
         assert step.block == number % 2

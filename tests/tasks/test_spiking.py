@@ -16,7 +16,7 @@ from ff_lightning.negatives import HardWrongLabel
 from ff_lightning.networks import LatencyEncoding, RateEncoding
 from ff_lightning.readouts import LinearReadout
 from tests.spiking import ADAM, NextLabel, classifier, network
-from tests.training import assert_same_weights, trainer, weights
+from tests.training import SGD, assert_same_weights, trainer, weights
 
 
 def data(batch_size: int = 100) -> ImageDataModule:
@@ -82,7 +82,7 @@ def test_precisions_stay_close(tmp_path: Path) -> None:
 def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
     modules = []
     for ranks in (1, 2):
-        module = classifier(network().double(), negatives=NextLabel())
+        module = classifier(network().double(), negatives=NextLabel(), optimizer=SGD)
         parallel = {"strategy": "ddp_spawn", "devices": 2} if ranks == 2 else {}
         settings = {"precision": "64-true", "limit_train_batches": 4, "limit_val_batches": 0}
         trainer(tmp_path, **settings, **parallel).fit(module, data(100 // ranks))
