@@ -15,7 +15,7 @@ from ff_lightning.losses import SymBa
 from ff_lightning.negatives import Judge, LabelNegatives
 from ff_lightning.networks import LatencyEncoding, SpikingMLP
 
-ADAM = partial(torch.optim.Adam, lr=2e-3)
+ADAM = partial(torch.optim.Adam, lr=5e-3)
 
 
 class NextLabel(LabelNegatives):

@@ -33,8 +33,8 @@ class FFSpikingClassifier(FFClassifier):
         super().__init__(network, **kwargs)
         if not isinstance(network, SpikingMLP):
             raise InputError(
-                f"Passed `network={type(network).__name__}`. An `FFSpikingClassifier` trains a spiking network, such as "
-                "`ff_lightning.networks.SpikingMLP`."
+                f"Passed `network={type(network).__name__}`. An `FFSpikingClassifier` trains a spiking network: pass a "
+                "`SpikingMLP`."
             )
         if self.accumulate_batches != 1:
             raise InputError(

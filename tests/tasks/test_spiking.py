@@ -11,7 +11,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 import ff_lightning as ff
 from ff_lightning.data import ImageDataModule
-from ff_lightning.losses import SymBa
 from ff_lightning.negatives import HardWrongLabel
 from ff_lightning.networks import LatencyEncoding, RateEncoding
 from ff_lightning.readouts import LinearReadout
@@ -24,28 +23,24 @@ def data(batch_size: int = 100) -> ImageDataModule:
 
 
 @pytest.mark.parametrize(
-    ("settings", "task"),
+    ("settings", "task", "least"),
     [
-        ({"encoding": RateEncoding(6)}, {}),
-        ({"encoding": LatencyEncoding(6)}, {"negatives": HardWrongLabel(0.02, candidates=2)}),
-        ({"encoding": RateEncoding(6), "learn_every": 2}, {"readout": LinearReadout(160, 10, first_block=0)}),
+        ({"encoding": RateEncoding(6)}, {}, 0.87),
+        ({"encoding": LatencyEncoding(6)}, {"negatives": HardWrongLabel(0.02, candidates=2)}, 0.6),
+        ({"encoding": RateEncoding(6), "learn_every": 2}, {"readout": LinearReadout(160, 10, first_block=0)}, 0.8),
     ],
     ids=["rate", "latency, hard negatives", "linear readout"],
 )
-def test_it_learns_digits(tmp_path: Path, settings: dict[str, Any], task: dict[str, Any]) -> None:
-    stack = network(widths=(100, 60), **{"loss": SymBa(60.0)} | settings)
-    run = trainer(tmp_path, max_epochs=6, num_sanity_val_steps=0, limit_val_batches=0)
-    module = classifier(stack, **task)
-    images = data(50)
-    run.fit(module, images)
-    run.limit_val_batches = 1.0
-    (values,) = run.validate(module, images, verbose=False)
-    assert values["val/accuracy"] > 0.8
-    assert run.global_step == 6 * 26, "one a batch, however many time steps"
+def test_it_learns_digits(tmp_path: Path, settings: dict[str, Any], task: dict[str, Any], least: float) -> None:
+    stack = network(widths=(100, 60), **settings)
+    run = trainer(tmp_path, max_epochs=4, num_sanity_val_steps=0)
+    run.fit(classifier(stack, **task), data(50))
+    assert run.callback_metrics["val/accuracy"] > least
+    assert run.global_step == 4 * 26, "one a batch, however many time steps"
 
 
 def test_the_twin_learns_through_time(tmp_path: Path) -> None:
-    run = trainer(tmp_path, max_epochs=3, num_sanity_val_steps=0)
+    run = trainer(tmp_path, max_epochs=4, num_sanity_val_steps=0)
     run.fit(ff.BackpropTwin(network(widths=(60, 60)), optimizer=ADAM), data(50))
     assert run.callback_metrics["val/accuracy"] > 0.8
 
