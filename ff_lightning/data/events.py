@@ -37,7 +37,7 @@ class EventDataModule(ImageDataModule):
         self,
         source: str = "nmnist",
         *,
-        steps: int = 20,
+        steps: int = 10,
         milliseconds: float = 315.0,
         batch_size: int = 100,
         eval_batch_size: int = 100,
