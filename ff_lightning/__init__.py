@@ -15,6 +15,7 @@ from ff_lightning.tasks import FFClassifier as FFClassifier
 from ff_lightning.tasks import FFLanguageModel as FFLanguageModel
 from ff_lightning.tasks import FFRepresentation as FFRepresentation
 from ff_lightning.tasks import FFSelfContrast as FFSelfContrast
+from ff_lightning.tasks import FFSpikingClassifier as FFSpikingClassifier
 from ff_lightning.tasks import LanguageTwin as LanguageTwin
 
 __version__ = _version("ff-lightning")

@@ -13,4 +13,10 @@ from ff_lightning.networks.recurrent import RecurrentMLP as RecurrentMLP
 from ff_lightning.networks.residual import ResNet as ResNet
 from ff_lightning.networks.scff import SelfContrastConv as SelfContrastConv
 from ff_lightning.networks.scff import SelfContrastMLP as SelfContrastMLP
+from ff_lightning.networks.spike_encodings import FrameEncoding as FrameEncoding
+from ff_lightning.networks.spike_encodings import LatencyEncoding as LatencyEncoding
+from ff_lightning.networks.spike_encodings import RateEncoding as RateEncoding
+from ff_lightning.networks.spike_encodings import SpikeEncoding as SpikeEncoding
+from ff_lightning.networks.spiking import SpikingMLP as SpikingMLP
+from ff_lightning.networks.spiking_layers import LIF as LIF
 from ff_lightning.networks.window_mlp import WindowMLP as WindowMLP
