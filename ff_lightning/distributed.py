@@ -1,10 +1,12 @@
-"""The collectives that the mathematics needs: a mean over data-parallel ranks, and the rows of all of them."""
+"""The collectives that the mathematics needs: a mean over ranks, the rows of all of them, and sharded tensors whole."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 
 def num_ranks() -> int:
@@ -42,3 +44,13 @@ def gather_rows(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(rows) for _ in range(num_ranks())]
     dist.all_gather(parts, rows.contiguous())
     return torch.cat(parts)
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether the parameters of a module are spread over the ranks, and only whole while it is computed."""
+    return isinstance(module, FSDPModule)
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor that is spread over the ranks gathered, any other as it is; all ranks must ask."""
+    return value.full_tensor() if isinstance(value, DTensor) else value

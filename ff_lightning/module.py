@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.plugins import TorchCheckpointIO
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -26,7 +27,8 @@ from ff_lightning.checkpoints import AtomicCheckpointIO
 from ff_lightning.errors import InputError, positive
 from ff_lightning.metrics import goodness_gap, separation
 from ff_lightning.schedules import HoldThenDecay, Schedule, Simultaneous, update_ranges
-from ff_lightning.updates import BlockUpdates, Gradients
+from ff_lightning.sharding import save_folders_whole, shard_blocks
+from ff_lightning.updates import BlockUpdates, Gradients, gradient_sync
 
 
 class FFLightningModule(pl.LightningModule):
@@ -248,10 +250,12 @@ class FFLightningModule(pl.LightningModule):
     # What is checked and kept ----------------------------------------------------------------------------------
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Refuse Trainer flags that manual optimization has no use for; no callback is added.
+        """Refuse strategies and Trainer flags that cannot train blocks one by one; no callback is added.
 
         This is the first hook that Lightning calls, before its own check, which could not name our arguments.
         """
+        if self.trainer.state.fn == "fit":
+            gradient_sync(self.trainer.strategy)
         if self.trainer.accumulate_grad_batches != 1:
             raise InputError(
                 f"Passed `Trainer(accumulate_grad_batches={self.trainer.accumulate_grad_batches})`. Blocks accumulate "
@@ -270,6 +274,13 @@ class FFLightningModule(pl.LightningModule):
             self.trainer.accumulate_grad_batches = self.accumulate_batches
             if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
                 self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+            if isinstance(self.trainer.strategy, ModelParallelStrategy):
+                save_folders_whole(self.trainer.strategy)
+
+    def configure_model(self) -> None:
+        """Shard the blocks under ``ModelParallelStrategy``, the one strategy that leaves a mesh of devices here."""
+        if self._device_mesh is not None:
+            shard_blocks(self.local_modules(), self._device_mesh, self.trainer.strategy.root_device)
 
     def on_fit_start(self) -> None:
         """Build the engine for the strategy at hand."""

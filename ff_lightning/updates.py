@@ -12,13 +12,22 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+)
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.optim import Optimizer
 
 from ff_lightning.blocks import LocalStep
+from ff_lightning.distributed import whole
 from ff_lightning.errors import InputError
+from ff_lightning.sharding import ShardedSync, shard_like
 
 if TYPE_CHECKING:
     from ff_lightning.module import FFLightningModule
@@ -116,9 +125,17 @@ def gradient_sync(strategy: Strategy) -> GradientSync:
                 "every backward pass; use `strategy='ddp'`."
             )
         return ExplicitSync(strategy)
+    if isinstance(strategy, ModelParallelStrategy):
+        return ShardedSync()
+    if isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy)):
+        raise InputError(
+            f"Passed `strategy={type(strategy).__name__}`. It expects one backward pass through the whole model, and "
+            "blocks are trained one by one; use `ModelParallelStrategy(data_parallel_size=…, tensor_parallel_size=1)`, "
+            "which shards every block."
+        )
     raise InputError(
-        f"Passed `strategy={type(strategy).__name__}`. Block-wise updates are proved for one device and for the DDP "
-        "strategies; use `strategy='auto'` with `devices=1`, or `strategy='ddp'`."
+        f"Passed `strategy={type(strategy).__name__}`. Block-wise updates are proved for one device, for the DDP "
+        "strategies and for `ModelParallelStrategy`; use `strategy='auto'` with `devices=1`, or `strategy='ddp'`."
     )
 
 
@@ -161,13 +178,14 @@ class BlockUpdates:
     def gradients(self) -> Gradients | None:
         """Gradients that wait for the rest of their update, of every rank; ``None`` between updates.
 
-        Every rank must call it, since each has gradients of its own until they are averaged.
+        Every rank must call it, since each has gradients of its own until they are averaged. Those of sharded blocks
+        are averaged already; there is one mean of them.
         """
         if not self.accumulating:
             return None
-        own = [[None if p.grad is None else p.grad.cpu() for p in block] for block in self.parameters]
+        own = [[None if p.grad is None else whole(p.grad).cpu() for p in block] for block in self.parameters]
         everyone: Gradients = [own]
-        if dist.is_initialized() and dist.get_world_size() > 1:
+        if dist.is_initialized() and dist.get_world_size() > 1 and not isinstance(self.sync, ShardedSync):
             everyone = [[] for _ in range(dist.get_world_size())]
             dist.all_gather_object(everyone, own)
         return everyone
@@ -175,13 +193,14 @@ class BlockUpdates:
     def restore(self, gradients: Gradients) -> None:
         """Take back what :meth:`gradients` gave; on another number of ranks, every rank takes the mean."""
         rank, ranks = self.module.global_rank, len(gradients)
-        mine = gradients[rank : rank + 1] if ranks == self.trainer.world_size else gradients
+        own = ranks == self.trainer.world_size and not isinstance(self.sync, ShardedSync)
+        mine = gradients[rank : rank + 1] if own else gradients
         for block, *blocks in zip(self.parameters, *mine, strict=True):
             for parameter, *found in zip(block, *blocks, strict=True):
                 there = [gradient for gradient in found if gradient is not None]
                 if there:
                     mean = there[0] if len(there) == 1 == len(mine) else torch.stack(there).sum(0) / len(mine)
-                    parameter.grad = mean.to(parameter)
+                    parameter.grad = shard_like(mean, parameter)
         self.accumulating = True
 
     def _streamed_backward(

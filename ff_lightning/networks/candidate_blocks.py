@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,11 @@ class CandidateBlock(Block):
     def __init__(self, layer: TokenLayers, goodness: Goodness, loss: ContrastiveLoss, readout: TokenGoodness) -> None:
         super().__init__(layer, goodness, loss, norm=PositionRMS())
         self.readout = readout
+
+    def forward(self, x: Tensor, caches: list[Any] | None = None) -> Tensor:  # type: ignore[override]
+        """Activities of the block, as :meth:`~ff_lightning.networks.token_blocks.TokenLayers.forward` gives them."""
+        h: Tensor = self.layer(x, caches)
+        return h
 
     def answer(self, h: Tensor, below: Tensor, readout: Readout | None) -> Tensor:
         """Prediction of this block and those below, ``(B, T, V)``, log-probability up to a constant.
