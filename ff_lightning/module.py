@@ -27,7 +27,7 @@ from ff_lightning.checkpoints import AtomicCheckpointIO
 from ff_lightning.errors import InputError, positive
 from ff_lightning.metrics import goodness_gap, separation
 from ff_lightning.schedules import HoldThenDecay, Schedule, Simultaneous, update_ranges
-from ff_lightning.sharding import save_folders_whole, shard_blocks
+from ff_lightning.sharding import mend_checkpoints, shard_blocks
 from ff_lightning.updates import BlockUpdates, Gradients, gradient_sync
 
 
@@ -275,7 +275,7 @@ class FFLightningModule(pl.LightningModule):
             if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
                 self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
             if isinstance(self.trainer.strategy, ModelParallelStrategy):
-                save_folders_whole(self.trainer.strategy)
+                mend_checkpoints(self.trainer.strategy)
 
     def configure_model(self) -> None:
         """Shard the blocks under ``ModelParallelStrategy``, the one strategy that leaves a mesh of devices here."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -16,12 +17,13 @@ from torch import distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.optim import Optimizer
 
 from ff_lightning.checkpoints import unfinished
 from ff_lightning.errors import InputError
 
-READS_PARAMETERS = ("local_step", "local_loss")
-"""Methods of a local module, beside ``forward``, that a task calls and that read parameters."""
+READS_PARAMETERS = ("pair", "local_loss")
+"""Methods that compute with the parameters of a local module, beside ``forward`` and not through it."""
 
 
 def shard_blocks(modules: Sequence[nn.Module], mesh: DeviceMesh, device: torch.device) -> None:
@@ -45,6 +47,8 @@ def shard_blocks(modules: Sequence[nn.Module], mesh: DeviceMesh, device: torch.d
             f"sharded over data-parallel ranks: use `ModelParallelStrategy(data_parallel_size={ranks}, "
             "tensor_parallel_size=1)`."
         )
+    # A layer may return a view of its activities. FSDP2 warns of writing into one, which nothing here does.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
     data_parallel = mesh["data_parallel"]
     for module in modules:
         if isinstance(module, FSDPModule) or not any(True for _ in module.parameters()):
@@ -99,20 +103,24 @@ def shard_like(value: Tensor, parameter: Tensor) -> Tensor:
     return distribute_tensor(whole, parameter.device_mesh, parameter.placements)
 
 
-def save_folders_whole(strategy: ModelParallelStrategy) -> None:
-    """Let a strategy write the folder of a sharded checkpoint beside its place, and put it there when it is whole.
+def mend_checkpoints(strategy: ModelParallelStrategy) -> None:
+    """Let a strategy write folders that a kill leaves whole, and read files that other strategies wrote.
 
-    A kill leaves the previous checkpoint, or, between the two renamings, both of them under other names.
+    Lightning writes the folder of a sharded checkpoint over the previous one. It takes the numbers of parameters in a
+    file for those of the whole module, while each optimizer of a block counts its own.
 
     Args:
-        strategy: writes each rank's part into one folder, or everything into one file, which is left as it is.
+        strategy: its methods are replaced.
     """
-    write = strategy.save_checkpoint
-    if not strategy._save_distributed_checkpoint or hasattr(write, "writes_folders_whole"):
+    if getattr(strategy, "_ff_lightning", False):
         return
+    write, read = strategy.save_checkpoint, strategy.load_checkpoint
 
     def save(checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None) -> None:
         path = Path(strategy.broadcast(str(filepath)))
+        if not strategy._save_distributed_checkpoint:
+            write(checkpoint, path, storage_options)
+            return
         part = unfinished(path)
         if strategy.is_global_zero:
             shutil.rmtree(part, ignore_errors=True)
@@ -123,8 +131,36 @@ def save_folders_whole(strategy: ModelParallelStrategy) -> None:
             replace_folder(part, path)
         strategy.barrier()
 
-    save.writes_folders_whole = True  # type: ignore[attr-defined]
+    def load(checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        path = Path(strategy.broadcast(str(checkpoint_path)))
+        if path.is_dir():
+            return read(path, weights_only)
+        optimizers, strategy.optimizers = strategy.optimizers, []
+        content = read(path, weights_only)
+        strategy.optimizers = optimizers
+        for optimizer, state in zip(optimizers, content.get("optimizer_states", []), strict=False):
+            load_whole_state(optimizer, state)
+        return content
+
     strategy.save_checkpoint = save  # type: ignore[method-assign]
+    strategy.load_checkpoint = load  # type: ignore[method-assign,assignment]
+    strategy._ff_lightning = True  # type: ignore[attr-defined]
+
+
+def load_whole_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Give an optimizer of sharded parameters the state of one of whole parameters.
+
+    Args:
+        optimizer: of one block.
+        state: as ``state_dict`` gives it, the same on all ranks.
+    """
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    for number, parameter in zip(numbers, parameters, strict=True):
+        for name, value in state["state"].get(number, {}).items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                state["state"][number][name] = shard_like(value, parameter)
+    optimizer.load_state_dict(state)
 
 
 def replace_folder(new: Path, path: Path) -> None:
@@ -132,7 +168,8 @@ def replace_folder(new: Path, path: Path) -> None:
 
     Args:
         new: whole, on the same disk.
-        path: what is there is removed, once ``new`` is in its place.
+        path: what is there is removed, once ``new`` is in its place. A kill leaves it, or, between the two renamings,
+            both under other names.
     """
     old = new.with_suffix(".old")
     if path.exists():

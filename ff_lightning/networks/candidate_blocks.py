@@ -55,6 +55,10 @@ class CandidateBlock(Block):
         h: Tensor = self.layer(x, caches)
         return h
 
+    def pair(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """Activities of two streams, as :meth:`~ff_lightning.networks.token_blocks.TokenLayers.pair` gives them."""
+        return self.layer.pair(real, fake)
+
     def answer(self, h: Tensor, below: Tensor, readout: Readout | None) -> Tensor:
         """Prediction of this block and those below, ``(B, T, V)``, log-probability up to a constant.
 
@@ -100,5 +104,5 @@ class CandidateBlock(Block):
         if signal.fakes is None:
             h, fakes = self(signal.h), None
         else:
-            h, fakes = self.layer.pair(signal.h, signal.fakes)
+            h, fakes = self.pair(signal.h, signal.fakes)
         return h, fakes, None if signal.dreams is None else replace(signal.dreams, h=self(signal.dreams.h))
