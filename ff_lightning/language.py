@@ -179,6 +179,7 @@ class TokenSoftmax(TokenLoss):
         return TokenContrast(F.cross_entropy(logits.flatten(0, -2), targets.flatten()))
 
 
+@torch.compiler.disable  # compiled code knows no generators
 @torch.no_grad()
 def draw_tokens(logits: Tensor, count: int, generator: torch.Generator | None = None, *, even: bool = False) -> Tensor:
     """Draw tokens from ``softmax(logits)``, with replacement.
@@ -204,6 +205,7 @@ def draw_tokens(logits: Tensor, count: int, generator: torch.Generator | None = 
     return drawn.clamp_max_(logits.shape[-1] - 1)
 
 
+@torch.compiler.disable
 @torch.no_grad()
 def draw_shares(logits: Tensor, count: int, generator: torch.Generator | None = None, *, even: bool = True) -> Tensor:
     """Draw tokens from ``softmax(logits)``, with replacement, and count them.

@@ -25,7 +25,7 @@ from torch import distributed as dist
 from torch.optim import Optimizer
 
 from ff_lightning.blocks import LocalStep
-from ff_lightning.distributed import whole
+from ff_lightning.distributed import average_batch_statistics, whole
 from ff_lightning.errors import InputError
 from ff_lightning.sharding import ShardedSync, shard_like
 
@@ -170,6 +170,8 @@ class BlockUpdates:
             self._fused_backward([step for step in losses if learning[step.block]], divisor, update)
         else:
             self._streamed_backward(losses, divisor, update, learning)
+        if not isinstance(self.sync, NoSync):
+            average_batch_statistics(self.module.network)
         if update:
             self._finish()
             self._end_update()

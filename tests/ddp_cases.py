@@ -24,7 +24,7 @@ from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.networks import GPT, HintonMLP
 from ff_lightning.optim import MuonAdamW
 from ff_lightning.rollouts import SleepBuffer
-from tests.training import mlp, trainer, weights
+from tests.training import conv, mlp, trainer, weights
 
 IMAGES = 1250  # in batches of 200: the seventh has 50
 TEXT_BATCHES = 7
@@ -56,6 +56,14 @@ class FlippedPixels(Counted):
     def pairs(self, batch: Any) -> tuple[Tensor, Tensor]:
         x = batch[0].flatten(1).double()
         return x, x.flip(1)
+
+
+class Classes(Counted):
+    """A softmax over the classes of whole images in every block, without negatives."""
+
+    def local_losses(self, batch: Any) -> Iterator[ff.LocalStep]:
+        x, y = batch
+        yield from self.network.local_losses(ff.Signal(x.double(), 1, y))
 
 
 class Branch(FlippedPixels):
@@ -129,6 +137,8 @@ ADAMW = partial(torch.optim.AdamW, lr=1e-3)
 MUON = partial(MuonAdamW, lr=4e-3, muon_lr=0.02)
 HARD = {"accumulate_batches": 4, "clip_norm": 0.05}
 RESUMED = "adamw, accumulated, clipped"
+NOT_EQUAL = ("branch", "conv, batch statistics")
+"""Cases in which a rank computes something else than its part of what one process computes."""
 CASES = {
     "sgd": Case(FlippedPixels, {"optimizer": SGD}),
     "adamw, accumulated, clipped": Case(FlippedPixels, {"optimizer": ADAMW, **HARD}),
@@ -141,6 +151,8 @@ CASES = {
     "gpt, muon, own negatives, inherited": Case(
         Language, {"optimizer": MUON, **HARD}, "ddp_find_unused_parameters_true", partial(gpt, inherit=True)
     ),
+    "conv, adamw, accumulated, clipped": Case(Classes, {"optimizer": ADAMW, **HARD}, network=conv),
+    "conv, batch statistics": Case(Classes, {"optimizer": SGD}, network=partial(conv, batch_statistics=True)),
     "branch": Case(Branch, {"optimizer": partial(torch.optim.SGD, lr=0.1)}),
 }
 

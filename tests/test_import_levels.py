@@ -27,6 +27,8 @@ LEVELS = {
         "callbacks",
         "strategies",
         "checkpoints",
+        "compilation",
+        "sharding",
     },  # "" is the package's `__init__`
     3: {"cli", "cli_errors", "cli_generate", "cli_recipes", "__main__"},
 }
