@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ff_lightning.data.strings import ShuffledRows
 from tests.ddp_cases import CASES, NOT_EQUAL, RESUMED, Language, fit, strings
+from tests.test_compilation import needs_compiler
 from tests.training import assert_same_weights, weights
 
 ROOT = Path(__file__).parent.parent
@@ -90,6 +91,22 @@ def test_batch_statistics_are_those_of_a_rank_and_running_ones_of_all(two_ranks:
     for name in ("network.blocks.0.layer.0.weight", "network.blocks.1.layer.1.running_mean"):
         assert not torch.allclose(one[name], first[name], rtol=1e-9)
         torch.testing.assert_close(one[name], first[name], rtol=0.2, atol=0.05)
+
+
+def test_an_overflow_on_one_rank_skips_the_block_on_all(two_ranks: Path) -> None:
+    """Updates of two batches each; the scaler sees gradients after they are averaged."""
+    first, second = (torch.load(two_ranks / f"overflow, rank {rank}.pt", weights_only=True) for rank in range(2))
+    assert_same_weights(first["weights"], second["weights"])
+    rests, all_move = [False] * 3, [True] * 3
+    assert first["moved"] == second["moved"] == [rests, all_move, rests, [True, False, True], rests, all_move]
+    assert first["scale"] == second["scale"] == 512.0
+
+
+@needs_compiler
+def test_compiled_blocks_equal_others_on_two_ranks(two_ranks: Path) -> None:
+    compiled = load(two_ranks, "compiled", 0)
+    assert_same_weights(compiled, load(two_ranks, "compiled", 1))
+    assert_same_weights(compiled, load(two_ranks, "sgd", 0), rtol=1e-9, atol=1e-12)
 
 
 def test_own_negatives_differ_between_ranks_and_come_again(two_ranks: Path, tmp_path: Path) -> None:

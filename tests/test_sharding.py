@@ -121,20 +121,6 @@ def test_a_folder_takes_the_place_of_a_file(tmp_path: Path) -> None:
     assert (tmp_path / "a.ckpt").is_dir()
 
 
-ALONE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}
-"""One rank of one, as a launcher would start it."""
-
-
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A group of one rank, ended afterwards."""
-    for name, value in ALONE.items():
-        monkeypatch.setenv(name, value)
-    yield
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-
-
 def test_a_write_that_fails_leaves_the_previous_folder(tmp_path: Path, alone: None) -> None:
     run = trainer(tmp_path, strategy=ModelParallelStrategy(), max_steps=1)
     module = classifier()
