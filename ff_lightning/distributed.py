@@ -68,5 +68,5 @@ def average_batch_statistics(module: nn.Module) -> None:
     running = [value for part in norms for value in (part.running_mean, part.running_var) if value is not None]
     if running:
         mean = mean_over_ranks(torch.cat(running))
-        for value, piece in zip(running, mean.split([len(value) for value in running]), strict=True):
+        for value, piece in zip(running, torch.split(mean, [len(value) for value in running]), strict=True):
             value.copy_(piece)

@@ -26,6 +26,7 @@ from ff_lightning.blocks import BlockStack, LocalStep, Signal, refuse_shared_par
 from ff_lightning.checkpoints import AtomicCheckpointIO
 from ff_lightning.compilation import compile_steps, undo_compile
 from ff_lightning.errors import InputError, positive
+from ff_lightning.language import eager
 from ff_lightning.metrics import goodness_gap, separation
 from ff_lightning.schedules import HoldThenDecay, Schedule, Simultaneous, update_ranges
 from ff_lightning.sharding import mend_checkpoints, shard_blocks
@@ -121,7 +122,7 @@ class FFLightningModule(pl.LightningModule):
         """The modules that ``LocalStep.block`` counts: each gets an optimizer of its own. The blocks, by default."""
         return list(self.network)
 
-    @torch.compiler.disable
+    @eager
     def generator(self, stream: int = 0) -> torch.Generator:
         """Source of randomness for the current training batch.
 

@@ -57,12 +57,12 @@ def shard_blocks(modules: Sequence[nn.Module], mesh: DeviceMesh, device: torch.d
         for value in (*module.parameters(), *module.buffers()):
             dist.broadcast(value.detach(), src=0)
         # Not resharded after the forward pass: a local loss reads parameters after it, and the backward pass is next.
-        fully_shard(module, mesh=data_parallel, reshard_after_forward=False)
+        sharded: Any = fully_shard(module, mesh=data_parallel, reshard_after_forward=False)
         for name in READS_PARAMETERS:
             if hasattr(module, name):
                 register_fsdp_forward_method(module, name)
-        if hasattr(module, "set_reduce_scatter_unused_params"):  # torch from 2.12
-            module.set_reduce_scatter_unused_params(True)
+        if hasattr(sharded, "set_reduce_scatter_unused_params"):  # older versions of torch have no such method
+            sharded.set_reduce_scatter_unused_params(True)
 
 
 class ShardedSync:
@@ -143,7 +143,7 @@ def mend_checkpoints(strategy: ModelParallelStrategy) -> None:
         return content
 
     strategy.save_checkpoint = save  # type: ignore[method-assign]
-    strategy.load_checkpoint = load  # type: ignore[method-assign,assignment]
+    strategy.load_checkpoint = load  # type: ignore[method-assign]
     strategy._ff_lightning = True  # type: ignore[attr-defined]
 
 
