@@ -118,6 +118,12 @@ def gradient_sync(strategy: Strategy) -> GradientSync:
     """
     if isinstance(strategy, SingleDeviceStrategy):
         return NoSync()
+    if isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy)):  # the latter calls itself a kind of DDP
+        raise InputError(
+            f"Passed `strategy={type(strategy).__name__}`. It expects one backward pass through the whole model, and "
+            "blocks are trained one by one; use `ModelParallelStrategy(data_parallel_size=…, tensor_parallel_size=1)`, "
+            "which shards every block."
+        )
     if isinstance(strategy, DDPStrategy):
         if strategy._ddp_kwargs.get("static_graph"):
             raise InputError(
@@ -127,12 +133,6 @@ def gradient_sync(strategy: Strategy) -> GradientSync:
         return ExplicitSync(strategy)
     if isinstance(strategy, ModelParallelStrategy):
         return ShardedSync()
-    if isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy)):
-        raise InputError(
-            f"Passed `strategy={type(strategy).__name__}`. It expects one backward pass through the whole model, and "
-            "blocks are trained one by one; use `ModelParallelStrategy(data_parallel_size=…, tensor_parallel_size=1)`, "
-            "which shards every block."
-        )
     raise InputError(
         f"Passed `strategy={type(strategy).__name__}`. Block-wise updates are proved for one device, for the DDP "
         "strategies and for `ModelParallelStrategy`; use `strategy='auto'` with `devices=1`, or `strategy='ddp'`."

@@ -22,6 +22,8 @@ from tests.training import assert_same_weights, classifier, loader, mlp, trainer
 needs_compiler = pytest.mark.skipif(
     shutil.which("c++") is None, reason="torch.compile needs a C++ compiler to make code for a CPU"
 )
+# Of what torch says to itself while it traces.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
 ADAMW = torch.optim.AdamW
 
 
@@ -80,7 +82,7 @@ def test_a_twin_is_compiled_as_a_whole(tmp_path: Path) -> None:
     ends = []
     for compiled in (False, True):
         torch.manual_seed(0)
-        module = ff.BackpropTwin(mlp(2, 16), compile_blocks=compiled)
+        module = ff.BackpropTwin(mlp(1, 16), compile_blocks=compiled)
         trainer(tmp_path, max_steps=3).fit(module, loader(60, 20))
         ends.append(weights(module.whole))
         assert module.whole._compiled_call_impl is None
