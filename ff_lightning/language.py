@@ -28,7 +28,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 def eager(function: Function) -> Function:
     """Keep a function out of compiled code, which knows no generators of random numbers."""
-    kept: Function = torch.compiler.disable(function)
+    kept: Function = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
     return kept
 
 
