@@ -70,7 +70,7 @@ def test_compiled_blocks_learn_the_same(network: str, tmp_path: Path) -> None:
     ends = []
     for first in (False, True):
         module = make(compile_blocks=not first)
-        run = trainer(tmp_path, max_steps=6)
+        run = trainer(tmp_path, max_steps=6, max_epochs=3)
         run.fit(module, data, ckpt_path=tmp_path / f"{first}.ckpt", weights_only=True)
         assert run.global_step == 6
         ends.append(weights(module.network))
