@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from ff_lightning.distributed import is_sharded
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness
 from ff_lightning.losses import ContrastiveLoss
@@ -202,9 +203,10 @@ class BlockStack(nn.Module):
     def share(self, image: Tensor) -> Tensor | None:
         """What the first layer computes from the image alone, whatever the label; ``None`` if it has no such part.
 
-        Its graph belongs to the first block.
+        Its graph belongs to the first block. A sharded block is whole within its own forward pass only, so there it
+        is ``None``, too.
         """
-        share = getattr(self[0].layer, "share", None)
+        share = None if is_sharded(self[0]) else getattr(self[0].layer, "share", None)
         return None if share is None else share(image)
 
     def forward(self, x: Tensor | Labelled) -> Tensor:

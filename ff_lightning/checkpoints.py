@@ -19,6 +19,16 @@ NAMED = 3
 """How many of the entries that do not fit an error names."""
 
 
+META = "meta.pt"
+"""What Lightning calls the file of a sharded checkpoint that holds all but weights and optimizers."""
+
+
+NEEDS_ONE_FILE = (
+    "Passed `ckpt_path={path}`, a folder that `ModelParallelStrategy` wrote. Only that strategy reads it; with "
+    "`save_distributed_checkpoint=False` it writes one file, which any strategy reads."
+)
+
+
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint to a file beside its place, brings it to the disk, and only then renames it.
 
@@ -59,6 +69,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise
         _sync_folder(path.parent)
 
+    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Read a checkpoint, as Lightning does.
+
+        Raises:
+            InputError: it is a folder, which a strategy of one file cannot read.
+        """
+        if is_folder(path):
+            raise InputError(NEEDS_ONE_FILE.format(path=path))
+        content: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)
+        return content
+
 
 def unfinished(path: Path) -> Path:
     """Where a checkpoint is written before it is whole.
@@ -79,28 +100,35 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def is_folder(path: str | Path) -> bool:
+    """Whether a path is the folder of a sharded checkpoint."""
+    return (Path(path) / META).is_file()
+
+
 def check_checkpoint(path: str | Path) -> dict[str, Any]:
     """Open a checkpoint of ours without reading its tensors, and without running any code it may hold.
 
     Args:
-        path: a local file.
+        path: a local file, or the folder of a sharded checkpoint.
 
     Returns:
-        What is in it; the tensors are mapped from the file.
+        What is in it; the tensors are mapped from the file. Of a folder, all but ``state_dict`` and the optimizers.
 
     Raises:
         InputError: there is no such file, it is damaged, or something else wrote it.
     """
     path = Path(path)
-    if not path.is_file():
+    sharded = is_folder(path)
+    if not sharded and not path.is_file():
         raise InputError(f"Passed `ckpt_path={path}`. There is no such file.")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path / META if sharded else path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
         raise InputError(
             f"Passed `ckpt_path={path}`. The file cannot be loaded safely: it is cut short, or no checkpoint."
         ) from error
-    if not isinstance(content, dict) or not {"state_dict", "pytorch-lightning_version"} <= content.keys():
+    needed = {"pytorch-lightning_version"} | (set() if sharded else {"state_dict"})
+    if not isinstance(content, dict) or not needed <= content.keys():
         raise InputError(f"Passed `ckpt_path={path}`. The file is not a checkpoint that Lightning wrote.")
     if "ff_lightning" not in content:
         raise InputError(f"Passed `ckpt_path={path}`. The checkpoint is of another project, not of ff_lightning.")

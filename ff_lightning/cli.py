@@ -124,7 +124,7 @@ class FFLightningCLI(RecipeCLI):
         path = self.config[self.config.subcommand].ckpt_path
         self._weights = None
         if path is not None and path not in CHECKPOINT_WORDS and "://" not in str(path):
-            self._weights = check_checkpoint(path)["state_dict"]
+            self._weights = check_checkpoint(path).get("state_dict")
 
     def before_instantiate_classes(self) -> None:
         """Name the run folder, and drop what is switched off."""

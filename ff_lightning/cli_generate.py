@@ -10,7 +10,7 @@ import torch
 from jsonargparse.typing import PositiveInt
 from torch import Tensor
 
-from ff_lightning.checkpoints import check_checkpoint
+from ff_lightning.checkpoints import NEEDS_ONE_FILE, check_checkpoint, is_folder
 from ff_lightning.cli_errors import Parser
 from ff_lightning.cli_models import build_model, take_weights
 from ff_lightning.data.tokenizers import Tokenizer
@@ -88,6 +88,8 @@ def load_language_model(path: str) -> tuple[LanguageModelling, Tokenizer]:
     Raises:
         InputError: the file is no such checkpoint.
     """
+    if is_folder(path):
+        raise InputError(NEEDS_ONE_FILE.format(path=path))
     content = check_checkpoint(path)
     states = [state["tokenizer"] for state in content.values() if isinstance(state, Mapping) and "tokenizer" in state]
     if not states:

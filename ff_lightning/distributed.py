@@ -1,4 +1,4 @@
-"""The collectives that the mathematics needs: a mean over data-parallel ranks, and the rows of all of them."""
+"""The collectives that the mathematics needs: a mean over ranks, the rows of all of them, and sharded tensors whole."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 _one_copy = ContextVar("_one_copy", default=False)
 
@@ -58,3 +61,28 @@ def gather_rows(rows: Tensor) -> Tensor:
     parts = [torch.empty_like(rows) for _ in range(num_ranks())]
     dist.all_gather(parts, rows.contiguous())
     return torch.cat(parts)
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether the parameters of a module are spread over the ranks, and only whole while it is computed."""
+    return isinstance(module, FSDPModule)
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor that is spread over the ranks gathered, any other as it is; all ranks must ask."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+@torch.no_grad()
+def average_batch_statistics(module: nn.Module) -> None:
+    """Average the running statistics of batch normalisation over ranks, each of which saw its part of the batch.
+
+    Args:
+        module: whose batch norms are to be equal on all ranks.
+    """
+    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)] if num_ranks() > 1 else []
+    running = [value for part in norms for value in (part.running_mean, part.running_var) if value is not None]
+    if running:
+        mean = mean_over_ranks(torch.cat(running))
+        for value, piece in zip(running, torch.split(mean, [len(value) for value in running]), strict=True):
+            value.copy_(piece)

@@ -13,13 +13,23 @@ contrast learns is log-probability. :class:`TokenSoftmax` is the same without th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ff_lightning.errors import InputError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def eager(function: Function) -> Function:
+    """Keep a function out of compiled code, which knows no generators of random numbers."""
+    kept: Function = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return kept
 
 
 @dataclass(frozen=True)
@@ -179,6 +189,7 @@ class TokenSoftmax(TokenLoss):
         return TokenContrast(F.cross_entropy(logits.flatten(0, -2), targets.flatten()))
 
 
+@eager
 @torch.no_grad()
 def draw_tokens(logits: Tensor, count: int, generator: torch.Generator | None = None, *, even: bool = False) -> Tensor:
     """Draw tokens from ``softmax(logits)``, with replacement.
@@ -204,6 +215,7 @@ def draw_tokens(logits: Tensor, count: int, generator: torch.Generator | None = 
     return drawn.clamp_max_(logits.shape[-1] - 1)
 
 
+@eager
 @torch.no_grad()
 def draw_shares(logits: Tensor, count: int, generator: torch.Generator | None = None, *, even: bool = True) -> Tensor:
     """Draw tokens from ``softmax(logits)``, with replacement, and count them.

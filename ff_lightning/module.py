@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.plugins import TorchCheckpointIO
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -23,10 +24,13 @@ from torch.utils._pytree import tree_leaves
 from ff_lightning.batches import refuse_non_finite, seed_default_generator
 from ff_lightning.blocks import BlockStack, LocalStep, Signal, refuse_shared_parameters
 from ff_lightning.checkpoints import AtomicCheckpointIO
+from ff_lightning.compilation import compile_steps, undo_compile
 from ff_lightning.errors import InputError, positive
+from ff_lightning.language import eager
 from ff_lightning.metrics import goodness_gap, separation
 from ff_lightning.schedules import HoldThenDecay, Schedule, Simultaneous, update_ranges
-from ff_lightning.updates import BlockUpdates, Gradients
+from ff_lightning.sharding import mend_checkpoints, shard_blocks
+from ff_lightning.updates import BlockUpdates, Gradients, gradient_sync
 
 
 class FFLightningModule(pl.LightningModule):
@@ -48,6 +52,7 @@ class FFLightningModule(pl.LightningModule):
             ``accumulate_grad_batches`` under manual optimization.)
         clip_norm: largest gradient norm of a block; ``None`` for no clipping. (In place of Lightning's
             ``gradient_clip_val``, which would couple the blocks.)
+        compile_blocks: run the training step of every block through ``torch.compile``.
 
     Raises:
         InputError: an argument makes no sense, or blocks share parameters.
@@ -66,6 +71,7 @@ class FFLightningModule(pl.LightningModule):
         update: Literal["streamed", "fused"] = "streamed",
         accumulate_batches: int = 1,
         clip_norm: float | None = None,
+        compile_blocks: bool = False,
     ) -> None:
         super().__init__()
         if update not in ("streamed", "fused"):
@@ -86,6 +92,7 @@ class FFLightningModule(pl.LightningModule):
         self.update = update
         self.accumulate_batches = accumulate_batches
         self.clip_norm = None if clip_norm is None else positive("clip_norm", clip_norm)
+        self.compile_blocks = compile_blocks
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed() % 2**32))
         self.block_optimizers: list[Optimizer] = []
         self._updates: BlockUpdates | None = None
@@ -116,6 +123,7 @@ class FFLightningModule(pl.LightningModule):
         """The modules that ``LocalStep.block`` counts: each gets an optimizer of its own. The blocks, by default."""
         return list(self.network)
 
+    @eager
     def generator(self, stream: int = 0) -> torch.Generator:
         """Source of randomness for the current training batch.
 
@@ -279,10 +287,17 @@ class FFLightningModule(pl.LightningModule):
     # What is checked and kept ----------------------------------------------------------------------------------
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Refuse Trainer flags that manual optimization has no use for; no callback is added.
+        """Refuse strategies and Trainer flags that cannot train blocks one by one; no callback is added.
 
         This is the first hook that Lightning calls, before its own check, which could not name our arguments.
         """
+        if self.trainer.state.fn == "fit":
+            gradient_sync(self.trainer.strategy)
+        if self._compiler_ctx is not None:
+            raise InputError(
+                "Passed a module compiled by `torch.compile`. Blocks are compiled one by one: pass "
+                "`compile_blocks=True` to the module instead."
+            )
         if self.trainer.accumulate_grad_batches != 1:
             raise InputError(
                 f"Passed `Trainer(accumulate_grad_batches={self.trainer.accumulate_grad_batches})`. Blocks accumulate "
@@ -301,10 +316,24 @@ class FFLightningModule(pl.LightningModule):
             self.trainer.accumulate_grad_batches = self.accumulate_batches
             if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
                 self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+            if isinstance(self.trainer.strategy, ModelParallelStrategy):
+                mend_checkpoints(self.trainer.strategy)
+
+    def configure_model(self) -> None:
+        """Shard the blocks under ``ModelParallelStrategy``, the one strategy that leaves a mesh of devices here."""
+        if self._device_mesh is not None and self.compile_blocks:
+            raise InputError(
+                "Passed `compile_blocks=True` with `ModelParallelStrategy`. Sharded blocks are not compiled: use "
+                "`strategy='ddp'`, or leave it out."
+            )
+        if self._device_mesh is not None:
+            shard_blocks(self.local_modules(), self._device_mesh, self.trainer.strategy.root_device)
 
     def on_fit_start(self) -> None:
         """Build the engine for the strategy at hand."""
         self._updates = BlockUpdates(self, self._block_parameters)
+        if self.compile_blocks:
+            compile_steps(self.local_modules())
 
     def teardown(self, stage: str) -> None:
         """Leave the Trainer as it was, so that it can be used again, and let go of the engine."""
@@ -312,6 +341,8 @@ class FFLightningModule(pl.LightningModule):
             self.trainer.accumulate_grad_batches = 1
             self._updates = None
             self._update_ranges = []
+            if self.compile_blocks:
+                undo_compile(self.local_modules())
             self.block_optimizers = []
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from ff_lightning.errors import InputError, positive
@@ -78,6 +79,11 @@ class MuonAdamW(Optimizer):
         params = list(params)
         if not all(isinstance(p, Tensor) for p in params):
             raise InputError("Passed parameter groups to `MuonAdamW`. It makes its own groups: pass parameters.")
+        if any(isinstance(p, DTensor) for p in params):
+            raise InputError(
+                "Passed sharded parameters to `MuonAdamW`. Muon needs whole matrices: use `torch.optim.AdamW`, or "
+                "`strategy='ddp'` in place of `ModelParallelStrategy`."
+            )
         matrices = [p for p in params if isinstance(p, HiddenMatrix)]
         if not matrices:
             raise InputError(

@@ -12,13 +12,22 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import torch
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy, Strategy
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    SingleDeviceStrategy,
+    Strategy,
+)
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.optim import Optimizer
 
 from ff_lightning.blocks import LocalStep
+from ff_lightning.distributed import average_batch_statistics, whole
 from ff_lightning.errors import InputError
+from ff_lightning.sharding import ShardedSync, shard_like
 from ff_lightning.strategies import LayerParallelStrategy
 
 if TYPE_CHECKING:
@@ -110,6 +119,12 @@ def gradient_sync(strategy: Strategy) -> GradientSync:
     """
     if isinstance(strategy, (SingleDeviceStrategy, LayerParallelStrategy)):
         return NoSync()
+    if isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy)):  # the latter calls itself a kind of DDP
+        raise InputError(
+            f"Passed `strategy={type(strategy).__name__}`. It expects one backward pass through the whole model, and "
+            "blocks are trained one by one; use `ModelParallelStrategy(data_parallel_size=…, tensor_parallel_size=1)`, "
+            "which shards every block."
+        )
     if isinstance(strategy, DDPStrategy):
         if strategy._ddp_kwargs.get("static_graph"):
             raise InputError(
@@ -117,9 +132,11 @@ def gradient_sync(strategy: Strategy) -> GradientSync:
                 "every backward pass; use `strategy='ddp'`."
             )
         return ExplicitSync(strategy)
+    if isinstance(strategy, ModelParallelStrategy):
+        return ShardedSync()
     raise InputError(
-        f"Passed `strategy={type(strategy).__name__}`. Block-wise updates are proved for one device and for the DDP "
-        "strategies; use `strategy='auto'` with `devices=1`, or `strategy='ddp'`."
+        f"Passed `strategy={type(strategy).__name__}`. Block-wise updates are proved for one device, for the DDP "
+        "strategies and for `ModelParallelStrategy`; use `strategy='auto'` with `devices=1`, or `strategy='ddp'`."
     )
 
 
@@ -162,6 +179,8 @@ class BlockUpdates:
             self._fused_backward([step for step in losses if learns(step, learning)], divisor, update)
         else:
             self._streamed_backward(losses, divisor, update, learning)
+        if not isinstance(self.sync, NoSync):
+            average_batch_statistics(self.module.network)
         if update:
             self._finish()
             elsewhere = self.module.network.stage.elsewhere  # their learning rates are kept in step here
@@ -172,16 +191,17 @@ class BlockUpdates:
     def gradients(self) -> Gradients | None:
         """Gradients that wait for the rest of their update, of every rank; ``None`` between updates.
 
-        Every rank must call it, since each has gradients of its own until they are averaged.
+        Every rank must call it, since each has gradients of its own until they are averaged. Those of sharded blocks
+        are averaged already; there is one mean of them.
         """
         if not self.accumulating:
             return None
-        own = [[None if p.grad is None else p.grad.cpu() for p in block] for block in self.parameters]
+        own = [[None if p.grad is None else whole(p.grad).cpu() for p in block] for block in self.parameters]
         stage = self.module.network.stage
         if stage.elsewhere:
             return [merged(stage.gather(own))]
         everyone: Gradients = [own]
-        if dist.is_initialized() and dist.get_world_size() > 1:
+        if dist.is_initialized() and dist.get_world_size() > 1 and not isinstance(self.sync, ShardedSync):
             everyone = [[] for _ in range(dist.get_world_size())]
             dist.all_gather_object(everyone, own)
         return everyone
@@ -189,14 +209,14 @@ class BlockUpdates:
     def restore(self, gradients: Gradients) -> None:
         """Take back what :meth:`gradients` gave; on another number of ranks, every rank takes the mean."""
         share = self.trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
-        same = len(gradients) == share["num_replicas"]
-        mine = gradients[share["rank"] : share["rank"] + 1] if same else gradients
+        own = len(gradients) == share["num_replicas"] and not isinstance(self.sync, ShardedSync)
+        mine = gradients[share["rank"] : share["rank"] + 1] if own else gradients
         for block, *blocks in zip(self.parameters, *mine, strict=True):
             for parameter, *found in zip(block, *blocks, strict=True):
                 there = [gradient for gradient in found if gradient is not None]
                 if there:
                     mean = there[0] if len(there) == 1 == len(mine) else torch.stack(there).sum(0) / len(mine)
-                    parameter.grad = mean.to(parameter)
+                    parameter.grad = shard_like(mean, parameter)
         self.accumulating = True
 
     def _streamed_backward(

@@ -1,9 +1,11 @@
 """Fixtures for all tests."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 
 @pytest.fixture(scope="session")
@@ -12,3 +14,17 @@ def shared_data() -> Path:
     if not (folder := os.environ.get("FF_LIGHTNING_DATA")):
         pytest.skip("FF_LIGHTNING_DATA does not name a folder of data sets")
     return Path(folder)
+
+
+ALONE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}
+"""One rank of one, as a launcher would start it."""
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A group of one rank, ended afterwards."""
+    for name, value in ALONE.items():
+        monkeypatch.setenv(name, value)
+    yield
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

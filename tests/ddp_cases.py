@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import warnings
 from collections import Counter
@@ -13,6 +14,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
@@ -24,7 +26,7 @@ from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.networks import GPT, HintonMLP
 from ff_lightning.optim import MuonAdamW
 from ff_lightning.rollouts import SleepBuffer
-from tests.training import mlp, trainer, weights
+from tests.training import conv, mlp, trainer, weights
 
 IMAGES = 1250  # in batches of 200: the seventh has 50
 TEXT_BATCHES = 7
@@ -56,6 +58,14 @@ class FlippedPixels(Counted):
     def pairs(self, batch: Any) -> tuple[Tensor, Tensor]:
         x = batch[0].flatten(1).double()
         return x, x.flip(1)
+
+
+class Classes(Counted):
+    """A softmax over the classes of whole images in every block, without negatives."""
+
+    def local_losses(self, batch: Any) -> Iterator[ff.LocalStep]:
+        x, y = batch
+        yield from self.network.local_losses(ff.Signal(x.double(), 1, y))
 
 
 class Branch(FlippedPixels):
@@ -129,6 +139,8 @@ ADAMW = partial(torch.optim.AdamW, lr=1e-3)
 MUON = partial(MuonAdamW, lr=4e-3, muon_lr=0.02)
 HARD = {"accumulate_batches": 4, "clip_norm": 0.05}
 RESUMED = "adamw, accumulated, clipped"
+NOT_EQUAL = ("branch", "conv, batch statistics", "compiled")
+"""Cases with a test of their own."""
 CASES = {
     "sgd": Case(FlippedPixels, {"optimizer": SGD}),
     "adamw, accumulated, clipped": Case(FlippedPixels, {"optimizer": ADAMW, **HARD}),
@@ -141,6 +153,9 @@ CASES = {
     "gpt, muon, own negatives, inherited": Case(
         Language, {"optimizer": MUON, **HARD}, "ddp_find_unused_parameters_true", partial(gpt, inherit=True)
     ),
+    "conv, adamw, accumulated, clipped": Case(Classes, {"optimizer": ADAMW, **HARD}, network=conv),
+    "conv, batch statistics": Case(Classes, {"optimizer": SGD}, network=partial(conv, batch_statistics=True)),
+    "compiled": Case(FlippedPixels, {"optimizer": SGD, "compile_blocks": True}),
     "branch": Case(Branch, {"optimizer": partial(torch.optim.SGD, lr=0.1)}),
 }
 
@@ -190,6 +205,43 @@ def fit(
     return module
 
 
+class Overflow(ff.FFClassifier):
+    """Gradients of block 1 that fp16 cannot hold, in the second update, on the second rank alone."""
+
+    def local_losses(self, batch: Any) -> Iterator[ff.LocalStep]:
+        for step in super().local_losses(batch):
+            spike = (self.global_step, self.global_rank, step.block) == (1, 1, 1)
+            yield ff.LocalStep(step.block, step.loss * 1e36 if spike else step.loss)
+
+
+class Moved(pl.Callback):
+    """Records which blocks change at every step."""
+
+    def __init__(self) -> None:
+        self.steps: list[list[bool]] = []
+
+    def on_train_batch_start(self, _: Any, module: Any, *rest: Any) -> None:
+        self.before = [weights(block.layer) for block in module.network]
+
+    def on_train_batch_end(self, _: Any, module: Any, *rest: Any) -> None:
+        now = [weights(block.layer) for block in module.network]
+        pairs = zip(self.before, now, strict=True)
+        self.steps.append([any(not torch.equal(a[name], b[name]) for name in a) for a, b in pairs])
+
+
+def overflow(folder: Path) -> None:
+    """Train in fp16 with a gradient scaler; store what moved, and the scale."""
+    scaler, moved = torch.amp.GradScaler("cpu", init_scale=1024.0), Moved()
+    plugins = [MixedPrecision("16-mixed", "cpu", scaler)]
+    run = trainer(
+        folder, strategy="ddp", devices=2, max_steps=3, limit_val_batches=0, plugins=plugins, callbacks=[moved]
+    )
+    module = Overflow(mlp(), accumulate_batches=2, clip_norm=0.05)
+    run.fit(module, ImageDataModule("digits", batch_size=100))
+    result = {"moved": moved.steps, "scale": scaler.get_scale(), "weights": weights(module)}
+    torch.save(result, folder / f"overflow, rank {run.global_rank}.pt")
+
+
 def strings() -> StringsDataModule:
     """Strings of a real text, four a step and rank."""
     return StringsDataModule("pydoc", length=17, strings=24, held_out=8, batch_size=4)
@@ -217,10 +269,13 @@ def main(folder: Path) -> None:
 
     collectives = Collectives()
     for case in CASES:
+        if case == "compiled" and shutil.which("c++") is None:
+            continue
         store(case, case, callbacks={"sgd": [collectives], RESUMED: [SaveBetween()]}.get(case, []))
     store("own negatives again", "gpt, muon, own negatives")
     store("resumed", RESUMED, resume=folder / "between.ckpt")
     torch.save(dict(collectives.counts), folder / f"collectives, rank {torch.distributed.get_rank()}.pt")
+    overflow(folder)
     slept = sleep(folder)
     torch.save(weights(slept), folder / f"rollouts, rank {slept.global_rank}.pt")
 

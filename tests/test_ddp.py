@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ff_lightning.data.strings import ShuffledRows
-from tests.ddp_cases import CASES, RESUMED, Language, fit, strings
+from tests.ddp_cases import CASES, NOT_EQUAL, RESUMED, Language, fit, strings
+from tests.test_compilation import needs_compiler
 from tests.training import assert_same_weights, weights
 
 ROOT = Path(__file__).parent.parent
@@ -36,7 +37,7 @@ def load(folder: Path, case: str, rank: int) -> dict[str, Tensor]:
     return torch.load(folder / f"{case}, rank {rank}.pt", weights_only=True)
 
 
-@pytest.mark.parametrize("case", [name for name in CASES if name != "branch"])
+@pytest.mark.parametrize("case", [name for name in CASES if name not in NOT_EQUAL])
 @pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no:UserWarning")
 def test_two_ranks_equal_one_process(two_ranks: Path, tmp_path: Path, case: str) -> None:
     """Weights, moving θ and peer means agree, and each byte of gradient is sent once an update."""
@@ -78,6 +79,34 @@ def test_a_stop_between_batches_that_share_an_update_changes_nothing(two_ranks: 
     assert_same_weights(whole, one, rtol=1e-9, atol=1e-12)
     gradients = torch.load(two_ranks / "between.ckpt", weights_only=True)["ff_lightning"]["gradients"]
     assert not torch.equal(gradients[0][0][0], gradients[1][0][0])
+
+
+@pytest.mark.filterwarnings("ignore:You passed in a `val_dataloader` but have no:UserWarning")
+def test_batch_statistics_are_those_of_a_rank_and_running_ones_of_all(two_ranks: Path, tmp_path: Path) -> None:
+    """A rank normalises by its own part of a batch, as under any `ddp`; what is kept for evaluation is equal."""
+    case = "conv, batch statistics"
+    first = load(two_ranks, case, 0)
+    assert_same_weights(first, load(two_ranks, case, 1))
+    one = weights(fit(tmp_path, case, ranks=1))
+    for name in ("network.blocks.0.layer.0.weight", "network.blocks.1.layer.1.running_mean"):
+        assert not torch.allclose(one[name], first[name], rtol=1e-9)
+        torch.testing.assert_close(one[name], first[name], rtol=0.2, atol=0.05)
+
+
+def test_an_overflow_on_one_rank_skips_the_block_on_all(two_ranks: Path) -> None:
+    """Updates of two batches each; the scaler sees gradients after they are averaged."""
+    first, second = (torch.load(two_ranks / f"overflow, rank {rank}.pt", weights_only=True) for rank in range(2))
+    assert_same_weights(first["weights"], second["weights"])
+    rests, all_move = [False] * 3, [True] * 3
+    assert first["moved"] == second["moved"] == [rests, all_move, rests, [True, False, True], rests, all_move]
+    assert first["scale"] == second["scale"] == 512.0
+
+
+@needs_compiler
+def test_compiled_blocks_equal_others_on_two_ranks(two_ranks: Path) -> None:
+    compiled = load(two_ranks, "compiled", 0)
+    assert_same_weights(compiled, load(two_ranks, "compiled", 1))
+    assert_same_weights(compiled, load(two_ranks, "sgd", 0), rtol=1e-9, atol=1e-12)
 
 
 def test_own_negatives_differ_between_ranks_and_come_again(two_ranks: Path, tmp_path: Path) -> None:

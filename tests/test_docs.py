@@ -76,7 +76,7 @@ def test_commands_run(
         words += ["--config", "recipes/with/smoke.yaml"]
         if "--trainer.default_root_dir" not in words:
             words += ["--trainer.default_root_dir", f"runs/{stems}"]
-    if re.search("ddp|parallel|wandb", command):  # these leave traces in a process
+    if re.search("ddp|fsdp|parallel|wandb", command):  # these leave traces in a process
         done = subprocess.run(
             [sys.executable, "-m", "ff_lightning", *words], env=os.environ, capture_output=True, text=True
         )
@@ -94,6 +94,24 @@ def test_links_between_pages_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
             if not target.startswith(("http:", "https:")):
                 assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+
+
+def test_the_table_of_strategies_names_tests_that_exist() -> None:
+    page = (ROOT / "docs" / "reference" / "strategies.md").read_text()
+    named = dict(re.findall(r"^- ([A-Z]+): `(tests/\S+)`$", page, re.MULTILINE))
+    rows = [line for line in page.splitlines() if line.startswith("| ")]
+    letters = {
+        letter
+        for row in rows
+        for group in re.findall(r"\(([A-Z]+(?:, [A-Z]+)*)\)", row)
+        for letter in group.split(", ")
+    }
+    assert letters == set(named)
+    for row in rows[1:]:
+        claims = [cell.strip() for cell in row.split("|")[2:-1]]
+        assert all(cell == "" or cell.startswith("as ") or cell.endswith(")") for cell in claims), row
+    for file, test in (name.split("::") for name in named.values()):
+        assert f"\ndef {test}(" in (ROOT / file).read_text(), f"{file} has no {test}"
 
 
 def test_tables_are_those_of_the_stored_results() -> None:

@@ -29,6 +29,8 @@ LEVELS = {
         "strategies",
         "checkpoints",
         "records",
+        "compilation",
+        "sharding",
     },  # "" is the package's `__init__`
     3: {
         "cli",

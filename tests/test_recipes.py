@@ -16,11 +16,12 @@ import wandb
 import yaml
 
 from ff_lightning.cli import main
+from tests.test_compilation import needs_compiler
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 OVERLAYS = sorted(path.stem for path in RECIPES.glob("with/*.yaml"))
-OWN_TEST = {"smoke", "ddp", "wandb", "wandb_offline", "rollouts"}
+OWN_TEST = {"smoke", "ddp", "fsdp", "compile", "wandb", "wandb_offline", "rollouts"}
 FEW = ["--data.limit", "1000", "--trainer.enable_progress_bar", "false"]
 
 TEXTS = [name for name in NAMES if name.endswith("_gpt")]
@@ -193,16 +194,23 @@ def test_the_twin_of_an_unsupervised_recipe_drops_its_readout(
     assert not [name for name in state if name.startswith("readout")]
 
 
-def test_two_processes_share_the_work() -> None:
+@pytest.mark.parametrize("overlay", ["ddp", "fsdp"])
+def test_two_processes_share_the_work(overlay: str) -> None:
     """In processes of its own: the launcher starts the second one by repeating the command."""
-    command = [sys.executable, "-m", "ff_lightning", "fit", *configs("digits_mlp", "smoke", "ddp"), *FEW]
+    command = [sys.executable, "-m", "ff_lightning", "fit", *configs("digits_mlp", "smoke", overlay), *FEW]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(RECIPES.parent)}
     cpu = ["--trainer.accelerator", "cpu"]
     done = subprocess.run([*command, *cpu], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert updates("digits_mlp-smoke-ddp") == 2
+    assert updates(f"digits_mlp-smoke-{overlay}") == 2
     assert done.stdout.count("Validation after epoch 1") == 1
     assert done.stderr.count("The run is kept in") == 1
+
+
+@needs_compiler
+def test_blocks_of_a_recipe_are_compiled() -> None:
+    assert main(["fit", *configs("digits_mlp", "smoke", "compile"), *FEW]) == 0
+    assert updates("digits_mlp-smoke-compile") == 2
 
 
 def test_wandb_offline_leaves_a_run_file_and_keeps_checkpoints_in_the_run_folder(

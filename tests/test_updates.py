@@ -12,16 +12,24 @@ import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies import (
+    DDPStrategy,
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    ParallelStrategy,
+)
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
 import ff_lightning as ff
 from ff_lightning.blocks import Signal
+from ff_lightning.data import ImageDataModule
 from ff_lightning.losses import ClassSoftmax, MovingThresholdLoss, SymBa
 from ff_lightning.networks import ConvNet
 from ff_lightning.readouts import LinearReadout
 from ff_lightning.schedules import Greedy, HoldThenDecay, Staggered
+from ff_lightning.sharding import ShardedSync
 from ff_lightning.updates import ExplicitSync, NoSync, gradient_sync
 from tests import texts
 from tests.training import (
@@ -209,6 +217,28 @@ def half(scale: float = 1024.0) -> MixedPrecision:
     return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
 
 
+def test_a_resumed_run_goes_on_at_the_scale_it_had(tmp_path: Path) -> None:
+    ends = []
+    for resume in (None, tmp_path / "step=3.ckpt"):
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0 if resume is None else 1.0, growth_interval=2)
+        module, saver = classifier(), ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=3, save_top_k=-1)
+        run = trainer(
+            tmp_path,
+            max_steps=6,
+            plugins=[MixedPrecision("16-mixed", "cpu", scaler)],
+            enable_checkpointing=True,
+            callbacks=[saver],
+            limit_val_batches=0,
+        )
+        run.fit(module, ImageDataModule("digits"), ckpt_path=resume, weights_only=resume and True)
+        assert run.global_step == 6
+        ends.append((weights(module), scaler.state_dict()))
+    assert_same_weights(ends[0][0], ends[1][0])
+    assert ends[0][1] == ends[1][1]
+    assert ends[0][1]["scale"] == 8192.0
+    assert torch.load(tmp_path / "step=3.ckpt", weights_only=True)["MixedPrecision"]["scale"] == 2048.0
+
+
 def test_overflow_in_one_block_leaves_the_others_alone(tmp_path: Path) -> None:
     class Overflow(SymBa):
         def forward(self, g_pos: torch.Tensor, g_neg: torch.Tensor) -> torch.Tensor:
@@ -281,10 +311,25 @@ def test_strategies_that_cannot_work_are_refused() -> None:
     assert isinstance(gradient_sync(DDPStrategy()), ExplicitSync)
     with pytest.raises(ff.InputError, match=r"static_graph=True.*use `strategy='ddp'`"):
         gradient_sync(DDPStrategy(static_graph=True))
-    from lightning.pytorch.strategies import ModelParallelStrategy
+    assert isinstance(gradient_sync(ModelParallelStrategy()), ShardedSync)
+    for refused in (FSDPStrategy, DeepSpeedStrategy):
+        # Without what they need: a GPU for the one, an installation for the other.
+        with pytest.raises(ff.InputError, match=rf"{refused.__name__}.*use `ModelParallelStrategy\(data_parallel_size"):
+            gradient_sync(refused.__new__(refused))
 
-    with pytest.raises(ff.InputError, match=r"ModelParallelStrategy.*strategy='ddp'"):
-        gradient_sync(ModelParallelStrategy())
+    class Unknown(ParallelStrategy):
+        pass
+
+    Unknown.__abstractmethods__ = frozenset()
+    with pytest.raises(ff.InputError, match=r"Unknown.*use `strategy='auto'` with `devices=1`, or `strategy='ddp'`"):
+        gradient_sync(Unknown.__new__(Unknown))
+
+
+def test_a_strategy_is_refused_before_anything_is_set_up(tmp_path: Path) -> None:
+    run = trainer(tmp_path, strategy=DDPStrategy(static_graph=True, process_group_backend="gloo"))
+    with pytest.raises(ff.InputError, match="static_graph=True"):
+        run.fit(classifier(), loader(40, 20))
+    assert not torch.distributed.is_initialized()
 
 
 def test_lightning_still_has_what_the_engine_relies_on(tmp_path: Path) -> None:

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import ff_lightning as ff
-from ff_lightning.losses import SymBa
+from ff_lightning.blocks import ClassBlock
+from ff_lightning.goodness import ChannelGroups
+from ff_lightning.losses import ClassSoftmax, SymBa
 from ff_lightning.networks import MLP
 
 SGD = partial(torch.optim.SGD, lr=0.05)
@@ -35,6 +37,17 @@ def mlp(depth: int = 3, width: int = 16, **kwargs: Any) -> MLP:
     """A small labelled stack with the same weights at every call."""
     torch.manual_seed(0)
     return MLP(64, [width] * depth, **{"overlay": False, "label_scale": 3.0, "loss": SymBa(4.0)} | kwargs)
+
+
+def conv(depth: int = 2, *, batch_statistics: bool = False) -> ff.BlockStack:
+    """A small convolutional stack under a softmax over classes, with the same weights at every call."""
+    torch.manual_seed(0)
+    blocks = []
+    for index in range(depth):
+        norm = nn.BatchNorm2d(20) if batch_statistics else nn.Identity()
+        layer = nn.Sequential(nn.Conv2d(20 if index else 1, 20, 3, padding=1), norm, nn.ReLU())
+        blocks.append(ClassBlock(layer, ChannelGroups(10), ClassSoftmax()))
+    return ff.BlockStack(blocks)
 
 
 def classifier(depth: int = 3, **kwargs: Any) -> ff.FFClassifier:

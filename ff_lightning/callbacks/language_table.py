@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from ff_lightning.distributed import is_sharded
 from ff_lightning.errors import InputError
 from ff_lightning.floors import nats_per_token
 from ff_lightning.frozen import frozen_nats
@@ -107,7 +108,7 @@ class LanguageTable(pl.Callback):
         self._tokens *= trainer.world_size
         self._title = f"{title}: {self._tokens:,} tokens"
         self._blocks = block_rows(values, stage, whole=isinstance(pl_module, LanguageTwin))
-        if self.frozen_steps and trainer.state.fn != "fit":
+        if self.frozen_steps and trainer.state.fn != "fit" and not is_sharded(pl_module.network[0]):
             # Here and not in `teardown`, when Lightning has taken the network off its device.
             split = "test" if stage == "test" else "validation"
             self._frozen = frozen_rows(trainer, pl_module, split, self._tokens, steps=self.frozen_steps)

@@ -16,6 +16,7 @@ from rich.text import Text
 from torch import Tensor, nn
 
 from ff_lightning.callbacks.language_table import COUNTED
+from ff_lightning.distributed import is_sharded
 from ff_lightning.errors import InputError
 from ff_lightning.floors import WittenBell
 from ff_lightning.generation import Sampler, check_prompt
@@ -82,7 +83,12 @@ class SampleText(pl.Callback):
         self._judged: dict[str, float] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Turn the prompt into tokens, so that a bad one is refused at once."""
+        """Turn the prompt into tokens, so that a bad one is refused at once, as is a network in shards."""
+        if isinstance(pl_module, LanguageModelling) and is_sharded(pl_module.network[0]):
+            raise InputError(
+                "Passed `SampleText` with `ModelParallelStrategy`. One rank writes the samples, and the blocks are "
+                "spread over all of them: leave it out, and generate from a checkpoint."
+            )
         self._prompt, self._samples, self._last, self._judged = None, [], Text(), {}
         if self.prompt is None or not isinstance(pl_module, LanguageModelling):
             return

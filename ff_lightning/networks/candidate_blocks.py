@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,15 @@ class CandidateBlock(Block):
         super().__init__(layer, goodness, loss, norm=PositionRMS())
         self.readout = readout
 
+    def forward(self, x: Tensor, caches: list[Any] | None = None) -> Tensor:  # type: ignore[override]
+        """Activities of the block, as :meth:`~ff_lightning.networks.token_blocks.TokenLayers.forward` gives them."""
+        h: Tensor = self.layer(x, caches)
+        return h
+
+    def pair(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
+        """Activities of two streams, as :meth:`~ff_lightning.networks.token_blocks.TokenLayers.pair` gives them."""
+        return self.layer.pair(real, fake)
+
     def answer(self, h: Tensor, below: Tensor, readout: Readout | None) -> Tensor:
         """Prediction of this block and those below, ``(B, T, V)``, log-probability up to a constant.
 
@@ -94,5 +104,5 @@ class CandidateBlock(Block):
         if signal.fakes is None:
             h, fakes = self(signal.h), None
         else:
-            h, fakes = self.layer.pair(signal.h, signal.fakes)
+            h, fakes = self.pair(signal.h, signal.fakes)
         return h, fakes, None if signal.dreams is None else replace(signal.dreams, h=self(signal.dreams.h))

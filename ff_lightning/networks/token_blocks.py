@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ff_lightning.blocks import Block, LocalStep, Signal
+from ff_lightning.distributed import whole
 from ff_lightning.errors import InputError, positive
 from ff_lightning.goodness import Goodness, MeanOfSquares, accumulation_dtype
 from ff_lightning.language import LinearContrast, TokenLoss
@@ -85,7 +86,7 @@ class TokenGoodness(Goodness):
         """Copies of the parameters, which no later update changes."""
         assert self.weight is not None
         assert self.bias is not None
-        return self.weight.detach().clone(), self.bias.detach().clone()
+        return whole(self.weight.detach()).clone(), whole(self.bias.detach()).clone()
 
     def forward(self, h: Tensor, inherited: Readout | None = None) -> Tensor:
         """Goodness of all tokens; ``inherited`` is read if there are no own parameters."""
@@ -209,6 +210,11 @@ class TokenBlock(Block):
         super().__init__(layer, goodness, loss, norm=nn.Identity())  # type: ignore[arg-type]
         self.residual = residual
         self.sequences = sequences
+
+    def forward(self, x: Tensor, caches: list[Any] | None = None) -> Tensor:  # type: ignore[override]
+        """Activities of the block, as :meth:`TokenLayers.forward` gives them."""
+        h: Tensor = self.layer(x, caches)
+        return h
 
     @property
     def readout(self) -> TokenGoodness:

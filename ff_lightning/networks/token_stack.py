@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ff_lightning.blocks import BlockStack, Labelled
+from ff_lightning.distributed import whole
 from ff_lightning.errors import InputError, positive
 from ff_lightning.language import TokenSoftmax
 from ff_lightning.networks.attention import TransformerLayer
@@ -121,12 +122,14 @@ class TokenStack(BlockStack):
             ``(B, T, V)`` a block, float32.
         """
         first = next(self.token_blocks()).readout
-        inherited: Readout | None = (first.weight, first.bias) if self.inherit else None  # type: ignore[assignment]
+        inherited: Readout | None = None
+        if self.inherit and first.weight is not None and first.bias is not None:
+            inherited = whole(first.weight), whole(first.bias)
         x, below, total = tokens, self.prior, torch.zeros_like(self.prior)
         alone = last_only and not self.residual and not self.average
         for index, block in enumerate(self.token_blocks()):
             self.stage.require(index, training=self.training)
-            h = block.layer(x, None if caches is None else caches[index])
+            h = block(x, None if caches is None else caches[index])
             x = block.norm(h)
             if alone and index < len(self) - 1:
                 continue

@@ -58,7 +58,7 @@ class LanguageModelling(FFLightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights for another vocabulary."""
         super().on_load_checkpoint(checkpoint)
-        self.check_vocabulary(checkpoint["state_dict"])
+        self.check_vocabulary(checkpoint.get("state_dict", {}))  # a sharded checkpoint is loaded by its strategy
 
     def check_vocabulary(self, state: Mapping[str, Tensor]) -> None:
         """Check that weights are for as many tokens as the network has.

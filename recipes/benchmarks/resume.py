@@ -1,14 +1,15 @@
 r"""Kill a training with SIGKILL at random steps, resume it, and compare it with one that was never stopped.
 
-    python recipes/benchmarks/resume.py --network mlp|gpt [--kills 5] [--ranks 1 2] [--seed 0]
+    python recipes/benchmarks/resume.py --network mlp|conv|gpt [--kills 5] [--ranks 1 2] [--seed 0]
 
 Every rank is a process of its own; with two, Lightning's `ddp` joins them. All ranks are killed at a random moment
 of a random step, now and then in the middle of writing a checkpoint, and started again with the checkpoint that is
 there. Compared bit by bit, on every rank, with an uninterrupted run: weights and buffers, optimizers, schedules,
 torch's random state, the seed of the negatives, and the position in the data. The `mlp` has a moving threshold,
 peer means, dropout, shifted images and negatives from what the model believes; the `gpt` draws negatives from its
-own predictions of Python's language reference and is trained by Muon. Both accumulate two batches an update and
-clip. Progress goes to stderr; the last line is JSON.
+own predictions of Python's language reference and is trained by Muon; the `conv` has batch normalisation, dropout and
+a softmax over classes in every block, and its blocks begin one after the other. All accumulate two batches an update
+and clip. Progress goes to stderr; the last line is JSON.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,17 +32,19 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from recipe import be_quiet, provenance
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 import ff_lightning as ff
+from ff_lightning.blocks import ClassBlock
 from ff_lightning.data import ImageDataModule
 from ff_lightning.data.text import TextDataModule
-from ff_lightning.losses import MovingThresholdLoss
+from ff_lightning.goodness import ChannelGroups
+from ff_lightning.losses import ClassSoftmax, MovingThresholdLoss
 from ff_lightning.negatives import HardWrongLabel
 from ff_lightning.networks import GPT, MLP
 from ff_lightning.optim import CosineDecay, MuonAdamW
-from ff_lightning.schedules import HoldThenDecay
+from ff_lightning.schedules import HoldThenDecay, Staggered
 
 UPDATES, SAVE_EVERY = 24, 3
 
@@ -66,6 +70,34 @@ def mlp() -> tuple[ff.FFLightningModule, pl.LightningDataModule]:
     return module, ImageDataModule("digits", batch_size=100 // int(os.environ["WORLD_SIZE"]), shift=1)
 
 
+class Convolutions(ff.FFLightningModule):
+    """A softmax over classes in every block."""
+
+    def local_losses(self, batch: Any) -> Iterator[ff.LocalStep]:
+        x, y = batch
+        yield from self.network.local_losses(ff.Signal(x, 1, y))
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        x, y = batch
+        self.log("val/accuracy", (self.network.goodness(x).sum(0).argmax(1) == y).float().mean(), sync_dist=True)
+
+
+def conv() -> tuple[ff.FFLightningModule, pl.LightningDataModule]:
+    blocks = []
+    for channels in (1, 20):
+        layer = nn.Sequential(nn.Conv2d(channels, 20, 3, padding=1), nn.BatchNorm2d(20), nn.ReLU(), nn.Dropout(0.1))
+        blocks.append(ClassBlock(layer, ChannelGroups(10), ClassSoftmax()))
+    module = Convolutions(
+        ff.BlockStack(blocks),
+        optimizer=partial(AdamW, lr=1e-3),
+        lr_scheduler=partial(CosineDecay, warmup=0.1),
+        schedule=Staggered(0.2),
+        accumulate_batches=2,
+        clip_norm=0.5,
+    )
+    return module, ImageDataModule("digits", batch_size=100 // int(os.environ["WORLD_SIZE"]), shift=1)
+
+
 def gpt() -> tuple[ff.FFLightningModule, pl.LightningDataModule]:
     data = TextDataModule("pydoc", context=32, batch_size=8 // int(os.environ["WORLD_SIZE"]), batches_per_epoch=15)
     module = ff.FFLanguageModel(
@@ -84,7 +116,7 @@ def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     ranks = int(os.environ["WORLD_SIZE"])
     pl.seed_everything(args.seed if not (args.folder / "last.ckpt").exists() else 999, verbose=False)
-    module, data = {"mlp": mlp, "gpt": gpt}[args.network]()
+    module, data = {"mlp": mlp, "conv": conv, "gpt": gpt}[args.network]()
     saver = ModelCheckpoint(
         args.folder, filename="last", every_n_train_steps=SAVE_EVERY, enable_version_counter=False, save_top_k=1
     )
@@ -218,7 +250,7 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", choices=["mlp", "gpt"], default="mlp")
+    parser.add_argument("--network", choices=["mlp", "conv", "gpt"], default="mlp")
     parser.add_argument("--kills", type=int, default=5, help="for each number of ranks")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--precision", default="32-true")
