@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 import ff_lightning as ff
-from ff_lightning.blocks import ClassBlock
+from ff_lightning.class_blocks import ClassBlock
 from ff_lightning.data import ImageDataModule
 from ff_lightning.data.text import TextDataModule
 from ff_lightning.goodness import ChannelGroups
