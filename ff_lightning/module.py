@@ -25,8 +25,8 @@ from ff_lightning.batches import refuse_non_finite, seed_default_generator
 from ff_lightning.blocks import BlockStack, LocalStep, Signal, refuse_shared_parameters
 from ff_lightning.checkpoints import AtomicCheckpointIO
 from ff_lightning.compilation import compile_steps, undo_compile
+from ff_lightning.distributed import eager
 from ff_lightning.errors import InputError, positive
-from ff_lightning.language import eager
 from ff_lightning.metrics import goodness_gap, separation
 from ff_lightning.schedules import HoldThenDecay, Schedule, Simultaneous, update_ranges
 from ff_lightning.sharding import mend_checkpoints, shard_blocks
