@@ -60,6 +60,7 @@ EXPECTED_WARNINGS = (
     "The '.*_dataloader' does not have many workers",  # images are cut from memory, there is no work for them
     "The number of training batches .* is smaller than the logging interval",
     "Precision .* is not supported by the model summary",
+    "You're using the WeightAveraging callback with a model that overrides the configure_model",  # for shards alone
     "You're using the WeightAveraging callback, but loading a checkpoint outside the 'fit' stage",  # to evaluate it
     r"\s*skip_none parameter was deprecated",  # jsonargparse; its older versions lack the new name
     r".isinstance\(treespec, LeafSpec\). is deprecated",  # Lightning's own

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+Function = TypeVar("Function", bound=Callable[..., Any])
 _one_copy = ContextVar("_one_copy", default=False)
 
 
@@ -24,6 +26,15 @@ def one_copy() -> Iterator[None]:
         yield
     finally:
         _one_copy.reset(token)
+
+
+def eager(function: Function) -> Function:
+    """Keep a function out of compiled code.
+
+    That knows no generators of random numbers; and what a collective writes into a tensor there is lost (torch 2.13).
+    """
+    kept: Function = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
+    return kept
 
 
 def num_ranks() -> int:
@@ -42,11 +53,17 @@ def mean_over_ranks(value: Tensor) -> Tensor:
     """
     if num_ranks() == 1:
         return value
-    total = value.detach().clone()
-    torch.distributed.all_reduce(total)
-    return total / dist.get_world_size()
+    return _sum_over_ranks(value.detach()) / dist.get_world_size()
 
 
+@eager
+def _sum_over_ranks(value: Tensor) -> Tensor:
+    total = value.clone()
+    dist.all_reduce(total)
+    return total
+
+
+@eager
 def gather_rows(rows: Tensor) -> Tensor:
     """Rows of all ranks one after the other, or ``rows`` itself in a single process.
 

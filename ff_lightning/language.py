@@ -13,23 +13,14 @@ contrast learns is log-probability. :class:`TokenSoftmax` is the same without th
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ff_lightning.distributed import eager
 from ff_lightning.errors import InputError
-
-Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def eager(function: Function) -> Function:
-    """Keep a function out of compiled code, which knows no generators of random numbers."""
-    kept: Function = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
-    return kept
 
 
 @dataclass(frozen=True)

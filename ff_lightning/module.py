@@ -25,8 +25,8 @@ from ff_lightning.batches import refuse_non_finite, seed_default_generator
 from ff_lightning.blocks import BlockStack, LocalStep, Signal, refuse_shared_parameters
 from ff_lightning.checkpoints import AtomicCheckpointIO
 from ff_lightning.compilation import compile_steps, undo_compile
+from ff_lightning.distributed import eager
 from ff_lightning.errors import InputError, positive
-from ff_lightning.language import eager
 from ff_lightning.metrics import goodness_gap, separation
 from ff_lightning.schedules import HoldThenDecay, Schedule, Simultaneous, update_ranges
 from ff_lightning.sharding import mend_checkpoints, shard_blocks
@@ -181,8 +181,10 @@ class FFLightningModule(pl.LightningModule):
         watching = [callback for callback in callbacks if hasattr(callback, "on_local_step")]
         found: list[Tensor] = []
         values: dict[str, Tensor] = {}
-        waiting = {index for index, learns in enumerate(self.learning()) if learns}
-        for step in losses:
+        stage, learning = self.network.stage, [index for index, learns in enumerate(self.learning()) if learns]
+        stage.highest = max(learning, default=-1)
+        waiting = {index for index in learning if index >= stage.blocks.start}
+        for step in losses if waiting else ():
             found.append(step.loss.detach())
             if logged:
                 values |= self._block_values(step)
@@ -191,10 +193,10 @@ class FFLightningModule(pl.LightningModule):
             yield step
             waiting.difference_update(step.blocks)
             del step
-            if not waiting and not self.repeats_blocks and not self.network.stage.elsewhere:
-                break  # nothing above learns yet: do not compute it
+            if not waiting and not self.repeats_blocks:  # nothing above learns yet: do not compute it
+                break
         if logged:
-            parts = self.network.stage.gather((found, values))
+            parts = stage.gather((found, values))
             found = [loss.to(self.device) for part, _ in parts for loss in part]
             self.log_dict({name: value for _, part in parts for name, value in part.items()})
         self._last_loss = sum(found[1:], found[0]) if found else None

@@ -18,11 +18,15 @@ class Stage:
     Args:
         blocks: their indices, neighbours.
         depth: blocks of the whole stack.
+
+    Attributes:
+        highest: the highest block that learns now; nothing above it is computed.
     """
 
     def __init__(self, blocks: range, depth: int) -> None:
         self.blocks = blocks
         self.depth = depth
+        self.highest = depth - 1
 
     @property
     def reads_input(self) -> bool:

@@ -79,8 +79,8 @@ class PipelineStage(Stage):
         return with_tensors(signal, received)
 
     def send(self, block: int, signal: AnySignal) -> None:
-        """Start sending what the last block here passes on; wait if the next process lags too far behind."""
-        if block != self.blocks[-1] or self.is_last:
+        """Start sending what the last block here passes on, if one above learns; wait if the next lags too far."""
+        if block != self.blocks[-1] or self.is_last or block >= self.highest:
             return
         while len(self.in_flight) >= IN_FLIGHT:
             self._wait_for_oldest()
