@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -15,17 +14,18 @@ from torch.distributed.tensor import DTensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-_one_copy = ContextVar("_one_copy", default=False)
+_one_copy = False
 
 
 @contextmanager
 def one_copy() -> Iterator[None]:
     """Ranks within share one copy of the network and read the same data: there is nothing to average."""
-    token = _one_copy.set(True)
+    global _one_copy  # not a context variable, which compiled code cannot read
+    before, _one_copy = _one_copy, True
     try:
         yield
     finally:
-        _one_copy.reset(token)
+        _one_copy = before
 
 
 def eager(function: Function) -> Function:
@@ -39,7 +39,7 @@ def eager(function: Function) -> Function:
 
 def num_ranks() -> int:
     """How many data-parallel ranks there are: 1 in a single process."""
-    return 1 if _one_copy.get() or not (dist.is_available() and dist.is_initialized()) else dist.get_world_size()
+    return 1 if _one_copy or not (dist.is_available() and dist.is_initialized()) else dist.get_world_size()
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:
