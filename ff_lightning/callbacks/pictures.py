@@ -23,6 +23,7 @@ from ff_lightning.callbacks.drawings import (
     draw_streams,
     receptive_fields,
 )
+from ff_lightning.distributed import is_sharded
 from ff_lightning.module import FFLightningModule
 from ff_lightning.readouts import label_goodness
 from ff_lightning.tasks.classifier import FFClassifier
@@ -64,6 +65,7 @@ class ClassificationPictures(pl.Callback):
 
     What needs labels in the input is drawn for :class:`~ff_lightning.FFClassifier` alone. With several devices the
     histograms show the images of the first one, after a training those of one batch; the confusion matrix counts all.
+    Of blocks in shards there are no pictures after a training.
 
     Args:
         dirpath: folder of the pictures; ``pictures`` in the run folder by default.
@@ -96,7 +98,7 @@ class ClassificationPictures(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw what there is to see after a training."""
-        if not isinstance(pl_module, ImageClassification) or self._batch is None:
+        if not isinstance(pl_module, ImageClassification) or self._batch is None or is_sharded(pl_module.network[0]):
             return
         x, y = self._batch
         confusion = pl_module.val_metrics.confusion.compute().cpu()  # sums over ranks, so every rank asks
