@@ -1,8 +1,9 @@
 # `make demo` and `make test` work from a bare clone: each prepares its own environment in .venv first.
-# Another interpreter: make demo PYTHON=python3.12. Arguments for pytest: make test PYTEST_ARGS="-x -k blocks".
+# Another interpreter: make demo PYTHON=python3.12. Arguments for pytest: make test PYTEST_ARGS="-x -k blocks"; by default
+# two processes share the tests, file by file.
 
 PYTHON ?= python3
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2 --dist loadscope
 
 VENV := .venv
 BIN := $(VENV)/bin

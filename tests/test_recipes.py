@@ -21,8 +21,8 @@ from tests.test_compilation import needs_compiler
 RECIPES = Path(__file__).parents[1] / "recipes"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 OVERLAYS = sorted(path.stem for path in RECIPES.glob("with/*.yaml"))
-OWN_TEST = {"smoke", "ddp", "fsdp", "compile", "wandb", "wandb_offline", "rollouts"}
-FEW = ["--data.limit", "1000", "--trainer.enable_progress_bar", "false"]
+OWN_TEST = {"smoke", "ddp", "fsdp", "layer_parallel", "compile", "wandb", "wandb_offline", "rollouts"}
+FEW = ["--data.limit", "300", "--trainer.enable_progress_bar", "false"]
 
 TEXTS = [name for name in NAMES if name.endswith("_gpt")]
 TEXT_OVERLAYS = ["adamw", "language_twin", "logistic", "residual", "samples", "softmax"]
@@ -67,7 +67,8 @@ def test_a_recipe_says_how_to_run_it(path: Path) -> None:
     "recipe", [name for name in NAMES if name != "digits_mlp" and name not in (*TEXTS, "aesop_ff")]
 )
 def test_a_recipe_trains_and_its_checkpoint_is_tested(recipe: str, shared_data: Path) -> None:
-    args = [*configs(recipe, "smoke"), *FEW]
+    narrow = ["--model.network.width", "10"] if recipe == "cifar_resnet" else []
+    args = [*configs(recipe, "smoke"), *FEW, *narrow]
     assert main(["fit", *args]) == 0
     assert updates(f"{recipe}-smoke") == 2
     assert main(["test", *args, "--ckpt_path", f"runs/{recipe}-smoke/last.ckpt"]) == 0
@@ -194,7 +195,7 @@ def test_the_twin_of_an_unsupervised_recipe_drops_its_readout(
     assert not [name for name in state if name.startswith("readout")]
 
 
-@pytest.mark.parametrize("overlay", ["ddp", "fsdp"])
+@pytest.mark.parametrize("overlay", ["ddp", "fsdp", "layer_parallel"])
 def test_two_processes_share_the_work(overlay: str) -> None:
     """In processes of its own: the launcher starts the second one by repeating the command."""
     command = [sys.executable, "-m", "ff_lightning", "fit", *configs("digits_mlp", "smoke", overlay), *FEW]

@@ -39,7 +39,8 @@ def draw_evaluation(
         figure = Figure(figsize=(6.4, 5.8), dpi=120, layout="constrained")
         draw_confusion(figure.subplots(), confusion, names, what=what)
         return figure
-    figure = Figure(figsize=(13, 6), dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
+    size = 13, max(6.0, 1.6 * len(goodness))
+    figure = Figure(figsize=size, dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
     left, right = figure.subfigures(1, 2, squeeze=False)[0]
     axes = np.atleast_1d(left.subplots(len(goodness), 1))
     for index, (ax, g) in enumerate(zip(axes, goodness, strict=True)):

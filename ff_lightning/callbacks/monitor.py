@@ -22,7 +22,7 @@ class GoodnessMonitor(pl.Callback):
     The names are ``train/goodness_pos/block_0``, ``train/goodness_neg/block_0``, ``train/margin/block_0``
     (:func:`~ff_lightning.metrics.margin`), ``train/gradient_norm/block_0`` (as the optimizer sees it, after
     ``clip_norm``) and ``train/dead_units/block_0``: the share of the block's units that answer with 0 to all of a
-    batch. The last is of blocks with rectified activities alone, of which none is negative.
+    batch. The last is of blocks with rectified activities alone, of which none is negative, and not of compiled ones.
 
     Between logged steps it does nothing, and nothing in the training depends on it.
     """
@@ -38,7 +38,7 @@ class GoodnessMonitor(pl.Callback):
     ) -> None:
         """Look at the activities of a step that is logged."""
         self._forget()
-        if isinstance(pl_module, FFLightningModule) and pl_module.is_logged():
+        if isinstance(pl_module, FFLightningModule) and pl_module.is_logged() and not pl_module.compile_blocks:
             layers = [getattr(block, "layer", block) for block in pl_module.network]
             self._hooks = [layer.register_forward_hook(partial(self._see, index)) for index, layer in enumerate(layers)]
 
