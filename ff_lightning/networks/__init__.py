@@ -6,4 +6,5 @@ from ff_lightning.networks.hinton import HintonMLP as HintonMLP
 from ff_lightning.networks.mlp import MLP as MLP
 from ff_lightning.networks.mlp import DenseReLU as DenseReLU
 from ff_lightning.networks.mlp import LabelledReLU as LabelledReLU
+from ff_lightning.networks.predictive import PredictiveCircuits as PredictiveCircuits
 from ff_lightning.networks.window_mlp import WindowMLP as WindowMLP
