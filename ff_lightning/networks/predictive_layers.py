@@ -122,7 +122,7 @@ class Prediction(nn.Module):
     def __init__(self, above: int, below: int, *, ceiling: float | None = None) -> None:
         super().__init__()
         self.linear = nn.Linear(above, below, bias=False)
-        nn.init.uniform_(self.linear.weight, 0.0, 0.05)
+        nn.init.normal_(self.linear.weight, std=above**-0.5)
         self.ceiling = ceiling
 
     def forward(self, above: Tensor) -> Tensor:  # noqa: D102
