@@ -27,7 +27,7 @@ from torch import Tensor
 
 import ff_lightning.data
 import ff_lightning.networks  # noqa: F401  so that `--help` knows what there is to choose from
-from ff_lightning.callbacks import BlockTable, ClassificationPictures, LanguageTable, LastCheckpoint
+from ff_lightning.callbacks import BlockTable, ClassificationPictures, GeneratedPictures, LanguageTable, LastCheckpoint
 from ff_lightning.checkpoints import check_checkpoint, check_fit
 from ff_lightning.cli_errors import explain
 from ff_lightning.cli_generate import generate, generate_parser
@@ -186,7 +186,7 @@ def default_callbacks(trainer: Namespace) -> list[pl.Callback]:
     if trainer.enable_progress_bar is not False and not any(isinstance(callback, ProgressBar) for callback in own):
         callbacks.append(RichProgressBar())
     # After the bar, which must be gone when they print.
-    callbacks += [BlockTable(), LanguageTable(), ClassificationPictures()]
+    callbacks += [BlockTable(), LanguageTable(), ClassificationPictures(), GeneratedPictures()]
     if trainer.logger is not False:
         callbacks.append(LearningRateMonitor())
     if trainer.enable_checkpointing is not False:

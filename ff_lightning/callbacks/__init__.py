@@ -2,6 +2,7 @@
 
 from ff_lightning.callbacks.checkpoints import BestCheckpoint as BestCheckpoint
 from ff_lightning.callbacks.checkpoints import LastCheckpoint as LastCheckpoint
+from ff_lightning.callbacks.generated import GeneratedPictures as GeneratedPictures
 from ff_lightning.callbacks.language_table import LanguageTable as LanguageTable
 from ff_lightning.callbacks.pictures import ClassificationPictures as ClassificationPictures
 from ff_lightning.callbacks.sample_text import SampleText as SampleText

@@ -207,7 +207,8 @@ class PredictiveCircuits(BlockStack):
         *_, prediction = self.predicting()
         error = top if latent is None else top - prediction(latent)
         answer = F.linear(error, prediction.linear.weight.T)
-        return self.norm(F.relu(answer if latent is None else latent + self.latent_rate * answer))
+        moved: Tensor = self.norm(F.relu(answer if latent is None else latent + self.latent_rate * answer))
+        return moved
 
     # Generation ------------------------------------------------------------------------------------------------
 

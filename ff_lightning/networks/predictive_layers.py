@@ -52,7 +52,7 @@ class Rivalry(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:  # noqa: D102
         strength = F.relu(self.weight) * self.signs
-        groups = z.unflatten(1, (len(self.weight), -1)).transpose(0, 1)
+        groups = z.view(len(z), len(self.weight), -1).transpose(0, 1)
         return torch.bmm(groups, strength).transpose(0, 1).flatten(1)
 
 
@@ -97,7 +97,7 @@ class RecurrentReLU(nn.Module):
             ``(S * B, units)``. The gradient passes the ReLU as if there were none, so that silent units learn too.
         """
         drive: Tensor = self.above(above) - self.rivalry(last)
-        drive = drive.unflatten(0, (-1, len(driven))).add_(driven).flatten(0, 1)
+        drive = drive.view(-1, *driven.shape).add_(driven).flatten(0, 1)
         if noise is not None:
             drive = drive.add_(noise)
         settled: Tensor = _Settled.apply(drive, last.to(drive.dtype), damping)  # type: ignore[no-untyped-call]
