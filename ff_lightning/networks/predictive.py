@@ -41,6 +41,7 @@ class PredictiveCircuits(BlockStack):
         steps: ``K``, steps of settling; each ends in an update of every layer.
         group: units that compete with each other.
         threshold: sum of squared activities above which a layer takes an input for a negative.
+        scale: steepness of the logistic loss around it, per unit of that sum.
         damping: share of its last activity that a unit keeps at a step, in ``[0, 1)``.
         label_scale: value of the hot label input.
         noise: standard deviation of what is added to pre-activations in training.
@@ -68,6 +69,7 @@ class PredictiveCircuits(BlockStack):
         steps: int = 12,
         group: int = 10,
         threshold: float = 10.0,
+        scale: float = 1.0,
         damping: float = 0.3,
         label_scale: float = 5.0,
         noise: float = 0.01,
@@ -81,7 +83,9 @@ class PredictiveCircuits(BlockStack):
         sizes = [in_features, *widths, num_classes]
         layers = [RecurrentReLU(*around, group=group) for around in zip(sizes, sizes[1:], sizes[2:], strict=False)]
         loss = -positive("threshold", threshold)
-        super().__init__([Block(layer, Calm(), ThresholdLoss(loss), norm=UnitLength()) for layer in layers])
+        super().__init__(
+            [Block(layer, Calm(), ThresholdLoss(loss, scale=scale), norm=UnitLength()) for layer in layers]
+        )
         self.in_features, self.out_features = in_features, widths[-1]
         self.num_classes = num_classes
         self.steps = steps
