@@ -253,7 +253,7 @@ class PredictiveCircuits(BlockStack):
 class NoisePool:
     """Gaussian noise that is drawn once a batch, and read from another place each time.
 
-    Drawing as much anew at every step would cost more than settling.
+    Drawing as much anew at every step takes a noticeable share of the time of a step.
 
     Args:
         states: activities that noise is needed for.
