@@ -30,9 +30,11 @@ setup: $(DEV)  ## Create .venv with the package and everything needed to work on
 demo: $(RUNTIME)  ## Train a classifier of digits and a small GPT block by block, and show what they can do
 	$(BIN)/ff-lightning fit --config recipes/$(DEMO_IMAGES).yaml
 	$(BIN)/ff-lightning test --config recipes/$(DEMO_IMAGES).yaml --ckpt_path runs/$(DEMO_IMAGES)/last.ckpt
-	$(BIN)/ff-lightning fit --config recipes/$(DEMO_TEXT).yaml
+	$(BIN)/ff-lightning fit --config recipes/$(DEMO_TEXT).yaml --config recipes/with/samples.yaml \
+		--trainer.default_root_dir runs/$(DEMO_TEXT)
 	$(BIN)/ff-lightning validate --config recipes/$(DEMO_TEXT).yaml --ckpt_path runs/$(DEMO_TEXT)/last.ckpt
 	$(BIN)/ff-lightning generate --ckpt_path runs/$(DEMO_TEXT)/last.ckpt --prompt "The " --max_new_tokens 300
+	$(BIN)/ff-lightning report runs/$(DEMO_IMAGES) runs/$(DEMO_TEXT) --output runs/demo.html
 
 test: $(DEV)  ## Run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

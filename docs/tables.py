@@ -94,13 +94,12 @@ def language(name: str) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for command, runs in groups.items():
-        first, columns = runs[0], zip(*(run["per_block"] for run in runs), strict=True)
-        by_block = " ".join(f"{sum(values) / len(values):.4f}" for values in columns)
+        first = runs[0]
         cells = (("ff", 4), ("gap", 4), ("ff_average", 4), ("twin", 4), ("kept", 0))
         values = " | ".join(spread(runs, key, digits) for key, digits in cells)
         seeds = ", ".join(sorted(str(run["seed"]) for run in runs))
         lines.append(
-            f"| {first['arm']}, {first['tier']} | {first['layers']}, {first['layers_per_block']} | {by_block} | "
+            f"| {first['arm']}, {first['tier']} | {first['layers']}, {first['layers_per_block']} | {blocks_of(runs)} | "
             f"{values} | {seeds} | `{command}` |"
         )
     return "\n".join([*lines, "", floors_of(name), "", origin(name)])
@@ -132,14 +131,29 @@ def floors_of(name: str) -> str:
 
 
 def negatives(name: str) -> str:
-    """Table of one seed, one change at a time."""
-    lines = ["| arm | negatives | FF, by block | CPU seconds | command |", "|---|---|---|---|---|"]
-    for (run,) in rows(name):
-        special = {"softmax": "all", "hinton": "rollouts" if "--rollouts" in run["command"] else "two streams"}
-        count = special.get(run["arm"], run["negatives"])
-        blocks = " ".join(f"{nats:.4f}" for nats in run["per_block"])
-        lines.append(f"| {run['arm']} | {count} | {blocks} | {run['ff_seconds']:.0f} | `{run['command']}` |")
+    """Table of language models that differ in their negatives, one change at a time."""
+    lines = [
+        "| arm | negatives | FF, by block | FF, last block | CPU seconds | seeds | command |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for runs in rows(name):
+        first = runs[0]
+        special = {"softmax": "all", "hinton": "rollouts" if "--rollouts" in first["command"] else "two streams"}
+        count = special.get(first["arm"], first["negatives"])
+        seconds = sum(run["ff_seconds"] for run in runs) / len(runs)
+        seeds = ", ".join(sorted(str(run["seed"]) for run in runs))
+        lines.append(
+            f"| {first['arm']} | {count} | {blocks_of(runs)} | {spread(runs, 'ff', 4)} | {seconds:.0f} | {seeds} | "
+            f"`{re.sub(r' --seed [0-9]+', '', first['command'])}` |"
+        )
     return "\n".join([*lines, "", origin(name)])
+
+
+def blocks_of(runs: list[dict[str, Any]]) -> str:
+    """Loss of every block, mean over runs."""
+    return " ".join(
+        f"{sum(values) / len(runs):.4f}" for values in zip(*(run["per_block"] for run in runs), strict=True)
+    )
 
 
 def curve(name: str) -> str:

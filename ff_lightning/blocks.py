@@ -7,17 +7,22 @@ the caller what becomes of each (:mod:`ff_lightning.updates` turns them into upd
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness
-from ff_lightning.losses import ClassSoftmax, ContrastiveLoss
+from ff_lightning.losses import ContrastiveLoss
 from ff_lightning.normalization import PeerNormalisation, UnitRMS
+from ff_lightning.stages import Stage
+
+if TYPE_CHECKING:
+    from ff_lightning.class_blocks import ClassBlock
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,16 @@ class Signal:
         h: ``(S * B, …)``, the ``S`` streams one after the other, or :class:`Labelled` before the first block.
             With two streams the first is positive and the second negative.
         streams: ``S``.
-        labels: ``(B,)`` int64, the true classes, for blocks of tier T2; ``None`` for contrastive blocks.
+        labels: ``(B,)`` int64, the true classes, for blocks that give every class a goodness; ``None`` for others.
+        draw: gives the source of randomness of a block, by its index.
+        update: how many updates were done before this one.
     """
 
     h: Tensor | Labelled
     streams: int = 2
     labels: Tensor | None = None
+    draw: Callable[[int], torch.Generator | None] = lambda index: None
+    update: int = 0
 
     @classmethod
     def pair(cls, x_pos: Tensor, x_neg: Tensor) -> Signal:
@@ -72,15 +81,22 @@ class LocalStep:
 
     Attributes:
         block: index of the module that this loss trains.
-        loss: scalar; its graph reaches the parameters of that module and no other.
+        loss: scalar; its graph reaches the parameters of that module and no other, unless there is ``below``.
         g_pos: ``(B, …)`` goodness of positives, detached; ``None`` where there is no contrast.
         g_neg: ``(B, …)`` goodness of negatives, detached.
+        below: the step of another module that ``loss`` trains too; its own loss is a part of ``loss`` (tier T3).
     """
 
     block: int
     loss: Tensor
     g_pos: Tensor | None = None
     g_neg: Tensor | None = None
+    below: LocalStep | None = None
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Indices of all modules that this loss trains, from the input upwards."""
+        return (self.block,) if self.below is None else (*self.below.blocks, self.block)
 
 
 class Block(nn.Module):
@@ -133,51 +149,21 @@ class Block(nn.Module):
             The local loss, and the detached signal for the next block.
         """
         h = self(signal.h)
+        return self.contrast(index, h), replace(signal, h=self.pass_on(signal.h, h.detach()))
+
+    def contrast(self, index: int, h: Tensor) -> LocalStep:
+        """Local loss of activities ``(2 * B, …)``, those of positives first."""
         g_pos, g_neg = self.goodness(h).chunk(2)
         loss = self.loss(g_pos, g_neg)
         if self.peer is not None:
             loss = loss + self.peer(h[: h.shape[0] // 2])
-        step = LocalStep(index, loss, g_pos.detach(), g_neg.detach())
-        return step, replace(signal, h=self.norm(h.detach()))
+        return LocalStep(index, loss, g_pos.detach(), g_neg.detach())
 
-
-class ClassBlock(nn.Module):
-    """Layer, goodness of every class and local softmax (tier T2): no negative stream.
-
-    Args:
-        layer: maps what the block receives to its activities.
-        goodness: one value a class, ``(B, C)``; see :class:`~ff_lightning.goodness.ChannelGroups`.
-        loss: cross-entropy over the goodness of all classes.
-        norm: applied to the activities that are passed on.
-    """
-
-    threshold: None = None
-
-    def __init__(
-        self, layer: nn.Module, goodness: Goodness, loss: ClassSoftmax, *, norm: nn.Module | None = None
-    ) -> None:
-        super().__init__()
-        self.layer = layer
-        self.goodness = goodness
-        self.loss = loss
-        self.norm = passing_norm(norm)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Activities of the block, ``(B, …)``, not normalised."""
-        h: Tensor = self.layer(x)
-        return h
-
-    def local_step(self, index: int, signal: Signal) -> tuple[LocalStep, Signal]:
-        """Forward pass and local loss of this block; ``signal.labels`` holds the true classes."""
-        if signal.labels is None:
-            raise InputError("Passed a signal without `labels`. A `ClassBlock` needs the true classes, shape (B,).")
-        h = self(signal.h)
-        g = self.goodness(h)
-        loss = self.loss(g, signal.labels)
-        true = nn.functional.one_hot(signal.labels, g.shape[1]).bool()
-        g = g.detach()
-        step = LocalStep(index, loss, g[true], g.masked_fill(true, -torch.inf).amax(1))
-        return step, replace(signal, h=self.norm(h.detach()))
+    def pass_on(self, x: Tensor | Labelled, h: Tensor) -> Tensor:
+        """What the next block receives, from what this one received and its activities."""
+        del x
+        passed: Tensor = self.norm(h)
+        return passed
 
 
 class BlockStack(nn.Module):
@@ -186,9 +172,15 @@ class BlockStack(nn.Module):
     Args:
         blocks: from the input upwards. No parameter may belong to two blocks.
 
+    Attributes:
+        stage: which of the blocks this process computes in training.
+
     Raises:
         InputError: no block, or a parameter shared between blocks (the update of one would move the other).
     """
+
+    repeats_blocks = False
+    """Whether :meth:`local_losses` yields a block more than once a batch."""
 
     def __init__(self, blocks: Sequence[Block | ClassBlock]) -> None:
         super().__init__()
@@ -196,6 +188,7 @@ class BlockStack(nn.Module):
             raise InputError("Passed `blocks=[]`. A stack needs at least one block.")
         refuse_shared_parameters(blocks)
         self.blocks = nn.ModuleList(blocks)
+        self.stage = Stage(range(len(blocks)), len(blocks))
 
     def __len__(self) -> int:
         return len(self.blocks)
@@ -217,24 +210,23 @@ class BlockStack(nn.Module):
     def forward(self, x: Tensor | Labelled) -> Tensor:
         """What the last block passes on, ``(N, …)``, with the gradient of the whole chain (for a twin)."""
         for block in self:
-            x = block.norm(block(x))
+            x = block.pass_on(x, block(x))
         assert isinstance(x, Tensor)
         return x
 
     def local_losses(self, signal: Signal) -> Iterator[LocalStep]:
-        """Yield the local loss of every block, from the input upwards.
+        """Yield the local loss of every block that this process computes, from the input upwards.
 
         Each block's activities are computed with the weights it had before its own update. When the next loss
         is asked for, nothing of the block below is kept but its detached signal.
 
         Args:
             signal: input of the first block.
-
-        Yields:
-            One :class:`LocalStep` a block.
         """
-        for index, block in enumerate(self):
-            step, signal = block.local_step(index, signal)
+        signal = self.stage.receive(signal)
+        for index in self.stage.blocks:
+            step, signal = self[index].local_step(index, signal)
+            self.stage.send(index, signal)
             yield step
             del step
 
@@ -244,10 +236,11 @@ class BlockStack(nn.Module):
 
         Nothing is computed for a block before it is asked for.
         """
-        for block in self:
+        for index, block in enumerate(self):
+            self.stage.require(index, training=self.training)
             h: Tensor = block(x)
             yield h
-            x = block.norm(h)
+            x = block.pass_on(x, h)
 
     @torch.no_grad()
     def goodness(self, x: Tensor | Labelled, *, blocks: int | None = None) -> Tensor:
@@ -262,6 +255,10 @@ class BlockStack(nn.Module):
         """
         answers = zip(islice(self, blocks), self.activities(x), strict=False)
         return torch.stack([block.goodness(h) for block, h in answers])
+
+    def impression(self, x: Labelled, blocks: int) -> Tensor:
+        """What the model thinks of labels at little cost, ``(S * B,)``: goodness summed over the lowest ``blocks``."""
+        return self.goodness(x, blocks=blocks).sum(0)
 
 
 def passing_norm(norm: nn.Module | None) -> nn.Module:

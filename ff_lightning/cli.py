@@ -1,4 +1,4 @@
-"""The command line: ``ff-lightning fit|validate|test|predict --config RECIPE`` and ``ff-lightning generate``.
+"""The command line: ``ff-lightning fit|validate|test|predict --config RECIPE``, and what needs no recipe.
 
 It is Lightning's own, with the defaults that every recipe would repeat: what a run keeps and shows, where it
 keeps it, and errors of one line. A run lives in a folder named after its recipe: ``--config
@@ -9,9 +9,10 @@ recipes/mnist_mlp.yaml --config recipes/with/twin.yaml`` makes ``runs/mnist_mlp-
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ import lightning.pytorch as pl
 import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
@@ -27,11 +28,25 @@ from torch import Tensor
 
 import ff_lightning.data
 import ff_lightning.networks  # noqa: F401  so that `--help` knows what there is to choose from
-from ff_lightning.callbacks import BlockTable, ClassificationPictures, GeneratedPictures, LanguageTable, LastCheckpoint
+from ff_lightning.callbacks import (
+    BlockPictures,
+    BlockTable,
+    ClassificationPictures,
+    GeneratedPictures,
+    GoodnessMonitor,
+    KeepOnInterrupt,
+    LanguageTable,
+    LastCheckpoint,
+    RunRecord,
+    TrainingProgress,
+)
 from ff_lightning.checkpoints import check_checkpoint, check_fit
-from ff_lightning.cli_errors import explain
+from ff_lightning.cli_errors import Parser, explain
+from ff_lightning.cli_export import export, export_parser
 from ff_lightning.cli_generate import generate, generate_parser
+from ff_lightning.cli_predict import predict_folder, predict_parser
 from ff_lightning.cli_recipes import RecipeCLI, RecipeParser
+from ff_lightning.cli_report import report, report_parser
 from ff_lightning.data.tokenizers import Tokenizer
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
@@ -46,11 +61,21 @@ EXPECTED_WARNINGS = (
     "The '.*_dataloader' does not have many workers",  # images are cut from memory, there is no work for them
     "The number of training batches .* is smaller than the logging interval",
     "Precision .* is not supported by the model summary",
+    "You're using the WeightAveraging callback, but loading a checkpoint outside the 'fit' stage",  # to evaluate it
     r"\s*skip_none parameter was deprecated",  # jsonargparse; its older versions lack the new name
     r".isinstance\(treespec, LeafSpec\). is deprecated",  # Lightning's own
 )
 CHECKPOINT_WORDS = ("last", "best", "hpc")
 """Values of ``--ckpt_path`` by which Lightning finds a file itself."""
+
+
+WITHOUT_RECIPE: dict[str, tuple[Callable[[], Parser], Callable[..., None]]] = {
+    "generate": (generate_parser, generate),
+    "predict --folder": (predict_parser, predict_folder),
+    "export": (export_parser, export),
+    "report": (report_parser, report),
+}
+"""Subcommands that need a checkpoint, or the folder of a run, and no recipe: their parsers, and what they run."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -72,6 +97,11 @@ class FFLightningCLI(RecipeCLI):
 
     subcommand: str
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Keep the command as it was given, for the record of the run."""
+        self.command = shlex.join(["ff-lightning", *args])
+        super().parse_arguments(parser, args)
+
     def setup_parser(self, *args: Any) -> None:
         """Leave the results of an evaluation to our own table."""
         super().setup_parser(*args)
@@ -79,10 +109,12 @@ class FFLightningCLI(RecipeCLI):
             self._parser(subcommand).set_defaults({"verbose": False})
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        """Name the one that is no method of the Trainer among those there are; `main` runs it."""
+        """Name those that are no methods of the Trainer among those there are; `main` runs them."""
         super()._add_subcommands(parser, **kwargs)
         assert parser._subcommands_action is not None
         parser._subcommands_action.add_subcommand("generate", generate_parser(), help="Continue a text.")
+        parser._subcommands_action.add_subcommand("export", export_parser(), help="Write a classifier as a program.")
+        parser._subcommands_action.add_subcommand("report", report_parser(), help="Write a page about runs.")
 
     def _parse_ckpt_path(self) -> None:
         """Check a checkpoint before anything is built.
@@ -115,7 +147,7 @@ class FFLightningCLI(RecipeCLI):
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the Trainer, with the callbacks and the logger that every run has unless told otherwise."""
         config = self.config_init[self.subcommand].trainer
-        self.trainer_defaults["callbacks"] = default_callbacks(config)
+        self.trainer_defaults["callbacks"] = default_callbacks(config, self.command)
         if config.logger in (None, True):
             version = "" if self.subcommand == "fit" else self.subcommand
             kwargs["logger"] = CSVLogger(config.default_root_dir, name="", version=version)
@@ -175,22 +207,30 @@ def prediction_lines(batches: Sequence[Any], tokenizer: Tokenizer | None = None)
     return "", []
 
 
-def default_callbacks(trainer: Namespace) -> list[pl.Callback]:
+def default_callbacks(trainer: Namespace, command: str = "") -> list[pl.Callback]:
     """What every run shows and keeps.
 
     Args:
         trainer: the Trainer's arguments; what they switch off or bring themselves is left out.
+        command: that started the run.
     """
     own = trainer.callbacks or []
     callbacks: list[pl.Callback] = []
     if trainer.enable_progress_bar is not False and not any(isinstance(callback, ProgressBar) for callback in own):
-        callbacks.append(RichProgressBar())
+        callbacks.append(TrainingProgress())
     # After the bar, which must be gone when they print.
-    callbacks += [BlockTable(), LanguageTable(), ClassificationPictures(), GeneratedPictures()]
+    callbacks += [
+        RunRecord(command),
+        BlockTable(),
+        LanguageTable(),
+        ClassificationPictures(),
+        BlockPictures(),
+        GeneratedPictures(),
+    ]
     if trainer.logger is not False:
-        callbacks.append(LearningRateMonitor())
+        callbacks += [LearningRateMonitor("step"), GoodnessMonitor()]
     if trainer.enable_checkpointing is not False:
-        callbacks.append(LastCheckpoint())
+        callbacks += [LastCheckpoint(), KeepOnInterrupt(command)]
     brought = {type(callback) for callback in own}
     return [callback for callback in callbacks if type(callback) not in brought]
 
@@ -203,7 +243,7 @@ def main(args: Sequence[str] | None = None) -> int:
             arguments by default.
 
     Returns:
-        Exit status: 0, or 2 if something that was passed is wrong, which is then said in one line.
+        Exit status: 0, or 2 if something that was passed is wrong, which is then said in one line, or 130 after Ctrl-C.
     """
     # As a network learns, many weights and moments of Adam fade into denormal numbers, with which CPUs compute
     # many times more slowly. Threads started later inherit this.
@@ -213,8 +253,12 @@ def main(args: Sequence[str] | None = None) -> int:
             warnings.filterwarnings("ignore", expected)
         try:
             words = sys.argv[1:] if args is None else list(args)
-            if words[:1] == ["generate"]:
-                generate(**generate_parser().parse_args(words[1:]))
+            name = " ".join(words[:1])
+            if name == "predict" and any(word.split("=")[0] == "--folder" for word in words):
+                name = "predict --folder"
+            if name in WITHOUT_RECIPE:
+                parser, run = WITHOUT_RECIPE[name]
+                run(**parser().parse_args(words[1:]))
             else:
                 _train_or_evaluate(words)
         except (ValueError, MisconfigurationException) as error:
@@ -223,6 +267,8 @@ def main(args: Sequence[str] | None = None) -> int:
                 raise
             sys.stderr.write(f"ff-lightning: error: {message}\n")
             return 2
+        except KeyboardInterrupt:
+            return 130
     return 0
 
 

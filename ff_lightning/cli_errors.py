@@ -23,6 +23,12 @@ NOISE = (
 )
 """How the lines of jsonargparse's nested messages begin that only repeat what was passed."""
 
+UNKNOWN = re.compile(
+    r"ption '([^']+)' is not accepted|does not accept option '([^']+)'|unrecognized arguments: --([^ =]+)"
+    r"|invalid choice: '([^']+)'"
+)
+"""How jsonargparse says that a name is unknown."""
+
 
 class Parser(LightningArgumentParser):
     """Parser whose errors are short, name the key, and suggest the nearest one there is."""
@@ -44,12 +50,13 @@ class Parser(LightningArgumentParser):
         raise InputError(shorten(message)) from ex
 
     def _with_suggestion(self, message: str, ex: Exception | None) -> str:
-        match = re.search(r"ption '([^']+)' is not accepted|does not accept option '([^']+)'", message)
+        match = UNKNOWN.search(message)
         if match is None or "did you mean" in message:
             return message
-        wrong = match[1] or match[2]
+        wrong = next(filter(None, match.groups()))
         parser = getattr(ex, "subcommand_parser", None) or self
-        known = [action.dest for action in parser._actions]
+        commands = getattr(parser._subcommands_action, "_name_parser_map", {})
+        known = [action.dest for each in (parser, *commands.values()) for action in each._actions] + list(commands)
         nearest = difflib.get_close_matches(wrong, known, n=1) or difflib.get_close_matches(
             wrong.split(".")[0], known, n=1
         )

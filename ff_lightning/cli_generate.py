@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import takewhile
-from typing import Any
 
 import torch
 from jsonargparse.typing import PositiveInt
 from torch import Tensor
 
-from ff_lightning.checkpoints import check_checkpoint, check_fit
+from ff_lightning.checkpoints import check_checkpoint
 from ff_lightning.cli_errors import Parser
+from ff_lightning.cli_models import build_model, take_weights
 from ff_lightning.data.tokenizers import Tokenizer
 from ff_lightning.errors import InputError
 from ff_lightning.tasks.language_modelling import LanguageModelling
@@ -95,33 +95,13 @@ def load_language_model(path: str) -> tuple[LanguageModelling, Tokenizer]:
             f"Passed `ckpt_path={path}`. The checkpoint is not of a language model trained on a text: it has no "
             "tokenizer."
         )
-    model, tokenizer = _build(content, path), Tokenizer.from_dict(states[0])
+    model, tokenizer = build_model(content, path, LanguageModelling), Tokenizer.from_dict(states[0])
     if tokenizer.vocab_size != model.network.vocab_size:
         raise InputError(
             f"Passed `ckpt_path={path}`. The tokenizer in it has {tokenizer.vocab_size} tokens, its network "
             f"{model.network.vocab_size}."
         )
-    model.on_load_checkpoint(content)
-    check_fit(model, content["state_dict"], path)
-    model.load_state_dict(content["state_dict"])
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
-
-
-def _build(content: Mapping[str, Any], path: str) -> LanguageModelling:
-    """Build the class that is named in the hyperparameters, which the command line saves with every checkpoint."""
-    arguments = dict(content.get("hyper_parameters", {}))
-    class_path = arguments.pop("_class_path", None)
-    arguments.pop("_instantiator", None)
-    if class_path is None or "network" not in arguments:
-        raise InputError(
-            f"Passed `ckpt_path={path}`. It does not say how its network is built, since `ff-lightning fit` did not "
-            "write it. Build the network in Python, and call `generate` of the model."
-        )
-    parser = Parser()
-    parser.add_subclass_arguments(LanguageModelling, "model", fail_untyped=False)
-    config = parser.parse_object({"model": {"class_path": class_path, "init_args": arguments}})
-    model: LanguageModelling = parser.instantiate_classes(config).model
-    return model
+    return take_weights(model, content, path).to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
 def pieces(tokenizer: Tokenizer, tokens: Iterable[int], stop: str = "") -> Iterator[str]:

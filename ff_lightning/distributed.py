@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
+_one_copy = ContextVar("_one_copy", default=False)
+
+
+@contextmanager
+def one_copy() -> Iterator[None]:
+    """Ranks within share one copy of the network and read the same data: there is nothing to average."""
+    token = _one_copy.set(True)
+    try:
+        yield
+    finally:
+        _one_copy.reset(token)
+
 
 def num_ranks() -> int:
     """How many data-parallel ranks there are: 1 in a single process."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    return 1 if _one_copy.get() or not (dist.is_available() and dist.is_initialized()) else dist.get_world_size()
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

@@ -7,10 +7,14 @@ float32: fp16 overflows at a few thousand units, and bf16 keeps only eight bits 
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ff_lightning.errors import InputError
 
@@ -31,6 +35,11 @@ class Goodness(nn.Module, ABC):
     @abstractmethod
     def forward(self, h: Tensor) -> Tensor:
         """Goodness of the activities ``h``."""
+
+    def sized(self, shape: Sequence[int]) -> Self:
+        """A goodness of the same kind for activities ``(B, *shape)``, which shares nothing with this one."""
+        del shape
+        return copy.deepcopy(self)
 
 
 class _Reduced(Goodness, ABC):
@@ -110,6 +119,21 @@ class MeanActivity(_Reduced):
         return self._events(h).mean(-1, dtype=accumulation_dtype(h))
 
 
+class RectifiedEnergy(Goodness):
+    """Mean square of the rectified pre-activations of all channels, one goodness a position (SCFF, arXiv 2409.11593).
+
+    Shape:
+        - Input: pre-activations ``(B, C)`` or ``(B, C, H, W)``; channels are dimension 1.
+        - Output: ``(B,)`` or ``(B, H, W)``, float32.
+
+    >>> RectifiedEnergy()(torch.tensor([[1.0, -2.0]]))
+    tensor([0.5000])
+    """
+
+    def forward(self, h: Tensor) -> Tensor:  # noqa: D102
+        return squared_norm(torch.relu(h).movedim(1, -1)) / h.shape[1]
+
+
 class ChannelGroups(Goodness):
     """One goodness a class: the channels are cut into ``num_classes`` equal groups (CwC, arXiv 2312.12668).
 
@@ -140,6 +164,109 @@ class ChannelGroups(Goodness):
             )
         groups: Tensor = self.of(h.reshape(h.shape[0], self.num_classes, -1))
         return groups
+
+
+class _Weighted(Goodness, ABC):
+    """Goodness of every class as a weighted sum over activities pooled on a coarse grid.
+
+    The weights are the block's own, learned by its local loss; they and the biases start at 0. Computed in float32
+    whatever the autocast.
+
+    Args:
+        num_classes: ``C``, 2 or more.
+        shape: of the activities of one sample: ``(D,)``, or ``(channels, height, width)``. A network fills it in for
+            each of its blocks; see :meth:`sized`.
+        grid: feature maps are averaged over ``grid x grid`` fields; smaller maps are left as they are.
+    """
+
+    def __init__(self, num_classes: int = 10, shape: Sequence[int] | None = None, *, grid: int = 4) -> None:
+        super().__init__()
+        for name, value, least in (("num_classes", num_classes, 2), ("grid", grid, 1)):
+            if value < least:
+                raise InputError(f"Passed `{name}={value}`. `{name}` must be at least {least}.")
+        if shape is not None and len(shape) not in (1, 3):
+            raise InputError(f"Passed `shape={tuple(shape)}`. It must be (D,) or (channels, height, width).")
+        self.num_classes = num_classes
+        self.grid = grid
+        self.weight: nn.Parameter | None = None
+        self.bias: nn.Parameter | None = None
+        if shape is not None:
+            fields = [min(side, grid) for side in shape[1:]]
+            self.weight = nn.Parameter(torch.zeros(num_classes, torch.Size([shape[0], *fields]).numel()))
+            self.bias = nn.Parameter(torch.zeros(num_classes))
+
+    def sized(self, shape: Sequence[int]) -> Self:
+        """A goodness of the same kind with weights of its own for activities ``(B, *shape)``."""
+        return type(self)(self.num_classes, shape, grid=self.grid)
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Goodness of every class, ``(B, C)``."""
+        if self.weight is None or self.bias is None:
+            raise InputError(
+                f"Called a `{type(self).__name__}` without weights. Pass `shape`, or let a network size it."
+            )
+        with torch.autocast(h.device.type, enabled=False):
+            x = self.weighed(h)
+            if x.shape[1] != self.weight.shape[1]:
+                raise InputError(
+                    f"Passed activities of shape {tuple(h.shape)}, which make {x.shape[1]} values to weigh. The "
+                    f"goodness was built for {self.weight.shape[1]}."
+                )
+            return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+
+    @abstractmethod
+    def weighed(self, h: Tensor) -> Tensor:
+        """What the weights are applied to, ``(B, D')``, at least float32."""
+
+    def pooled(self, h: Tensor) -> Tensor:
+        """Means over the fields of the grid, brought to mean square 1, ``(B, D')``, at least float32."""
+        if h.dim() == 4:
+            h = F.adaptive_avg_pool2d(h, (min(h.shape[2], self.grid), min(h.shape[3], self.grid)))
+        u = h.flatten(1).to(accumulation_dtype(h))
+        return F.rms_norm(u, u.shape[-1:])
+
+
+class WeightedEnergy(_Weighted):
+    """A class's goodness is the weighted energy of the activities that answer to it.
+
+    ``G(c) = Σ_j W[c, j] N(u)_j² + b[c]``, where ``u`` are the activities, averaged over the fields of a grid, and ``N``
+    brings them to mean square 1. One matrix product scores all classes; the length of the activities does not matter.
+
+    Args:
+        num_classes: see :class:`ProjectedActivity`.
+        shape: see :class:`ProjectedActivity`.
+        grid: see :class:`ProjectedActivity`.
+
+    Shape:
+        - Input: ``(B, *shape)``.
+        - Output: ``(B, num_classes)``, float32.
+
+    >>> WeightedEnergy(3, (4, 8, 8), grid=2)(torch.ones(1, 4, 8, 8))
+    tensor([[0., 0., 0.]], grad_fn=<AddmmBackward0>)
+    """
+
+    def weighed(self, h: Tensor) -> Tensor:  # noqa: D102
+        return self.pooled(h).square()
+
+
+class ProjectedActivity(_Weighted):
+    """Goodness of the classes by a projection matrix of the block's own (Mono-Forward, arXiv 2501.09238).
+
+    ``G = M u + b``, where ``u`` are the activities, averaged over the fields of a grid and brought to mean square 1.
+
+    Args:
+        num_classes: ``C``, 2 or more.
+        shape: of the activities of one sample: ``(D,)``, or ``(channels, height, width)``. A network fills it in for
+            each of its blocks; see :meth:`sized`.
+        grid: feature maps are averaged over ``grid x grid`` fields; smaller maps are left as they are.
+
+    Shape:
+        - Input: ``(B, *shape)``.
+        - Output: ``(B, num_classes)``, float32.
+    """
+
+    def weighed(self, h: Tensor) -> Tensor:  # noqa: D102
+        return self.pooled(h)
 
 
 def squared_norm(h: Tensor) -> Tensor:

@@ -106,6 +106,36 @@ class MovingThresholdLoss(ContrastiveLoss):
         self.theta.copy_(torch.where(moved.isfinite(), moved, self.theta))  # an overflow in fp16 passes by
 
 
+class TwoThresholdLoss(ContrastiveLoss):
+    """Logistic loss with a threshold for each stream and a penalty on activity (SCFF, arXiv 2409.11593).
+
+    ``softplus(θ+ - g_pos) + softplus(g_neg - θ-) + penalty * |g_pos|``, where ``|g_pos|`` is the Euclidean length
+    over the positions of a sample, as in the authors' code (which the paper writes for one position).
+
+    Args:
+        positive: θ+, what the goodness of positives should exceed; finite.
+        negative: θ-, what that of negatives should stay below; finite.
+        penalty: weight of the activity of positives, not negative.
+
+    >>> round(TwoThresholdLoss(1.0, 3.0)(torch.tensor([1.0]), torch.tensor([3.0])).item(), 4)  # 2 log 2
+    1.3863
+    """
+
+    def __init__(self, positive: float, negative: float, *, penalty: float = 0.0) -> None:
+        super().__init__()
+        for name, value in (("positive", positive), ("negative", negative)):
+            if not math.isfinite(value):
+                raise InputError(f"Passed `TwoThresholdLoss({name}={value})`. `{name}` must be finite.")
+        if not (penalty >= 0 and math.isfinite(penalty)):
+            raise InputError(f"Passed `penalty={penalty}`. `penalty` must be finite and not negative.")
+        self.positive, self.negative, self.penalty = float(positive), float(negative), penalty
+
+    def forward(self, g_pos: Tensor, g_neg: Tensor) -> Tensor:  # noqa: D102
+        contrast = F.softplus(self.positive - g_pos).mean() + F.softplus(g_neg - self.negative).mean()
+        activity: Tensor = torch.linalg.vector_norm(g_pos.reshape(len(g_pos), -1), dim=1)
+        return contrast + self.penalty * activity.mean()
+
+
 class SymBa(ContrastiveLoss):
     """Symmetric pairwise loss ``softplus(-alpha * (g_pos - g_neg))`` (SymBa, arXiv 2303.08418).
 
@@ -142,7 +172,20 @@ class Swish(ContrastiveLoss):
         return F.silu(-self.alpha * (g_pos - g_neg)).mean()
 
 
-class ClassSoftmax(nn.Module):
+class ClassLoss(nn.Module, ABC):
+    """Local loss of a block that gives every class a goodness.
+
+    Shape:
+        - ``g``: ``(B, C)`` goodness of every class; ``labels``: ``(B,)`` int64, the true ones.
+        - Output: scalar.
+    """
+
+    @abstractmethod
+    def forward(self, g: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Loss of the goodness ``g``; whatever is drawn at random is drawn with ``generator``."""
+
+
+class ClassSoftmax(ClassLoss):
     """Local goodness softmax (tier T2): cross-entropy over the goodness of all classes at once.
 
     The infinite-negative limit of a contrast (CwC, arXiv 2312.12668; DeeperForward); strictly local all the
@@ -160,7 +203,8 @@ class ClassSoftmax(nn.Module):
         super().__init__()
         self.scale = positive("scale", scale)
 
-    def forward(self, g: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
+    def forward(self, g: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:  # noqa: D102
+        del generator
         return F.cross_entropy(self.scale * g, labels)
 
 

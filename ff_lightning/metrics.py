@@ -43,6 +43,26 @@ def goodness_gap(g_pos: Tensor, g_neg: Tensor) -> Tensor:
     return g_pos.mean() - g_neg.mean()
 
 
+def margin(g_pos: Tensor, g_neg: Tensor) -> Tensor:
+    """Goodness gap in units of spread, so that blocks can be compared: the d' of signal detection.
+
+    The spread is the root of the mean variance of both streams; constant streams have margin 0.
+
+    Args:
+        g_pos: ``(B, …)`` goodness of positives.
+        g_neg: goodness of negatives, of any shape.
+
+    Returns:
+        Scalar.
+
+    >>> margin(torch.tensor([4.0, 2.0]), torch.tensor([2.0, 0.0]))
+    tensor(2.)
+    """
+    g_pos, g_neg = g_pos.float(), g_neg.float()
+    spread = ((g_pos.var(correction=0) + g_neg.var(correction=0)) / 2).sqrt()
+    return torch.where(spread > 0, goodness_gap(g_pos, g_neg) / spread.clamp_min(1e-30), 0.0)
+
+
 class ExactSums(Metric, ABC):
     """Keeps its sums in the type they were made with, whatever type the module around it is brought to."""
 

@@ -34,6 +34,7 @@ class FFLightningModule(pl.LightningModule):
 
     A task is a subclass. Most need only :meth:`pairs`, which says what the positives and negatives of a batch
     are, and a ``validation_step``. :meth:`local_losses` is the full freedom: yield local losses in any order.
+    A callback with a method ``on_local_step(trainer, pl_module, step)`` is shown every local loss on logged steps.
 
     Args:
         network: the blocks to train.
@@ -118,8 +119,9 @@ class FFLightningModule(pl.LightningModule):
     def generator(self, stream: int = 0) -> torch.Generator:
         """Source of randomness for the current training batch.
 
-        It depends on nothing but the module's seed, the updates done, the batch within an update, the rank and
-        ``stream``: a resumed run draws what an uninterrupted one draws, and ranks draw different numbers.
+        It depends on nothing but the module's seed, the updates done, the batch within an update, the rank's share of
+        the data and ``stream``: a resumed run draws what an uninterrupted one draws, and ranks with different data
+        draw different numbers.
 
         Args:
             stream: tells apart several uses within one batch.
@@ -128,7 +130,9 @@ class FFLightningModule(pl.LightningModule):
             A generator on the module's device.
         """
         batch = self._batch_idx % self.accumulate_batches
-        key = [self.seed, self.global_step, batch, self.global_rank, stream]
+        share = None if self._trainer is None else self.trainer.distributed_sampler_kwargs
+        rank = self.global_rank if share is None else share["rank"]  # layer-parallel ranks have the same data
+        key = [self.seed, self.global_step, batch, rank, stream]
         state = np.random.SeedSequence([part % 2**32 for part in key]).generate_state(1, np.uint64)[0] >> np.uint64(1)
         return torch.Generator(device=self.device).manual_seed(int(state))
 
@@ -143,13 +147,18 @@ class FFLightningModule(pl.LightningModule):
         # as if there had been no stop.
         seed_default_generator(self.generator(stream=-1).initial_seed(), self.device)
         assert self._updates is not None
-        done = self.trainer.global_step
         self._updates.run(
             self._observed(self.local_losses(batch)),
             divisor=self.accumulated_batches(),
             update=(batch_idx + 1) % self.accumulate_batches == 0 or self.trainer.is_last_batch,
-            learning=[done in updates for updates in self._update_ranges],
+            learning=self.learning(),
         )
+
+    def learning(self) -> list[bool]:
+        """Which of the local modules learn at the current update; all of them outside a training."""
+        if not self._update_ranges:
+            return [True] * len(self.local_modules())
+        return [self.trainer.global_step in updates for updates in self._update_ranges]
 
     def accumulated_batches(self) -> int:
         """Batches that share the current update: fewer at the ragged end of an epoch."""
@@ -158,19 +167,31 @@ class FFLightningModule(pl.LightningModule):
         return int(min(self.accumulate_batches, total - first))
 
     def _observed(self, losses: Iterator[LocalStep]) -> Iterator[LocalStep]:
-        """Pass the losses on, and log what they say on the steps that Lightning logs."""
-        logged = self._is_logged()
-        total: Tensor | None = None
+        """Pass the losses on, and log and show what they say on the steps that Lightning logs."""
+        logged = self.is_logged()
+        callbacks = self.trainer.callbacks if logged else []  # type: ignore[attr-defined]
+        watching = [callback for callback in callbacks if hasattr(callback, "on_local_step")]
+        found: list[Tensor] = []
+        values: dict[str, Tensor] = {}
+        waiting = {index for index, learns in enumerate(self.learning()) if learns}
         for step in losses:
-            loss = step.loss.detach()
-            total = loss if total is None else total + loss
+            found.append(step.loss.detach())
             if logged:
-                self._log_block(step, loss)
+                values |= self._block_values(step)
+            for callback in watching:
+                callback.on_local_step(self.trainer, self, step)
             yield step
+            waiting.difference_update(step.blocks)
             del step
-        self._last_loss = total
-        if logged and total is not None:
-            self.log("train/loss", total, prog_bar=True)
+            if not waiting and not self.repeats_blocks and not self.network.stage.elsewhere:
+                break  # nothing above learns yet: do not compute it
+        if logged:
+            parts = self.network.stage.gather((found, values))
+            found = [loss.to(self.device) for part, _ in parts for loss in part]
+            self.log_dict({name: value for _, part in parts for name, value in part.items()})
+        self._last_loss = sum(found[1:], found[0]) if found else None
+        if logged and self._last_loss is not None:
+            self.log("train/loss", self._last_loss, prog_bar=True)
             self._refuse_divergence()
 
     def may_look(self) -> bool:
@@ -178,21 +199,26 @@ class FFLightningModule(pl.LightningModule):
 
         A look makes the host wait for the device; what is missed in between shows in the losses of the next look.
         """
-        return self.device.type == "cpu" or not self.trainer.training or self._is_logged()
+        return self.device.type == "cpu" or not self.trainer.training or self.is_logged()
 
-    def _is_logged(self) -> bool:
+    def is_logged(self) -> bool:
         """Whether Lightning writes the metrics of this batch to the loggers."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0
 
-    def _log_block(self, step: LocalStep, loss: Tensor) -> None:
+    def _block_values(self, step: LocalStep) -> dict[str, Tensor]:
         name = f"block_{step.block}"
-        values = {f"train/loss/{name}": loss}
+        loss = step.loss.detach()
+        values: dict[str, Tensor] = {}
+        if step.below is not None:
+            values = self._block_values(step.below)
+            loss = loss - step.below.loss.detach()
+        values[f"train/loss/{name}"] = loss
         if step.g_pos is not None and step.g_neg is not None:
             threshold = getattr(self.local_modules()[step.block], "threshold", None)
             values[f"train/separation/{name}"] = separation(step.g_pos, step.g_neg, threshold)
             values[f"train/goodness_gap/{name}"] = goodness_gap(step.g_pos, step.g_neg)
-        self.log_dict(values)
+        return values
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """One optimizer a local module, and one scheduler for each if asked for."""
@@ -203,9 +229,14 @@ class FFLightningModule(pl.LightningModule):
         make = self.make_lr_scheduler
         return self.block_optimizers, [self._scheduler(make, optimizer) for optimizer in self.block_optimizers if make]
 
+    def optimizer_of(self, index: int) -> OptimizerCallable:
+        """What builds the optimizer of a local module; the same for all, unless a task says otherwise."""
+        del index
+        return self.make_optimizer
+
     def _optimizer(self, index: int) -> Optimizer:
         try:
-            optimizer = self.make_optimizer(self._block_parameters[index])
+            optimizer = self.optimizer_of(index)(self._block_parameters[index])
         except ValueError as error:
             raise InputError(f"Passed an `optimizer` that cannot be built: {error}.") from error
         for group in optimizer.param_groups:
@@ -280,6 +311,7 @@ class FFLightningModule(pl.LightningModule):
         if stage == "fit":
             self.trainer.accumulate_grad_batches = 1
             self._updates = None
+            self._update_ranges = []
             self.block_optimizers = []
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -291,7 +323,8 @@ class FFLightningModule(pl.LightningModule):
         refuse_non_finite(batch, f"Test batch {batch_idx}")
 
     def _refuse_divergence(self) -> None:
-        if self._last_loss is not None and not bool(torch.isfinite(self._last_loss)):
+        losses = [loss for loss in self.network.stage.gather(self._last_loss) if loss is not None]
+        if not all(bool(torch.isfinite(loss)) for loss in losses):
             raise InputError(
                 f"The local losses are no longer finite at step {self.trainer.global_step}; training stops and no "
                 "checkpoint is written. Lower the learning rate of `optimizer`, or set `clip_norm`."

@@ -149,11 +149,9 @@ class HybridMask:
         """
         device = generator.device
         mask = (torch.rand((shape[0], 1, *shape[1:]), generator=generator, device=device) > 0.5).float()
-        taps = torch.tensor([0.25, 0.5, 0.25], device=device)
         with torch.autocast(device.type, enabled=False):  # the same masks in every precision
-            for _ in range(self.blurs):
-                mask = F.conv2d(F.pad(mask, (1, 1, 0, 0), mode="replicate"), taps.view(1, 1, 1, 3))
-                mask = F.conv2d(F.pad(mask, (0, 0, 1, 1), mode="replicate"), taps.view(1, 1, 3, 1))
+            rows, columns = (blurring(size, self.blurs, device) for size in shape[1:])
+            mask = rows @ mask @ columns.T
         return mask > 0.5
 
     def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -170,6 +168,35 @@ class HybridMask:
             raise InputError(
                 f"Passed images of shape {tuple(x.shape)}. Hybrid masks need (B, C, H, W) with B at least 2."
             )
-        shift = int(torch.randint(1, x.shape[0], (1,), generator=generator, device=generator.device))
+        shift = other_image(x.shape[0], generator)
         mask = self.mask((x.shape[0], x.shape[2], x.shape[3]), generator)
         return torch.where(mask, x, x.roll(shift, dims=0))
+
+
+def blurring(size: int, times: int, device: torch.device) -> Tensor:
+    """Matrix ``(size, size)`` that blurs a row of values ``times`` times with ``[1/4, 1/2, 1/4]``.
+
+    Beyond an end stands what stands at the end.
+    """
+    eye = torch.eye(size, device=device)
+    once = eye / 2 + (torch.cat([eye[:1], eye[:-1]]) + torch.cat([eye[1:], eye[-1:]])) / 4
+    blur: Tensor = torch.linalg.matrix_power(once, times)
+    return blur
+
+
+def other_image(batch: int, generator: torch.Generator) -> int:
+    """How far to roll a batch so that every image meets another one, all distances equally likely.
+
+    Self-contrast (SCFF, arXiv 2409.11593) pairs every image with itself for a positive and with the one that it meets
+    for a negative; :class:`HybridMask` joins the two.
+
+    Args:
+        batch: number of images, at least 2.
+        generator: source of randomness.
+
+    Returns:
+        From 1 to ``batch - 1``.
+    """
+    if batch < 2:
+        raise InputError(f"Passed a batch of {batch} images. A pair of different images needs at least 2.")
+    return int(torch.randint(1, batch, (1,), generator=generator, device=generator.device))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ff_lightning.distributed import mean_over_ranks
 from ff_lightning.errors import InputError
@@ -48,6 +49,54 @@ class UnitRMS(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:  # noqa: D102
         return h * scale(lengths(h) * h.shape[1:].numel() ** -0.5, self.eps, h.dtype)
+
+
+class Standardise(nn.Module):
+    """Bring every sample to mean 0 and variance 1 over all but the first dimension.
+
+    Args:
+        eps: added to the variance, so that silence stays silence.
+
+    Shape:
+        ``(B, …)`` to ``(B, …)``, the dtype and the memory format kept; accumulated in at least float32.
+    """
+
+    def __init__(self, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, h: Tensor) -> Tensor:  # noqa: D102
+        rows = h.movedim(1, -1)  # of channels-last maps a contiguous view
+        return F.layer_norm(rows, rows.shape[1:], eps=self.eps).to(h.dtype).movedim(-1, 1)
+
+
+class GroupStandard(nn.Module):
+    """Bring every group of channels of a sample to mean 0 and variance 1: group norm without parameters.
+
+    With one group a class, what is passed on no longer tells the mean activity of a group, which is its goodness
+    (DeeperForward, Sun et al. 2025, OpenReview kOYnXVQCtA).
+
+    Args:
+        num_groups: must divide the number of channels.
+        eps: added to the variance.
+
+    Shape:
+        ``(B, C, …)`` to ``(B, C, …)``.
+    """
+
+    def __init__(self, num_groups: int = 10, *, eps: float = 1e-5) -> None:
+        super().__init__()
+        if num_groups < 1:
+            raise InputError(f"Passed `num_groups={num_groups}`. `num_groups` must be at least 1.")
+        self.num_groups = num_groups
+        self.eps = eps
+
+    def forward(self, h: Tensor) -> Tensor:  # noqa: D102
+        if h.shape[1] % self.num_groups:
+            raise InputError(
+                f"Passed activities with {h.shape[1]} channels. `num_groups={self.num_groups}` must divide it."
+            )
+        return nn.functional.group_norm(h, self.num_groups, eps=self.eps)
 
 
 class PeerNormalisation(nn.Module):

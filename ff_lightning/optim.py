@@ -20,9 +20,10 @@ from ff_lightning.schedules import HoldThenDecay
 
 
 class HiddenMatrix(nn.Parameter):
-    """A weight matrix ``(out, in)`` that maps hidden activities to hidden activities.
+    """A weight matrix ``(out, in)`` that maps hidden activities to hidden activities, or a bank of filters.
 
-    It behaves as any parameter; the mark survives ``copy.deepcopy`` and pickling.
+    Filters ``(out, in, height, width)`` count as the matrix ``(out, in * height * width)``. It behaves as any
+    parameter; the mark survives ``copy.deepcopy`` and pickling.
 
     >>> type(HiddenMatrix(torch.zeros(2, 3))).__name__
     'HiddenMatrix'
@@ -111,8 +112,8 @@ class MuonAdamW(Optimizer):
         if not state:
             state["momentum"] = torch.zeros_like(grad)
         average = state["momentum"].lerp_(grad, 1 - group["momentum"])
-        update = orthogonalised(grad.lerp(average, group["momentum"]))
-        p.add_(update, alpha=-group["lr"] * math.sqrt(max(1, p.shape[0] / p.shape[1])))
+        update = orthogonalised(grad.lerp(average, group["momentum"]).flatten(1))
+        p.add_(update.view(p.shape), alpha=-group["lr"] * math.sqrt(max(1, update.shape[0] / update.shape[1])))
 
     @staticmethod
     def _adamw(p: Tensor, grad: Tensor, state: dict[str, Tensor], group: dict[str, Any]) -> None:

@@ -8,6 +8,8 @@ of the block's updates; :class:`HoldThenDecay` is one that needs no step count i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -77,15 +79,37 @@ class Staggered(Schedule):
 
 
 class Greedy(Schedule):
-    """One block after the other, each for an equal share of the training. Arguments: see :class:`Schedule`.
+    """One block after the other.
+
+    A task whose readout learns counts it as one more block, the last.
+
+    Args:
+        shares: lengths of the blocks' times relative to each other, such as epochs; equal by default. A single block,
+            such as a twin, has all the time whatever they are.
+        depth_decay: see :class:`Schedule`.
 
     >>> Greedy().windows(2)
     [(0.0, 0.5), (0.5, 1.0)]
+    >>> Greedy([3, 1]).windows(2)
+    [(0.0, 0.75), (0.75, 1.0)]
     """
 
+    def __init__(self, shares: Sequence[float] | None = None, *, depth_decay: float = 1.0) -> None:
+        super().__init__(depth_decay=depth_decay)
+        if shares is not None and (not shares or not all(share > 0 for share in shares)):
+            raise InputError(f"Passed `shares={list(shares)}`. `shares` needs one positive number a block.")
+        self.shares = shares
+
     def windows(self, depth: int) -> list[tuple[float, float]]:
-        """Equal shares; see :class:`Schedule`."""
-        return [(index / depth, (index + 1) / depth) for index in range(depth)]
+        """Shares side by side; see :class:`Schedule`."""
+        shares = [1.0] * depth if self.shares is None or depth == 1 else self.shares
+        if len(shares) != depth:
+            raise InputError(
+                f"Passed `shares={list(shares)}` for {depth} blocks, a readout that learns counted among them. "
+                "`shares` needs one number a block."
+            )
+        *_, whole = sums = list(accumulate(shares))
+        return list(pairwise([0.0, *(end / whole for end in sums)]))
 
 
 def update_ranges(schedule: Schedule, depth: int, total: int | None) -> list[range]:

@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 
 from ff_lightning.blocks import LocalStep
 from ff_lightning.errors import InputError
+from ff_lightning.strategies import LayerParallelStrategy
 
 if TYPE_CHECKING:
     from ff_lightning.module import FFLightningModule
@@ -45,7 +46,7 @@ class GradientSync(Protocol):
 
 
 class NoSync:
-    """One process: nothing to average."""
+    """One process trains a block: nothing to average."""
 
     overlaps = False
 
@@ -107,7 +108,7 @@ def gradient_sync(strategy: Strategy) -> GradientSync:
     Raises:
         InputError: the strategy cannot train blocks one by one; the message names what to use.
     """
-    if isinstance(strategy, SingleDeviceStrategy):
+    if isinstance(strategy, (SingleDeviceStrategy, LayerParallelStrategy)):
         return NoSync()
     if isinstance(strategy, DDPStrategy):
         if strategy._ddp_kwargs.get("static_graph"):
@@ -120,6 +121,14 @@ def gradient_sync(strategy: Strategy) -> GradientSync:
         f"Passed `strategy={type(strategy).__name__}`. Block-wise updates are proved for one device and for the DDP "
         "strategies; use `strategy='auto'` with `devices=1`, or `strategy='ddp'`."
     )
+
+
+def merged(parts: Gradients) -> list[list[Tensor | None]]:
+    """Gradients of one network whose blocks each have theirs in one of the parts, and ``None`` in the others."""
+    return [
+        [next((gradient for gradient in found if gradient is not None), None) for found in zip(*block, strict=True)]
+        for block in zip(*parts, strict=True)
+    ]
 
 
 class BlockUpdates:
@@ -150,11 +159,13 @@ class BlockUpdates:
             learning: for every local module, whether it learns now.
         """
         if self.module.update == "fused":
-            self._fused_backward([step for step in losses if learning[step.block]], divisor, update)
+            self._fused_backward([step for step in losses if learns(step, learning)], divisor, update)
         else:
             self._streamed_backward(losses, divisor, update, learning)
         if update:
             self._finish()
+            elsewhere = self.module.network.stage.elsewhere  # their learning rates are kept in step here
+            self.touched.update(index for index in elsewhere if learning[index])
             self._end_update()
         self.accumulating = not update
 
@@ -166,6 +177,9 @@ class BlockUpdates:
         if not self.accumulating:
             return None
         own = [[None if p.grad is None else p.grad.cpu() for p in block] for block in self.parameters]
+        stage = self.module.network.stage
+        if stage.elsewhere:
+            return [merged(stage.gather(own))]
         everyone: Gradients = [own]
         if dist.is_initialized() and dist.get_world_size() > 1:
             everyone = [[] for _ in range(dist.get_world_size())]
@@ -174,8 +188,9 @@ class BlockUpdates:
 
     def restore(self, gradients: Gradients) -> None:
         """Take back what :meth:`gradients` gave; on another number of ranks, every rank takes the mean."""
-        rank, ranks = self.module.global_rank, len(gradients)
-        mine = gradients[rank : rank + 1] if ranks == self.trainer.world_size else gradients
+        share = self.trainer.distributed_sampler_kwargs or {"rank": 0, "num_replicas": 1}
+        same = len(gradients) == share["num_replicas"]
+        mine = gradients[share["rank"] : share["rank"] + 1] if same else gradients
         for block, *blocks in zip(self.parameters, *mine, strict=True):
             for parameter, *found in zip(block, *blocks, strict=True):
                 there = [gradient for gradient in found if gradient is not None]
@@ -189,11 +204,12 @@ class BlockUpdates:
     ) -> None:
         for step in losses:
             self._finish()
-            if learning[step.block]:
+            if learns(step, learning):
                 with self.sync.backward():
                     self.module.manual_backward(step.loss / divisor)
-                if update:
-                    self._launch(step.block)
+                for index in step.blocks if update else ():
+                    self._finish()
+                    self._launch(index)
             del step  # its graph must not outlive it: the next loss is computed before the name is bound again
 
     def _fused_backward(self, steps: list[LocalStep], divisor: int, update: bool) -> None:
@@ -201,7 +217,7 @@ class BlockUpdates:
             return
         with self.sync.backward():
             self.module.manual_backward(torch.stack([step.loss for step in steps]).sum() / divisor)
-        for index in sorted({step.block for step in steps}) if update else ():
+        for index in sorted({index for step in steps for index in step.blocks}) if update else ():
             self._finish()
             self._launch(index)
 
@@ -257,3 +273,8 @@ class BlockUpdates:
         counter = self.trainer.strategy._lightning_optimizers[-1]
         counter._on_before_step()
         counter._on_after_step()
+
+
+def learns(step: LocalStep, learning: Sequence[bool]) -> bool:
+    """Whether all modules that a loss trains learn now."""
+    return all(learning[index] for index in step.blocks)

@@ -1,7 +1,8 @@
-"""The benchmarks of memory and of resuming, at a size that takes seconds."""
+"""The benchmarks of memory, of several ranks, of resuming and of convolutional networks, in seconds."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -60,6 +61,33 @@ def test_streamed_memory_does_not_grow_with_depth(benchmark: Any, network: str) 
     assert saved["checkpointed", 9] < saved["backprop", 9]
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "layer_parallel"])
+def test_two_ranks_are_faster_than_one(
+    benchmark: Any, strategy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With sleeping blocks, also on a busy machine; and what is sent is what the strategies promise."""
+    monkeypatch.setenv("PYTHONPATH", str(FOLDER.parents[1]))
+    size = ["--blocks", "2", "--width", "16", "--batch", "8", "--steps", "7", "--sleep", "0.3", "--sleep-steps", "8"]
+    parallel = benchmark("parallel", "--strategy", strategy, *size)
+    args = parallel.arguments()
+    two = parallel.launch(args, tmp_path, ranks=2)
+    assert parallel.step_seconds(two, "sleep") < 0.75 * args.blocks * args.sleep, "one rank cannot take less than all"
+    block = 4 * (16 * 16 + 16)
+    expected = {
+        # A block's gradients; and of Lightning's question whether to stop, 8 bytes a step.
+        "ddp": {"collectives_per_step": 3, "messages_per_step": 0, "bytes_per_step": 2 * block + 8},
+        # An envelope, and 16 rows of activities.
+        "layer_parallel": {"collectives_per_step": 0, "messages_per_step": 2, "bytes_per_step": 8192 + 4 * 16 * 16},
+    }
+    assert parallel.traffic(two, args.steps) == expected[strategy]
+
+
+def test_bubbles_of_pipelines_trained_by_backprop(benchmark: Any) -> None:
+    parallel = benchmark("parallel")
+    assert parallel.bubbles(2)["gpipe_bubble"] == {"1": 0.5, "4": 0.2, "16": 0.059}
+    assert parallel.bubbles(4)["one_f_one_b_bubble"]["4"] == round(3 / 7, 3)
+
+
 def test_a_killed_run_resumes_bit_by_bit(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(FOLDER.parents[1]))
     resume = benchmark("resume", "--network", "mlp", "--kills", "1")
@@ -73,3 +101,19 @@ def test_a_difference_of_one_bit_is_found(benchmark: Any) -> None:
     assert not resume.same({"a": [x, 1]}, {"a": [x.nextafter(x + 1), 1]})
     assert not resume.same({"a": x}, {"a": x.double()})
     assert not resume.same({"a": x}, {"a": x, "b": x})
+
+
+@pytest.mark.parametrize(("tier", "twin"), [("T1", True), ("T3", False)])
+@pytest.mark.filterwarnings("ignore")
+def test_convolutional_networks_are_compared_with_their_twins(
+    benchmark: Any, capsys: pytest.CaptureFixture[str], tier: str, twin: bool
+) -> None:
+    few = ["--trainer.max_epochs", "3", *([] if twin else ["--no-twin", "--validation-only"])]
+    benchmark("conv", "--data", "digits", "--tier", tier, "--seed", "0", "1", *few).main()
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert (result["tier"], result["seeds"], len(result["by_seed"])) == (tier, [0, 1], 2)
+    assert all(one["validation"][one["readout"]] == max(one["validation"].values()) > 80 for one in result["by_seed"])
+    assert (result["twin"] is not None) == (result["test_accuracy"] is not None) == twin
+    if twin:
+        assert min(result["twin"], result["test_accuracy"]) > 80
+        assert all(len(one["test_by_block"]) == 3 for one in result["by_seed"])

@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from ff_lightning.blocks import (
     Block,
     BlockStack,
-    ClassBlock,
     Labelled,
     LocalStep,
     Signal,
     refuse_shared_parameters,
 )
+from ff_lightning.class_blocks import ClassBlock
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import ChannelGroups, MeanActivity, MeanOfSquares, SumOfSquares
 from ff_lightning.losses import ClassSoftmax, MovingThresholdLoss, SymBa, ThresholdLoss

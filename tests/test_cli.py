@@ -33,6 +33,7 @@ def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("args", "says"),
     [
         (["--model.network.widhts", "[9]"], "Option 'widhts' is not accepted; did you mean 'widths'?"),
+        (["--trianer.max_epochs", "9"], "arguments: --trianer.max_epochs; did you mean 'trainer.max_epochs'? 9"),
         (["--data.batch_sise", "9"], "Option 'batch_sise' is not accepted; did you mean 'batch_size'?"),
         (
             ["--data.batch_size", "many"],
@@ -104,8 +105,8 @@ def test_errors_name_the_place_and_drop_the_configuration() -> None:
 
 
 def test_a_call_without_a_known_subcommand_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "{fit,validate,test,predict,generate}" in error_of(capsys)
-    assert "'fit', 'validate', 'test', 'predict', 'generate'" in error_of(capsys, "tune")
+    assert "{fit,validate,test,predict,generate" in error_of(capsys)
+    assert "'fit', 'validate', 'test', 'predict', 'generate', 'export', 'report'" in error_of(capsys, "tune")
 
 
 def test_fit_keeps_the_run_in_a_folder_named_after_its_recipe(capsys: pytest.CaptureFixture[str]) -> None:
@@ -242,7 +243,7 @@ def test_a_callback_that_a_recipe_brings_takes_the_place_of_the_usual_one(capsys
 @pytest.mark.parametrize(
     ("args", "present", "absent"),
     [
-        (["--help"], ["fit", "validate", "test", "predict", "generate"], ["tune"]),
+        (["--help"], ["fit", "validate", "test", "predict", "generate", "export"], ["tune"]),
         (["fit", "--help"], ["--model", "ff_lightning.data.ImageDataModule", "--best.monitor"], ["auto_lr_find"]),
         (
             ["fit", "--model.help", "ff_lightning.FFClassifier"],

@@ -12,12 +12,13 @@ from pathlib import Path
 from pydoc_data.topics import topics
 
 import pytest
+from PIL import Image
 
 from ff_lightning.cli import main
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-NEEDS_DATA = re.compile("mnist|fashion|shakespeare|aesop|novels|gutenberg")
+NEEDS_DATA = re.compile("mnist|fashion|cifar|shakespeare|aesop|novels|gutenberg")
 """Recipes and names of texts that a machine may not have."""
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -63,16 +64,19 @@ def test_commands_run(
     folder.mkdir(exist_ok=True)
     if not (folder / "recipes").exists():
         (folder / "recipes").symlink_to(ROOT / "recipes")
-        (folder / "my_text.txt").write_text("".join(topics[name] for name in sorted(topics)[:20]))  # the reader's own
+        # The reader's own.
+        (folder / "my_text.txt").write_text("".join(topics[name] for name in sorted(topics)[:20]))
+        (folder / "my_pictures").mkdir()
+        Image.new("L", (40, 50), 99).save(folder / "my_pictures" / "four.png")
     monkeypatch.chdir(folder)
     words = shlex.split(command)[1:]
-    if words[0] in ("fit", "test", "validate", "predict"):
+    if words[0] in ("fit", "test", "validate", "predict") and "--folder" not in words:
         keep = [word for word in words if word.endswith(".yaml")]
         stems = "-".join(Path(word).stem for word in keep)
         words += ["--config", "recipes/with/smoke.yaml"]
         if "--trainer.default_root_dir" not in words:
             words += ["--trainer.default_root_dir", f"runs/{stems}"]
-    if re.search("ddp|wandb", command):  # these leave traces in a process
+    if re.search("ddp|parallel|wandb", command):  # these leave traces in a process
         done = subprocess.run(
             [sys.executable, "-m", "ff_lightning", *words], env=os.environ, capture_output=True, text=True
         )

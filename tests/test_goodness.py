@@ -14,11 +14,14 @@ from ff_lightning.goodness import (
     Goodness,
     MeanActivity,
     MeanOfSquares,
+    ProjectedActivity,
+    RectifiedEnergy,
     SumOfSquares,
+    WeightedEnergy,
     accumulation_dtype,
     squared_norm,
 )
-from tests import references
+from tests import references, references_conv, references_scff
 
 REDUCED = [
     pytest.param(SumOfSquares, references.sum_of_squares, id="sum_of_squares"),
@@ -78,6 +81,17 @@ def test_channel_groups_equal_the_reference(of: Goodness | None, reference: Refe
     # Channels come first, so a group of channels is one slice of the flattened maps.
     expected = [references.channel_groups(row, 3, reference) for row in h.flatten(1).tolist()]
     torch.testing.assert_close(g, torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("shape", [(3, 6), (3, 6, 2, 4)])
+def test_rectified_energy_equals_the_reference_at_every_position(shape: tuple[int, ...]) -> None:
+    z = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    g = RectifiedEnergy()(z)
+    assert g.shape == (3, *shape[2:])
+    columns = z.movedim(1, -1).reshape(-1, 6).tolist()
+    assert g.flatten().tolist() == pytest.approx([references_scff.rectified_energy(column) for column in columns])
+    g.sum().backward()
+    torch.testing.assert_close(z.grad, 2 * z.detach().relu() / 6)
 
 
 @pytest.mark.parametrize("shape", [(5,), (3, 4), (2, 3, 4), (2, 0)])
@@ -143,7 +157,9 @@ def test_under_autocast_the_goodness_of_a_layer_is_the_float32_goodness_of_its_a
     torch.testing.assert_close(g, h.double().square().sum(1).float())
 
 
-@pytest.mark.parametrize("goodness", [SumOfSquares(), MeanOfSquares(), MeanActivity(), ChannelGroups(2)])
+@pytest.mark.parametrize(
+    "goodness", [SumOfSquares(), MeanOfSquares(), MeanActivity(), ChannelGroups(2), RectifiedEnergy()]
+)
 def test_float64_stays_float64(goodness: Goodness) -> None:
     assert goodness(activities(2, 4)).dtype == torch.float64
 
@@ -184,3 +200,51 @@ def test_input_that_cannot_work_is_named(make: Callable[[], object], message: st
     with pytest.raises(InputError) as error:
         make()
     assert str(error.value) == message
+
+
+WEIGHTED = [
+    pytest.param(WeightedEnergy, references_conv.weighted_energy, id="energy"),
+    pytest.param(ProjectedActivity, references_conv.projected_activity, id="projection"),
+]
+
+
+@pytest.mark.parametrize(("kind", "reference"), WEIGHTED)
+@pytest.mark.parametrize(("shape", "grid"), [((3, 4, 6), 2), ((2, 3, 3), 4), ((5,), 4)])
+def test_weighted_goodness_equals_the_reference(
+    kind: type[WeightedEnergy], reference: Callable[..., list[float]], shape: tuple[int, ...], grid: int
+) -> None:
+    goodness = kind(4, grid=grid).sized(shape).double()
+    h = activities(3, *shape)
+    assert not goodness(h).any()
+    torch.manual_seed(1)
+    for parameter in goodness.parameters():
+        nn.init.normal_(parameter)
+    maps = (h if h.dim() == 4 else h.view(3, -1, 1, 1)).tolist()
+    expected = [reference(sample, goodness.weight.tolist(), goodness.bias.tolist(), grid) for sample in maps]
+    torch.testing.assert_close(goodness(h), torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(goodness(7 * h), goodness(h))
+    assert kind(4, shape)(h.detach().bfloat16()).dtype == torch.float32
+
+
+def test_weighted_goodness_has_weights_for_one_shape() -> None:
+    template = WeightedEnergy(10, grid=2)
+    assert not list(template.parameters())
+    with pytest.raises(InputError, match=r"without weights. Pass `shape`, or let a network size it"):
+        template(activities(2, 3, 4, 4))
+    first, second = template.sized((3, 4, 4)), template.sized((3, 4, 4))
+    assert first.weight is not second.weight
+    assert first.weight.shape == (10, 12)
+    with pytest.raises(InputError, match=r"which make 8 values to weigh\. The goodness was built for 12"):
+        first(activities(2, 2, 4, 4))
+    for arguments in ((1,), (10, (3, 4))):
+        with pytest.raises(InputError, match=r"Passed `(num_classes|shape)="):
+            WeightedEnergy(*arguments)
+    with pytest.raises(InputError, match="Passed `grid=0`"):
+        WeightedEnergy(grid=0)
+
+
+def test_a_goodness_without_weights_is_sized_by_a_copy() -> None:
+    groups = ChannelGroups(2, MeanActivity())
+    copied = groups.sized((4, 8, 8))
+    assert copied is not groups
+    assert (copied.num_classes, type(copied.of)) == (2, MeanActivity)

@@ -14,8 +14,9 @@ ROOT = Path(ff_lightning.__file__).parent
 
 LEVELS = {
     0: {
-        *("errors", "distributed", "goodness", "losses", "normalization", "negatives", "schedules"),
-        *("batches", "blocks", "readouts", "networks", "language", "optim", "generation", "rollouts"),
+        *("errors", "distributed", "stages", "goodness", "losses", "normalization", "negatives", "schedules"),
+        *("batches", "blocks", "readouts", "early_exit", "networks", "language", "optim", "generation", "rollouts"),
+        *("class_blocks", "class_losses"),
     },
     1: {"metrics", "floors", "frozen", "samples"},
     2: {
@@ -27,8 +28,20 @@ LEVELS = {
         "callbacks",
         "strategies",
         "checkpoints",
+        "records",
     },  # "" is the package's `__init__`
-    3: {"cli", "cli_errors", "cli_generate", "cli_recipes", "__main__"},
+    3: {
+        "cli",
+        "cli_errors",
+        "cli_export",
+        "cli_generate",
+        "cli_models",
+        "cli_predict",
+        "cli_recipes",
+        "cli_report",
+        "report",
+        "__main__",
+    },
 }
 LEVEL_OF = {part: level for level, parts in LEVELS.items() for part in parts}
 
@@ -39,14 +52,18 @@ KNOWS = {
     "errors": set(),
     "distributed": {"errors"},
     **dict.fromkeys(PARTS, GROUND),
+    "stages": {"errors"},
     "batches": GROUND,
-    "blocks": GROUND | PARTS,
+    "blocks": GROUND | PARTS | {"class_blocks", "stages"},  # of the former for its types alone
     "language": GROUND,
+    "class_losses": GROUND | {"language", "losses"},
+    "class_blocks": GROUND | PARTS | {"blocks"},
     "optim": GROUND | {"schedules"},
-    "networks": GROUND | PARTS | {"blocks", "networks", "language", "optim"},
+    "networks": GROUND | PARTS | {"blocks", "class_blocks", "class_losses", "networks", "language", "optim"},
     "generation": GROUND | {"language", "networks"},
     "rollouts": GROUND | {"generation", "networks"},
-    "readouts": GROUND | PARTS | {"blocks"},
+    "readouts": GROUND | PARTS | {"blocks", "class_blocks"},
+    "early_exit": GROUND | {"blocks", "class_blocks", "readouts"},
 }
 LIBRARIES = {0: {"torch"}, 1: {"torch", "torchmetrics"}}
 DATA_ONLY = {"datasets", "tiktoken", "sklearn"}

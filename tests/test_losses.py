@@ -18,9 +18,10 @@ from ff_lightning.losses import (
     Swish,
     SymBa,
     ThresholdLoss,
+    TwoThresholdLoss,
     positive,
 )
-from tests import references
+from tests import references, references_scff
 
 
 def moved_to(theta: float, **kwargs: float) -> MovingThresholdLoss:
@@ -47,7 +48,14 @@ PAIRED = [
     pytest.param(SymBa(0.5), lambda p, n: references.symba(p, n, 0.5), id="gentle_symba"),
     pytest.param(Swish(), lambda p, n: references.swish(p, n, 6.0), id="swish"),
 ]
-MONOTONE = [ThresholdLoss(2.0), ThresholdLoss(-1.0, scale=0.1), moved_to(3.0), SymBa(), SymBa(0.2)]
+MONOTONE = [
+    ThresholdLoss(2.0),
+    ThresholdLoss(-1.0, scale=0.1),
+    moved_to(3.0),
+    SymBa(),
+    SymBa(0.2),
+    TwoThresholdLoss(1.0, 2.0),
+]
 
 
 @pytest.mark.parametrize(("loss", "reference"), PAIRED)
@@ -65,6 +73,29 @@ def test_equals_the_reference_with_its_gradient(
     assert value.item() == pytest.approx(reference(*rows), rel=1e-8)
     assert g_pos.grad.flatten().tolist() == pytest.approx(expected[0], rel=1e-5, abs=1e-8)
     assert g_neg.grad.flatten().tolist() == pytest.approx(expected[1], rel=1e-5, abs=1e-8)
+
+
+@pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 3), (2, 2, 3)])
+def test_two_thresholds_equal_the_reference_with_its_gradient(shape: tuple[int, ...]) -> None:
+    g_pos, g_neg = goodness_pair(*shape)
+    value = TwoThresholdLoss(1.5, -0.25, penalty=0.5)(g_pos, g_neg)
+    value.backward()
+    (positives, negatives), length = (g.reshape(shape[0], -1).tolist() for g in (g_pos, g_neg)), shape[0]
+
+    def loss(rows: list[list[float]]) -> float:
+        return references_scff.two_threshold_loss(rows[:length], rows[length:], 1.5, -0.25, 0.5)
+
+    expected = references.numerical_gradient(loss, [*positives, *negatives])
+    assert value.item() == pytest.approx(loss([*positives, *negatives]), rel=1e-8)
+    found = [*g_pos.grad.reshape(length, -1).tolist(), *g_neg.grad.reshape(length, -1).tolist()]
+    for mine, theirs in zip(found, expected, strict=True):
+        assert mine == pytest.approx(theirs, rel=1e-5, abs=1e-8)
+
+
+def test_silent_positives_have_a_gradient() -> None:
+    g_pos = torch.zeros(2, 3, requires_grad=True)
+    TwoThresholdLoss(1.0, 1.0, penalty=1.0)(g_pos, torch.zeros(2, 3)).backward()
+    assert g_pos.grad.isfinite().all()
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.25])
@@ -229,6 +260,12 @@ def test_copies_of_a_moving_threshold_move_apart() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: TwoThresholdLoss(math.inf, 0), "Passed `TwoThresholdLoss(positive=inf)`. `positive` must be finite."),
+        (lambda: TwoThresholdLoss(0, math.nan), "Passed `TwoThresholdLoss(negative=nan)`. `negative` must be finite."),
+        (
+            lambda: TwoThresholdLoss(0, 1, penalty=-1.0),
+            "Passed `penalty=-1.0`. `penalty` must be finite and not negative.",
+        ),
         (lambda: ThresholdLoss(math.inf), "Passed `ThresholdLoss(threshold=inf)`. `threshold` must be finite."),
         (lambda: ThresholdLoss(math.nan), "Passed `ThresholdLoss(threshold=nan)`. `threshold` must be finite."),
         (lambda: ThresholdLoss(scale=0), "Passed `scale=0`. `scale` must be a positive, finite number."),

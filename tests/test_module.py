@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import BinaryAUROC
 
 import ff_lightning as ff
-from ff_lightning.blocks import BlockStack, ClassBlock, Signal
+from ff_lightning.blocks import BlockStack, Signal
+from ff_lightning.class_blocks import ClassBlock
 from ff_lightning.data import ImageDataModule
 from ff_lightning.goodness import ChannelGroups
 from ff_lightning.losses import ClassSoftmax, MovingThresholdLoss, SymBa

@@ -15,6 +15,7 @@ from ff_lightning.negatives import (
     Judge,
     LabelNegatives,
     UniformWrongLabel,
+    other_image,
     overlay_labels,
 )
 from tests import references
@@ -218,9 +219,21 @@ def test_hybrids_of_digits_keep_dtype_and_shape_and_are_reproducible() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+def test_an_image_never_meets_itself_and_meets_all_others_alike() -> None:
+    generator = seeded()
+    drawn = [other_image(5, generator) for _ in range(2000)]
+    counts = [drawn.count(shift) for shift in range(6)]
+    assert counts[0] == counts[5] == 0
+    assert references.chi_square(counts[1:5], [500.0] * 4) < RARE[3]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (
+            lambda: other_image(1, seeded()),
+            "Passed a batch of 1 images. A pair of different images needs at least 2.",
+        ),
         (
             lambda: overlay_labels(torch.zeros(2, 10), torch.zeros(2, dtype=torch.long), 10),
             "Passed images of 10 pixels with `num_classes=10`. The overlay needs more pixels than classes.",

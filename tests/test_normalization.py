@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ff_lightning.errors import InputError
-from ff_lightning.normalization import PeerNormalisation, UnitLength, UnitRMS
-from tests import references
+from ff_lightning.normalization import GroupStandard, PeerNormalisation, Standardise, UnitLength, UnitRMS
+from tests import references, references_scff
 
 NORMS = [
     pytest.param(UnitLength(), references.unit_length, id="unit_length"),
     pytest.param(UnitRMS(), references.unit_rms, id="unit_rms"),
+    pytest.param(Standardise(), references_scff.standardised, id="standardise"),
 ]
 BOTH = [pytest.param(UnitLength(), id="unit_length"), pytest.param(UnitRMS(), id="unit_rms")]
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
@@ -116,6 +117,20 @@ def test_silence_gives_a_finite_gradient(norm: nn.Module, dtype: torch.dtype) ->
 # Peer normalisation --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_standardised_maps_keep_dtype_and_layout(dtype: torch.dtype, layout: torch.memory_format) -> None:
+    h = 3 + 2 * activities(4, 6, 5, 7).to(dtype).contiguous(memory_format=layout)
+    normed = Standardise()(h)
+    assert normed.dtype == dtype
+    if layout == torch.channels_last:
+        assert normed.is_contiguous(memory_format=layout)
+    rows = normed.double().flatten(1)
+    torch.testing.assert_close(rows.mean(1), torch.zeros(4).double(), rtol=0, atol=1e-2)
+    torch.testing.assert_close(rows.var(1, correction=0), torch.ones(4).double(), rtol=1e-2, atol=0)
+    assert torch.equal(Standardise()(torch.zeros(1, 3, dtype=dtype)), torch.zeros(1, 3, dtype=dtype))
+
+
 @pytest.mark.parametrize(("momentum", "weight"), [(0.9, 0.03), (0.0, 1.0), (0.5, 2.0)])
 def test_peer_normalisation_follows_the_reference(momentum: float, weight: float) -> None:
     peer = PeerNormalisation(5, weight=weight, momentum=momentum).double()
@@ -193,3 +208,15 @@ def test_input_that_cannot_work_is_named(make: Callable[[], object], message: st
     with pytest.raises(InputError) as error:
         make()
     assert str(error.value) == message
+
+
+def test_groups_are_brought_to_mean_0_and_variance_1() -> None:
+    h = torch.randn(3, 6, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 5 + 2
+    groups = GroupStandard(2)(h).view(3, 2, -1)
+    torch.testing.assert_close(groups.mean(-1), torch.zeros(3, 2, dtype=torch.float64), atol=1e-12, rtol=0)
+    torch.testing.assert_close(groups.var(-1, unbiased=False), torch.ones(3, 2, dtype=torch.float64), atol=1e-5, rtol=0)
+    assert not list(GroupStandard().parameters())
+    with pytest.raises(InputError, match="`num_groups=4` must divide it"):
+        GroupStandard(4)(h)
+    with pytest.raises(InputError, match="Passed `num_groups=0`"):
+        GroupStandard(0)

@@ -47,6 +47,16 @@ def test_hidden_matrices_move_as_under_torchs_muon() -> None:
     torch.testing.assert_close(ended, reference, atol=1e-2, rtol=1e-2)  # five iterations in bfloat16
 
 
+def test_filters_move_as_the_matrix_of_their_rows() -> None:
+    torch.manual_seed(0)
+    filters = torch.randn(8, 2, 3, 3)
+    flat, deep = HiddenMatrix(filters.flatten(1)), HiddenMatrix(filters.to(memory_format=torch.channels_last))
+    for p, shape in ((flat, (8, 18)), (deep, (8, 2, 3, 3))):
+        (moved,) = walk(MuonAdamW([p], muon_lr=0.1), [p], steps=1)
+        assert moved.shape == shape
+    torch.testing.assert_close(deep.flatten(1), flat)
+
+
 @pytest.mark.parametrize("shape", [(8, 8), (20, 6), (6, 20)])
 def test_orthogonalised(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)

@@ -7,13 +7,24 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from ff_lightning.blocks import Labelled
+from ff_lightning.blocks import Block, BlockStack, Labelled
+from ff_lightning.class_blocks import ClassBlock
 from ff_lightning.errors import InputError
-from ff_lightning.networks import MLP
-from ff_lightning.readouts import GoodnessReadout, LinearReadout, label_goodness
-from tests import references
+from ff_lightning.goodness import ChannelGroups, MeanOfSquares
+from ff_lightning.losses import ClassSoftmax, SymBa
+from ff_lightning.networks import MLP, ConvNet, DenseReLU
+from ff_lightning.readouts import (
+    ChosenBlocks,
+    GoodnessReadout,
+    LastBlock,
+    LinearReadout,
+    MeanLogProbability,
+    label_goodness,
+)
+from tests import references, references_scff
 from tests.training import digits
 
 IMAGES, CLASSES = digits(9, torch.float64)
@@ -81,6 +92,59 @@ def test_goodness_readout_sums_the_blocks_it_reads(first_block: int) -> None:
     assert GoodnessReadout().local_loss(stack, IMAGES, CLASSES) is None
 
 
+@pytest.mark.parametrize("at_once", [1, 30, 45, 10_000])
+def test_a_sweep_in_parts_gives_the_same_and_keeps_few_rows_alive(
+    at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = network()
+    whole = label_goodness(stack, IMAGES, 10)
+    rows: list[int] = []
+    stack[1].layer.register_forward_hook(lambda _module, _x, h: rows.append(h.shape[0]))
+    monkeypatch.setattr("ff_lightning.readouts.SWEPT_AT_ONCE", at_once)
+    torch.testing.assert_close(label_goodness(stack, IMAGES, 10), whole, rtol=1e-12, atol=0)
+    assert max(rows) <= max(at_once, 10)
+    assert sum(rows) == 90
+
+
+def test_blocks_with_a_goodness_for_each_class_need_no_sweep() -> None:
+    torch.manual_seed(0)
+    blocks = [ClassBlock(DenseReLU(64, 20), ChannelGroups(10), ClassSoftmax()) for _ in range(1)]
+    stack = BlockStack([*blocks, ClassBlock(DenseReLU(20, 30), ChannelGroups(10), ClassSoftmax())]).double()
+    found = label_goodness(stack, IMAGES, 10)
+    assert found.shape == (2, 9, 10)
+    assert torch.equal(found, stack.goodness(IMAGES))
+    assert torch.equal(GoodnessReadout()(stack, IMAGES, 10), found.sum(0))
+
+
+def test_every_readout_says_that_the_last_block_answered() -> None:
+    stack = network()
+    for readout in (GoodnessReadout(), trained_readout(1)):
+        answer = readout.answer(stack, IMAGES, 10)
+        assert torch.equal(answer.scores, readout(stack, IMAGES, 10))
+        assert answer.block.tolist() == [2] * 9
+
+
+def test_maps_are_pooled_and_standardised_before_they_are_read() -> None:
+    torch.manual_seed(0)
+    layer = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 3, 3, padding=1), nn.ReLU())
+    stack = BlockStack([Block(layer, MeanOfSquares(3), SymBa())]).double()
+    features = LinearReadout(27, 10, first_block=0, pool=3).double().features(stack, IMAGES)
+    pooled = F.avg_pool2d(stack[0].norm(stack[0](IMAGES)), 3, ceil_mode=True).detach()
+    expected = [references_scff.standardised(row) for row in pooled.flatten(1).tolist()]
+    torch.testing.assert_close(features, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_features_are_dropped_in_training_alone() -> None:
+    stack, readout = network(), LinearReadout(18, 10, dropout=0.5).double()
+    torch.nn.init.normal_(readout.linear.weight)
+    assert torch.equal(readout(stack, IMAGES, 10), readout(stack, IMAGES, 10))
+    first, second = (readout.local_loss(stack, IMAGES, CLASSES) for _ in range(2))
+    assert first != second
+    readout.eval()
+    first, second = (readout.local_loss(stack, IMAGES, CLASSES) for _ in range(2))
+    assert first == second
+
+
 def test_goodness_is_float32_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert label_goodness(network(dtype=torch.float32), IMAGES.float(), 10).dtype == torch.float32
@@ -138,6 +202,8 @@ def test_check_accepts_every_block_of_the_stack() -> None:
             "Passed `first_block=1`. The network has 1 blocks, so it must be at most 0.",
         ),
         (lambda: LinearReadout(0, 10), "Passed `in_features=0`. `in_features` must be at least 1."),
+        (lambda: LinearReadout(4, 10, pool=0), "Passed `pool=0`. `pool` must be at least 1."),
+        (lambda: LinearReadout(4, 10, dropout=1.0), "Passed `dropout=1.0`. `dropout` must be in [0, 1)."),
         (
             lambda: LinearReadout(7, 10).features(network(), IMAGES),
             "Passed `in_features=7` to the readout. Blocks 1 and above have 18 units.",
@@ -148,3 +214,49 @@ def test_input_that_cannot_work_is_named(make: Callable[[], object], message: st
     with pytest.raises(InputError) as error:
         make()
     assert str(error.value) == message
+
+
+def scores(seed: int = 0) -> torch.Tensor:
+    return torch.randn(4, 9, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def test_the_last_block_and_the_mean_log_probability() -> None:
+    g = scores()
+    assert torch.equal(LastBlock().combine(g), g[3])
+    expected = torch.stack([row - row.exp().sum(-1, keepdim=True).log() for row in g[1:]]).mean(0)
+    torch.testing.assert_close(MeanLogProbability(first_block=1).combine(g), expected)
+
+
+def test_the_best_range_of_blocks_is_chosen() -> None:
+    readout, g = ChosenBlocks(4), scores()
+    torch.testing.assert_close(readout.combine(g), g.sum(0))
+    for seed in (0, 1):
+        readout.observe(scores(seed), CLASSES)
+    both = torch.cat([scores(0), scores(1)], 1)
+    right = {
+        (first, stop): (both[first:stop].sum(0).argmax(-1) == CLASSES.repeat(2)).sum().item()
+        for first in range(4)
+        for stop in range(first + 1, 5)
+    }
+    readout.choose()
+    first, stop = readout.chosen.tolist()
+    assert right[first, stop] == max(right.values())
+    assert stop - first == min(stop - first for (first, stop), count in right.items() if count == max(right.values()))
+    torch.testing.assert_close(readout.combine(g), g[first:stop].sum(0))
+    assert readout.state_dict()["chosen"].tolist() == [first, stop]
+    knows = torch.nn.functional.one_hot(CLASSES, 10).double()
+    readout.observe(torch.stack([-knows, -knows, knows, -knows]), CLASSES)
+    readout.choose()
+    assert readout.chosen.tolist() == [2, 3], "what was observed before counts no more"
+
+
+def test_a_choice_of_blocks_must_fit_the_stack() -> None:
+    with pytest.raises(InputError, match="Passed `depth=2` with a network of 3 blocks"):
+        ChosenBlocks(2).check(network())
+
+
+def test_blocks_that_score_classes_are_asked_once() -> None:
+    torch.manual_seed(0)
+    stack = ConvNet((1, 8, 8), (4, 4), pool_after=()).double()
+    found = label_goodness(stack, IMAGES.view(9, 1, 8, 8), 10)
+    assert torch.equal(found, stack.goodness(IMAGES.view(9, 1, 8, 8)))

@@ -25,6 +25,7 @@ FEW = ["--data.limit", "1000", "--trainer.enable_progress_bar", "false"]
 
 TEXTS = [name for name in NAMES if name.endswith("_gpt")]
 TEXT_OVERLAYS = ["adamw", "language_twin", "logistic", "residual", "samples", "softmax"]
+CONV_OVERLAYS = ["class_softmax", "overlapping", "own_contrast"]
 NARROW = ["--model.network.width", "32", "--data.batch_size", "2", "--data.eval_batch_size", "2"]
 SILENT = ["--trainer.enable_progress_bar", "false"]
 
@@ -146,10 +147,30 @@ def test_a_benchmark_reads_a_language_recipe_as_the_command_line_does(monkeypatc
     assert load(["mnist_mlp"], []).model.network.in_features == 784
 
 
-@pytest.mark.parametrize("overlay", [name for name in OVERLAYS if name not in OWN_TEST and name not in TEXT_OVERLAYS])
+@pytest.mark.parametrize(
+    "overlay", [name for name in OVERLAYS if name not in {*OWN_TEST, *TEXT_OVERLAYS, *CONV_OVERLAYS}]
+)
 def test_an_overlay_trains(overlay: str) -> None:
     assert main(["fit", *configs("digits_mlp", "smoke", overlay), *FEW]) == 0
     assert updates(f"digits_mlp-smoke-{overlay}") == 2
+
+
+@pytest.mark.parametrize("overlay", [*CONV_OVERLAYS, "twin"])
+def test_an_overlay_of_convolutional_recipes_trains(overlay: str, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["fit", *configs("digits_conv", "smoke", overlay), *FEW]) == 0
+    assert "discard" not in capsys.readouterr().err.lower()
+    assert updates(f"digits_conv-smoke-{overlay}") == 2
+    model = yaml.safe_load(Path(f"runs/digits_conv-smoke-{overlay}/config.yaml").read_text())["model"]
+    network = model["init_args"]["network"]["init_args"]
+    loss = (network["loss"] or {}).get("class_path")
+    changed = {
+        "class_softmax": loss == "ff_lightning.losses.ClassSoftmax",
+        "overlapping": network["overlapping"],
+        "own_contrast": loss == "ff_lightning.class_losses.OwnContrast",
+        "twin": model["class_path"] == "ff_lightning.BackpropTwin",
+    }
+    assert [name for name, is_so in changed.items() if is_so] == [overlay]
 
 
 def test_overlays_compose_and_the_last_one_wins() -> None:
@@ -161,13 +182,14 @@ def test_overlays_compose_and_the_last_one_wins() -> None:
     assert config["model"]["init_args"]["network"]["init_args"]["widths"] == [500, 500, 500]
 
 
+@pytest.mark.parametrize("recipe", ["mnist_mlp_unsupervised", "mnist_scff"])
 def test_the_twin_of_an_unsupervised_recipe_drops_its_readout(
-    shared_data: Path, capsys: pytest.CaptureFixture[str]
+    recipe: str, shared_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     capsys.readouterr()
-    assert main(["fit", *configs("mnist_mlp_unsupervised", "twin", "smoke"), *FEW]) == 0
+    assert main(["fit", *configs(recipe, "twin", "smoke"), *FEW]) == 0
     assert "discard" not in capsys.readouterr().err.lower()
-    state = torch.load("runs/mnist_mlp_unsupervised-twin-smoke/last.ckpt", weights_only=True)["state_dict"]
+    state = torch.load(f"runs/{recipe}-twin-smoke/last.ckpt", weights_only=True)["state_dict"]
     assert not [name for name in state if name.startswith("readout")]
 
 

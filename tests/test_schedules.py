@@ -60,6 +60,16 @@ def test_greedy_gives_every_update_to_one_block(depth: int, total: int) -> None:
     assert max(shares) - min(shares) <= 1
 
 
+@pytest.mark.parametrize("shares", [[1, 2, 5], [0.1, 0.2, 0.7], [6, 4, 21, 50]])
+def test_greedy_gives_shares_that_may_differ(shares: list[float]) -> None:
+    ranges = update_ranges(Greedy(shares), len(shares), 1000)
+    assert [updates.stop for updates in ranges[:-1]] == [updates.start for updates in ranges[1:]]
+    assert ranges[-1].stop > 1000
+    lengths = [min(updates.stop, 1000) - updates.start for updates in ranges]
+    assert Greedy(shares).windows(1) == [(0.0, 1.0)]
+    assert lengths == pytest.approx([1000 * share / sum(shares) for share in shares], abs=1)
+
+
 @pytest.mark.parametrize("total", [7, 100])
 def test_only_blocks_that_learn_to_the_end_go_on_past_it(total: int) -> None:
     assert [10 * total in updates for updates in update_ranges(Greedy(), 3, total)] == [False, False, True]
@@ -172,6 +182,13 @@ def test_it_is_a_scheduler_like_torchs_own() -> None:
     [
         (lambda: Staggered(1.0), "Passed `delay=1.0`. `delay` must be in [0, 1)."),
         (lambda: Simultaneous(depth_decay=0), "Passed `depth_decay=0`. `depth_decay` must be in (0, 1]."),
+        (lambda: Greedy([]), "Passed `shares=[]`. `shares` needs one positive number a block."),
+        (lambda: Greedy([1, 0]), "Passed `shares=[1, 0]`. `shares` needs one positive number a block."),
+        (
+            lambda: Greedy([1, 2]).windows(3),
+            "Passed `shares=[1, 2]` for 3 blocks, a readout that learns counted among them. `shares` needs one number "
+            "a block.",
+        ),
         (lambda: Greedy(depth_decay=1.5), "Passed `depth_decay=1.5`. `depth_decay` must be in (0, 1]."),
         (lambda: Staggered(depth_decay=-1), "Passed `depth_decay=-1`. `depth_decay` must be in (0, 1]."),
         (lambda: Staggered(-0.1), "Passed `delay=-0.1`. `delay` must be in [0, 1)."),

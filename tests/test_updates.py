@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 import pytest
@@ -14,9 +14,12 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader, TensorDataset
 
 import ff_lightning as ff
-from ff_lightning.losses import MovingThresholdLoss, SymBa
+from ff_lightning.blocks import Signal
+from ff_lightning.losses import ClassSoftmax, MovingThresholdLoss, SymBa
+from ff_lightning.networks import ConvNet
 from ff_lightning.readouts import LinearReadout
 from ff_lightning.schedules import Greedy, HoldThenDecay, Staggered
 from ff_lightning.updates import ExplicitSync, NoSync, gradient_sync
@@ -26,6 +29,7 @@ from tests.training import (
     SGD,
     assert_same_weights,
     classifier,
+    digits,
     loader,
     mlp,
     trainer,
@@ -290,3 +294,37 @@ def test_lightning_still_has_what_the_engine_relies_on(tmp_path: Path) -> None:
     assert callable(counter._on_after_step)
     assert hasattr(run.fit_loop.epoch_loop, "_batches_that_stepped")
     assert callable(run.precision_plugin._after_closure)
+
+
+def pairs_of_blocks(tmp_path: Path, update: Literal["streamed", "fused"], **kwargs: Any) -> ff.FFClassifier:
+    """Trained for six updates on digits in overlapping pairs."""
+    torch.manual_seed(0)
+    network = ConvNet((1, 8, 8), (4, 4, 4), pool_after=(1,), loss=ClassSoftmax(), overlapping=True)
+    module = ff.FFClassifier(network, optimizer=SGD, update=update, **kwargs)
+    x, y = digits(120)
+    trainer(tmp_path).fit(module, DataLoader(TensorDataset(x.view(-1, 1, 8, 8), y), batch_size=20))
+    return module
+
+
+def test_pairs_of_blocks_are_updated_as_by_plain_descent(tmp_path: Path) -> None:
+    trained = pairs_of_blocks(tmp_path, "streamed")
+    assert_same_weights(weights(pairs_of_blocks(tmp_path, "fused")), weights(trained), atol=1e-6, rtol=1e-5)
+    torch.manual_seed(0)
+    network = ConvNet((1, 8, 8), (4, 4, 4), pool_after=(1,), loss=ClassSoftmax(), overlapping=True)
+    optimizer = SGD(network.parameters())
+    x, y = digits(120)
+    for number, (images, labels) in enumerate(zip(x.view(6, 20, 1, 8, 8), y.view(6, 20), strict=True)):
+        optimizer.zero_grad()
+        for step in network.local_losses(Signal(images, 1, labels, update=number)):
+            step.loss.backward()
+        optimizer.step()
+    assert_same_weights(weights(network), weights(trained.network), atol=1e-6, rtol=1e-5)
+
+
+def test_a_pair_waits_until_both_of_its_blocks_learn(tmp_path: Path) -> None:
+    module = pairs_of_blocks(tmp_path, "streamed", schedule=Greedy())
+    torch.manual_seed(0)
+    before = weights(ConvNet((1, 8, 8), (4, 4, 4), pool_after=(1,), loss=ClassSoftmax(), overlapping=True))
+    moved = {name.split(".")[1] for name, p in module.network.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {"0", "2"}, "alone on every other update; the middle one never learns beside a neighbour"
+    assert all(parameter.grad is None for parameter in module.network.parameters())

@@ -2,8 +2,14 @@
 
 from ff_lightning.callbacks.checkpoints import BestCheckpoint as BestCheckpoint
 from ff_lightning.callbacks.checkpoints import LastCheckpoint as LastCheckpoint
+from ff_lightning.callbacks.collapse import StopOnCollapse as StopOnCollapse
 from ff_lightning.callbacks.generated import GeneratedPictures as GeneratedPictures
+from ff_lightning.callbacks.interrupt import KeepOnInterrupt as KeepOnInterrupt
 from ff_lightning.callbacks.language_table import LanguageTable as LanguageTable
+from ff_lightning.callbacks.monitor import GoodnessMonitor as GoodnessMonitor
+from ff_lightning.callbacks.pictures import BlockPictures as BlockPictures
 from ff_lightning.callbacks.pictures import ClassificationPictures as ClassificationPictures
+from ff_lightning.callbacks.progress import TrainingProgress as TrainingProgress
+from ff_lightning.callbacks.record import RunRecord as RunRecord
 from ff_lightning.callbacks.sample_text import SampleText as SampleText
 from ff_lightning.callbacks.table import BlockTable as BlockTable

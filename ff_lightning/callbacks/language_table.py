@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,6 +17,7 @@ from ff_lightning.errors import InputError
 from ff_lightning.floors import nats_per_token
 from ff_lightning.frozen import frozen_nats
 from ff_lightning.language import TokenSoftmax
+from ff_lightning.records import add_to_record, table_values
 from ff_lightning.tasks.language import LanguageTwin
 from ff_lightning.tasks.language_modelling import LanguageModelling
 
@@ -94,6 +96,7 @@ class LanguageTable(pl.Callback):
             floors = floor_rows(trainer, pl_module, split, self._tokens) + self._frozen
             table = language_table(floors, self._blocks, title=self._title, caption=describe(pl_module))
             Console().print(table)
+            add_to_record(Path(trainer.default_root_dir), "tables", {stage: table_values(table)})
         self._blocks, self._frozen = [], []
 
     def _collect(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str, title: str) -> None:

@@ -1,40 +1,117 @@
-"""A picture of a test: goodness of positives and negatives in every block, and the confusion matrix."""
+"""Pictures of a training and of a test, in the run folder and for every logger that takes images."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+from PIL import Image
 from torch import Tensor
 
+from ff_lightning.blocks import LocalStep
+from ff_lightning.callbacks.drawings import (
+    draw_evaluation,
+    draw_fields,
+    draw_label_goodness,
+    draw_losses,
+    draw_streams,
+    receptive_fields,
+)
+from ff_lightning.module import FFLightningModule
 from ff_lightning.readouts import label_goodness
 from ff_lightning.tasks.classifier import FFClassifier
 from ff_lightning.tasks.evaluation import ImageClassification
+from ff_lightning.tasks.language_modelling import LanguageModelling
 
-POSITIVE, NEGATIVE, HARDEST = "#1b7837", "#bdbdbd", "#c51b7d"
+
+def keep_picture(trainer: pl.Trainer, figure: Figure, name: str, dirpath: str | None = None) -> None:
+    """Write a picture, and send it to the loggers that take images: Weights & Biases and TensorBoard.
+
+    Args:
+        trainer: has the run folder and the loggers.
+        figure: the picture.
+        name: of the file, without ending.
+        dirpath: folder of the picture; ``pictures`` in the run folder by default.
+    """
+    folder = Path(trainer.default_root_dir) / "pictures" if dirpath is None else Path(dirpath)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.png"
+    figure.savefig(path)
+    logger: Any
+    for logger in trainer.loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(f"pictures/{name}", [str(path)], step=trainer.global_step)
+        elif hasattr(logger.experiment, "add_image"):
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB"))
+            logger.experiment.add_image(f"pictures/{name}", pixels, trainer.global_step, dataformats="HWC")
+    rank_zero_info(f"Wrote {path}")
 
 
 class ClassificationPictures(pl.Callback):
-    """Draws ``test.png`` when an image classifier has been tested.
+    """Draws what an image classifier has learned.
 
-    The histograms need labels in the input, so they are drawn for :class:`~ff_lightning.FFClassifier` alone. With
-    several devices they show the images of the first one; the confusion matrix counts all.
+    After a test, ``test.png``: histograms of the goodness that every block gives to right and to wrong labels, and the
+    confusion matrix. After a training, the same of the last validation as ``validation.png``; ``fields.png``, weights
+    of units of block 0 as images, where it sees whole images; and ``labels.png``, the goodness that every block gives
+    to every label of the clearest and of the hardest image of a validation batch.
+
+    What needs labels in the input is drawn for :class:`~ff_lightning.FFClassifier` alone. With several devices the
+    histograms show the images of the first one, after a training those of one batch; the confusion matrix counts all.
 
     Args:
-        dirpath: folder of the picture; ``pictures`` in the run folder by default.
+        dirpath: folder of the pictures; ``pictures`` in the run folder by default.
     """
 
     def __init__(self, dirpath: str | None = None) -> None:
         self.dirpath = dirpath
         self._goodness: list[Tensor] = []
         self._labels: list[Tensor] = []
+        self._batch: tuple[Tensor, Tensor] | None = None
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget an earlier validation."""
+        self._batch = None
+        if isinstance(pl_module, ImageClassification):
+            pl_module.val_metrics.confusion.reset()
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the first batch."""
+        if isinstance(pl_module, ImageClassification) and self._batch is None:
+            self._batch = batch[0], batch[1]
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw what there is to see after a training."""
+        if not isinstance(pl_module, ImageClassification) or self._batch is None:
+            return
+        x, y = self._batch
+        confusion = pl_module.val_metrics.confusion.compute().cpu()  # sums over ranks, so every rank asks
+        if not trainer.is_global_zero:
+            return
+        names = _class_names(trainer, len(confusion))
+        goodness = _label_goodness(pl_module, x)
+        self._keep(trainer, draw_evaluation(confusion, names, goodness, y.cpu(), what="validation"), "validation")
+        fields = receptive_fields(pl_module.network[0], x.shape[1:])
+        if fields is not None:
+            self._keep(trainer, draw_fields(fields), "fields")
+        if goodness is not None and x.dim() == 4:
+            some = clearest_and_hardest(goodness, y.cpu())
+            picture = draw_label_goodness(x.cpu()[some], goodness[:, some], y.cpu()[some], names)
+            self._keep(trainer, picture, "labels")
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Forget an earlier test."""
@@ -58,113 +135,81 @@ class ClassificationPictures(pl.Callback):
             self._labels.append(y.cpu())
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw and write the picture."""
+        """Draw the test."""
         if not isinstance(pl_module, ImageClassification):
             return
         confusion = pl_module.test_metrics.confusion.compute().cpu()  # sums over ranks, so every rank asks
         if not trainer.is_global_zero or not int(confusion.sum()):
             return
-        names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
-        figure = draw_test(
-            confusion,
-            names or [str(index) for index in range(len(confusion))],
-            torch.cat(self._goodness, dim=1) if self._goodness else None,
-            torch.cat(self._labels) if self._labels else None,
-        )
-        folder = Path(trainer.default_root_dir) / "pictures" if self.dirpath is None else Path(self.dirpath)
-        folder.mkdir(parents=True, exist_ok=True)
-        figure.savefig(folder / "test.png")
-        rank_zero_info(f"Wrote {folder / 'test.png'}")
+        goodness = torch.cat(self._goodness, dim=1) if self._goodness else None
+        labels = torch.cat(self._labels) if self._labels else None
+        self._keep(trainer, draw_evaluation(confusion, _class_names(trainer, len(confusion)), goodness, labels), "test")
+
+    def _keep(self, trainer: pl.Trainer, figure: Figure, name: str) -> None:
+        keep_picture(trainer, figure, name, self.dirpath)
 
 
-def draw_test(confusion: Tensor, names: list[str], goodness: Tensor | None, labels: Tensor | None) -> Figure:
-    """Draw histograms on the left, as far as there is goodness, and the confusion matrix on the right.
+class BlockPictures(pl.Callback):
+    """Draws how the blocks of a network tell positives from negatives, when it has been trained.
+
+    ``goodness.png`` has histograms of both in the last logged batch; a classifier has better ones, and gets none here.
+    ``losses.png`` shows the validation loss of a language model up to every block, over the training.
+    """
+
+    def __init__(self) -> None:
+        self._goodness: dict[int, tuple[Tensor, Tensor]] = {}
+        self._losses: list[tuple[int, list[float]]] = []
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Forget an earlier training."""
+        self._goodness, self._losses = {}, []
+
+    def on_local_step(self, trainer: pl.Trainer, pl_module: FFLightningModule, step: LocalStep) -> None:
+        """Keep the goodness of a logged batch."""
+        if step.g_pos is not None and step.g_neg is not None and not isinstance(pl_module, FFClassifier):
+            self._goodness[step.block] = step.g_pos, step.g_neg
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keep the losses of the blocks of a language model."""
+        if trainer.sanity_checking or trainer.state.fn != "fit" or not isinstance(pl_module, LanguageModelling):
+            return
+        names = [f"val/loss/block_{index}" for index in range(len(pl_module.network))]
+        values = [float(trainer.callback_metrics[name]) for name in names if name in trainer.callback_metrics]
+        if values:
+            self._losses.append((trainer.global_step, values))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw."""
+        if not trainer.is_global_zero:
+            return
+        if self._goodness:
+            pairs = [self._goodness[block] for block in sorted(self._goodness)]
+            flat = [(g_pos.flatten().float().cpu(), g_neg.flatten().float().cpu()) for g_pos, g_neg in pairs]
+            keep_picture(trainer, draw_streams(flat), "goodness")
+        if self._losses:
+            keep_picture(trainer, draw_losses(self._losses), "losses")
+
+
+def clearest_and_hardest(goodness: Tensor, labels: Tensor) -> list[int]:
+    """Indices of the image whose true label leads the wrong ones by most, and of the one where it leads least.
 
     Args:
-        confusion: ``(C, C)`` counts; rows are true classes.
-        names: of the classes.
-        goodness: ``(L, N, C)`` of every block, image and label.
+        goodness: ``(L, N, C)`` of every block, image and label; blocks are summed.
         labels: ``(N,)`` true classes.
-
-    Returns:
-        A figure that belongs to no window.
     """
-    if goodness is None or labels is None:
-        figure = Figure(figsize=(6.4, 5.8), dpi=120, layout="constrained")
-        draw_confusion(figure.subplots(), confusion, names)
-        return figure
-    figure = Figure(figsize=(13, 6), dpi=120, layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.08))
-    left, right = figure.subfigures(1, 2, squeeze=False)[0]
-    axes = np.atleast_1d(left.subplots(len(goodness), 1))
-    for index, (ax, g) in enumerate(zip(axes, goodness, strict=True)):
-        draw_goodness(ax, g, labels)
-        ax.set_title(f"Block {index}", fontsize=10)
-    axes[-1].set_xlabel("goodness of an image with a label")
-    left.suptitle(f"Goodness of {len(labels):,} test images with each label written in")
-    handles, texts = axes[0].get_legend_handles_labels()
-    left.legend(handles, texts, loc="outside lower center", ncols=3, frameon=False, fontsize=9, columnspacing=1)
-    draw_confusion(right.subplots(), confusion, names)
-    return figure
+    total = goodness.sum(0)
+    true = torch.nn.functional.one_hot(labels, total.shape[1]).bool()
+    lead = total[true] - total.masked_fill(true, -torch.inf).amax(1)
+    return list(dict.fromkeys([int(lead.argmax()), int(lead.argmin())]))
 
 
-def draw_goodness(ax: Axes, g: Tensor, labels: Tensor) -> None:
-    """Histograms of one block: the true label, all wrong labels, and the wrong label with the most goodness.
-
-    Args:
-        ax: where to draw.
-        g: ``(N, C)`` goodness of every image and label.
-        labels: ``(N,)`` true classes.
-    """
-    g = g.double()  # so that the ends of the range belong to the first and the last bin
-    true = torch.nn.functional.one_hot(labels, g.shape[1]).bool()
-    samples: dict[str, tuple[Tensor, str, Literal["step", "stepfilled"]]] = {
-        "positives: true label": (g[true], POSITIVE, "stepfilled"),
-        "negatives: any wrong label": (g[~true], NEGATIVE, "stepfilled"),
-        "negatives: hardest wrong label": (g.masked_fill(true, -torch.inf).amax(1), HARDEST, "step"),
-    }
-    # A handful of samples far out would squeeze all others together: the last bin takes them in.
-    low, high = np.quantile(g.numpy(), [0.0, 0.9999])
-    bins = np.linspace(low, max(high, low + 1e-6), 51)
-    for label, (values, colour, style) in samples.items():
-        weights = np.full(len(values), 100 / len(values))
-        alpha = 1.0 if style == "step" else 0.6
-        ax.hist(
-            values.clamp(low, high).numpy(),
-            bins.tolist(),
-            weights=weights,
-            label=label,
-            color=colour,
-            histtype=style,
-            alpha=alpha,
-            lw=1.6,
-        )
-    ax.set_ylabel("share of samples (%)")
-    ax.spines[["top", "right"]].set_visible(False)
+@torch.no_grad()
+def _label_goodness(module: ImageClassification, x: Tensor) -> Tensor | None:
+    if not isinstance(module, FFClassifier):
+        return None
+    return label_goodness(module.network, x, module.num_classes).float().cpu()
 
 
-def draw_confusion(ax: Axes, confusion: Tensor, names: list[str]) -> None:
-    """Confusion matrix with counts; mistakes are what is coloured.
-
-    Args:
-        ax: where to draw.
-        confusion: ``(C, C)`` counts; rows are true classes.
-        names: of the classes.
-    """
-    counts = confusion.numpy()
-    right, total = int(np.trace(counts)), int(counts.sum())
-    mistakes = np.where(np.eye(len(counts), dtype=bool), 0, counts)
-    ax.imshow(mistakes, cmap="Reds", vmin=0, vmax=max(1.5 * mistakes.max(), 8))
-    for row, column in np.ndindex(counts.shape):
-        if counts[row, column]:
-            weight = "bold" if row == column else "normal"
-            ax.text(column, row, f"{counts[row, column]}", ha="center", va="center", fontsize=9, weight=weight)
-    turned = 45 if max(map(len, names)) > 3 else 0
-    ax.set_xticks(range(len(names)), names, rotation=turned, ha="right" if turned else "center")
-    ax.set_yticks(range(len(names)), names)
-    ax.set_xlabel("predicted class")
-    ax.set_ylabel("true class")
-    ax.set_title(f"{total - right:,} of {total:,} test images misclassified ({100 * (1 - right / total):.2f} % error)")
-    ax.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
-    ax.set_yticks(np.arange(len(names) + 1) - 0.5, minor=True)
-    ax.grid(which="minor", color="#e0e0e0", lw=0.6)
-    ax.tick_params(which="minor", length=0)
+def _class_names(trainer: pl.Trainer, count: int) -> list[str]:
+    names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
+    return names or [str(index) for index in range(count)]

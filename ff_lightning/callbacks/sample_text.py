@@ -19,6 +19,7 @@ from ff_lightning.callbacks.language_table import COUNTED
 from ff_lightning.errors import InputError
 from ff_lightning.floors import WittenBell
 from ff_lightning.generation import Sampler, check_prompt
+from ff_lightning.records import add_to_record, table_values
 from ff_lightning.samples import distinct_n, ngram_loss
 from ff_lightning.tasks.language_modelling import LanguageModelling
 
@@ -141,7 +142,9 @@ class SampleText(pl.Callback):
             console = Console(highlight=False)
             console.print(self._last)
             if self._judged:
-                console.print(judged_table(self._judged, self.max_new_tokens))
+                table = judged_table(self._judged, self.max_new_tokens)
+                console.print(table)
+                add_to_record(Path(trainer.default_root_dir), "tables", {"samples": table_values(table)})
             self._samples = []
 
     def _log_text(self, trainer: pl.Trainer, step: int) -> None:

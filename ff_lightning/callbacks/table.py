@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 from rich.console import Console
 from rich.table import Table
 
+from ff_lightning.records import add_to_record, table_values
 from ff_lightning.tasks.language_modelling import LanguageModelling
 
 STAGES = {"fit": "val", "validate": "val", "test": "test"}
@@ -57,6 +59,7 @@ class BlockTable(pl.Callback):
         """Print the table below the progress bar, which is gone by now."""
         if trainer.is_global_zero and self._table is not None and self._table.columns:
             Console().print(self._table)
+            add_to_record(Path(trainer.default_root_dir), "tables", {stage: table_values(self._table)})
         self._table = None
 
 
@@ -94,7 +97,7 @@ def _sorted_cells(values: Mapping[str, float], stage: str, blocks: int) -> Cells
     cells: Cells = {}
     for name, value in values.items():
         match = re.fullmatch(r"(train|val|test)/(\w+?)(?:/block_(\d+))?", name)
-        if match is None or match[1] not in (stage, "train"):
+        if match is None or match[1] not in (stage, "train") or (match[1] != stage and match[2] not in ORDER):
             continue
         row = WHOLE if match[3] is None or int(match[3]) >= blocks else int(match[3])
         if match[3] is not None or match[1] == stage:  # the total of the training losses is of no row

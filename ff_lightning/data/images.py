@@ -1,5 +1,7 @@
 """`ImageDataModule`: images of one shape with one label each, decoded once and kept in memory."""
 
+from typing import Any
+
 import torch
 from lightning.pytorch import LightningDataModule
 
@@ -21,8 +23,8 @@ class ImageDataModule(LightningDataModule):
         source: "digits" (scikit-learn's, nothing is downloaded); a local folder with Parquet files
             named after their splits or with one folder of images a class; a Parquet file; or the
             id of a set on the hub, such as `ylecun/mnist`. If the environment variable
-            `FF_LIGHTNING_DATA` names a folder with a copy of MNIST or Fashion-MNIST, their hub ids
-            read that.
+            `FF_LIGHTNING_DATA` names a folder with a copy of MNIST, Fashion-MNIST or CIFAR-10, their
+            hub ids read that.
         image_column: Name of the image column; None if there is only one.
         label_column: Name of the label column; None if there is only one.
         batch_size: Training images in a batch of one device.
@@ -98,6 +100,10 @@ class ImageDataModule(LightningDataModule):
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height, width."""
         return self._open().image_shape
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the images, so that it alone can read pictures: their shape and their classes."""
+        return {"image_shape": list(self.image_shape), "class_names": self.class_names}
 
     def prepare_data(self) -> None:
         """Download what is on the hub, in one process a machine."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LOCAL_COPIES = {
     "ylecun/mnist": "mnist",
+    "uoft-cs/cifar10": "cifar10_jpeg",
     "zalando-datasets/fashion_mnist": "fashion_mnist",
 }
 """Hub ids, and the folders in `FF_LIGHTNING_DATA` that hold the same images."""
@@ -230,12 +231,20 @@ def _is_integer(feature: Any) -> bool:
 def _decoded(encoded: dict[str, Any]) -> NDArray[np.uint8]:
     """Return the image as (H, W, C), grey in one channel and anything else as RGB."""
     content = encoded["bytes"]
-    image: Image.Image = Image.open(encoded["path"] if content is None else BytesIO(content))
-    if image.mode.startswith(("I", "F")):
-        raise ValueError("it has more than 8 bits a channel")
-    if "exif" in image.info:
-        image = ImageOps.exif_transpose(image)
+    image = opened(encoded["path"] if content is None else BytesIO(content))
     if image.mode not in ("L", "RGB"):
         image = image.convert("L" if image.mode in ("1", "LA", "La") else "RGB")
     pixels = np.asarray(image)
     return pixels if pixels.ndim == 3 else pixels[..., None]
+
+
+def opened(file: str | BytesIO) -> Image.Image:
+    """Open an encoded image and turn it upright.
+
+    Raises:
+        OSError, SyntaxError, ValueError: what Pillow raises on broken files, and on more than 8 bits a channel.
+    """
+    image: Image.Image = Image.open(file)
+    if image.mode.startswith(("I", "F")):
+        raise ValueError("it has more than 8 bits a channel")
+    return ImageOps.exif_transpose(image) if "exif" in image.info else image

@@ -1,10 +1,23 @@
 """Networks: stacks assembled from blocks; no training code."""
 
+from ff_lightning.networks.conv import ConvNet as ConvNet
+from ff_lightning.networks.conv import ConvReLU as ConvReLU
 from ff_lightning.networks.gpt import GPT as GPT
 from ff_lightning.networks.hinton import HintonGPT as HintonGPT
 from ff_lightning.networks.hinton import HintonMLP as HintonMLP
+from ff_lightning.networks.local_fields import LocalFields as LocalFields
 from ff_lightning.networks.mlp import MLP as MLP
 from ff_lightning.networks.mlp import DenseReLU as DenseReLU
 from ff_lightning.networks.mlp import LabelledReLU as LabelledReLU
 from ff_lightning.networks.predictive import PredictiveCircuits as PredictiveCircuits
+from ff_lightning.networks.recurrent import RecurrentMLP as RecurrentMLP
+from ff_lightning.networks.residual import ResNet as ResNet
+from ff_lightning.networks.scff import SelfContrastConv as SelfContrastConv
+from ff_lightning.networks.scff import SelfContrastMLP as SelfContrastMLP
+from ff_lightning.networks.spike_encodings import FrameEncoding as FrameEncoding
+from ff_lightning.networks.spike_encodings import LatencyEncoding as LatencyEncoding
+from ff_lightning.networks.spike_encodings import RateEncoding as RateEncoding
+from ff_lightning.networks.spike_encodings import SpikeEncoding as SpikeEncoding
+from ff_lightning.networks.spiking import SpikingMLP as SpikingMLP
+from ff_lightning.networks.spiking_layers import LIF as LIF
 from ff_lightning.networks.window_mlp import WindowMLP as WindowMLP

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -48,7 +48,6 @@ class TextSignal(Signal):
     Attributes:
         below: ``(V,)`` or ``(B, T, V)`` float, the prediction that the next block starts from or corrects.
         readout: the readout of the first block as it was at the start of the step, for blocks that inherit it.
-        draw: gives the source of randomness of a block, by its index.
         fakes: ``(B, T)`` int64 tokens or ``(B, T, width)`` activities of a second stream, whose position ``t`` has a
             token of the model's own there and the real ones before; only for candidates in the input.
         dreams: sequences that the model made, for a goodness of sequences.
@@ -56,7 +55,6 @@ class TextSignal(Signal):
 
     below: Tensor
     readout: Readout | None = None
-    draw: Callable[[int], torch.Generator | None] = lambda index: None
     fakes: Tensor | None = None
     dreams: Dreams | None = None
 

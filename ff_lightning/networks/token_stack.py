@@ -125,6 +125,7 @@ class TokenStack(BlockStack):
         x, below, total = tokens, self.prior, torch.zeros_like(self.prior)
         alone = last_only and not self.residual and not self.average
         for index, block in enumerate(self.token_blocks()):
+            self.stage.require(index, training=self.training)
             h = block.layer(x, None if caches is None else caches[index])
             x = block.norm(h)
             if alone and index < len(self) - 1:

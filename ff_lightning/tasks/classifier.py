@@ -1,18 +1,20 @@
-"""Supervised FF: the label is part of the input, a wrong label makes a negative."""
+"""Supervised FF: the label is part of the input and a wrong label makes a negative, or every block scores classes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ff_lightning.blocks import BlockStack, Labelled, LocalStep, Signal
+from ff_lightning.class_blocks import gives_classes
+from ff_lightning.early_exit import EarlyExit
 from ff_lightning.errors import InputError
 from ff_lightning.metrics import LabelContrast
 from ff_lightning.negatives import LabelNegatives, UniformWrongLabel
-from ff_lightning.readouts import GoodnessReadout, Readout, label_goodness
+from ff_lightning.readouts import Answer, GoodnessReadout, Readout, label_goodness
 from ff_lightning.tasks.evaluation import ClassificationMetrics, ImageClassification
 
 JUDGED_AT_ONCE = 3
@@ -20,12 +22,17 @@ JUDGED_AT_ONCE = 3
 
 
 class FFClassifier(ImageClassification):
-    """Image classifier trained by FF with labels in the input (Hinton 2022, 2212.13345, section 3.3). Tier T1.
+    """Image classifier trained by FF.
+
+    With a network of :class:`~ff_lightning.blocks.Block` the label is in the input and a wrong one makes a negative
+    (Hinton 2022, 2212.13345, section 3.3), tier T1. With one of :class:`~ff_lightning.class_blocks.ClassBlock`
+    images come without a label, every block gives every class a goodness, and the tier is that of its loss.
 
     Args:
-        network: a stack whose first layer takes :class:`~ff_lightning.blocks.Labelled`.
+        network: a stack whose first layer takes :class:`~ff_lightning.blocks.Labelled`, or one of
+            :class:`~ff_lightning.class_blocks.ClassBlock`, such as :class:`~ff_lightning.networks.ConvNet`.
         num_classes: number of classes.
-        negatives: draws wrong labels; uniform by default.
+        negatives: draws wrong labels; uniform by default. Blocks that give every class a goodness need none.
         readout: how a prediction is taken; goodness summed over all blocks by default.
         **kwargs: see :class:`~ff_lightning.FFLightningModule`.
 
@@ -42,11 +49,17 @@ class FFClassifier(ImageClassification):
         readout: Readout | None = None,
         **kwargs: Any,
     ) -> None:
+        self.repeats_blocks = network.repeats_blocks
         super().__init__(network, num_classes=num_classes, **kwargs)
         if getattr(network, "num_classes", num_classes) != num_classes:
             raise InputError(
                 f"Passed `num_classes={num_classes}` with a network built for "
                 f"`num_classes={getattr(network, 'num_classes', None)}`. They must be equal."
+            )
+        if negatives is not None and gives_classes(network):
+            raise InputError(
+                f"Passed `negatives={type(negatives).__name__}` with a network whose blocks give every class a "
+                "goodness. Their loss says what they are contrasted with: leave `negatives` out."
             )
         self.negatives = UniformWrongLabel() if negatives is None else negatives
         self.readout = GoodnessReadout() if readout is None else readout
@@ -59,7 +72,7 @@ class FFClassifier(ImageClassification):
         return [*self.network, *trained]
 
     def local_losses(self, batch: Any) -> Iterator[LocalStep]:
-        """The readout's loss, if it learns, then those of the blocks on right and wrong labels.
+        """The readout's loss, if it learns, then those of the blocks.
 
         The readout comes first so that it sees every block before its update, in whatever mode and on
         whatever strategy the updates are made.
@@ -68,34 +81,78 @@ class FFClassifier(ImageClassification):
         loss = self.readout.local_loss(self.network, x, y)
         if loss is not None:
             yield LocalStep(len(self.network), loss)
+        yield from self.network.local_losses(self._signal(x, y))
+
+    def _signal(self, x: Tensor, y: Tensor) -> Signal:
+        """What the first block receives: images, with their label and with a wrong one where blocks contrast them."""
+        if gives_classes(self.network):
+            return Signal(x, 1, y, self.generator, self.global_step)
+        if not self.network.stage.reads_input:
+            return Signal(x, labels=y)
         shared = self.network.share(x)
 
         def judge(labels: Tensor, blocks: int) -> Tensor:
             image_part = None if shared is None else shared.detach()
             some = torch.split(labels, JUDGED_AT_ONCE)
-            judged = [self.network.goodness(Labelled(x, rows, image_part), blocks=blocks).sum(0) for rows in some]
+            judged = [self.network.impression(Labelled(x, rows, image_part), blocks) for rows in some]
             return torch.cat(judged).view_as(labels)
 
         wrong = self.negatives(y, self.num_classes, judge, self.generator())
-        yield from self.network.local_losses(Signal(Labelled(x, torch.stack([y, wrong]), shared), labels=y))
+        return Signal(Labelled(x, torch.stack([y, wrong]), shared), labels=y)
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores ``(B, num_classes)`` of images ``(B, …)``; the highest is the prediction."""
         scores: Tensor = self.readout(self.network, x, self.num_classes)
         return scores
 
+    def answer(self, x: Tensor) -> Answer:
+        """Class scores of images ``(B, …)``, and which block gave them."""
+        return self.readout.answer(self.network, x, self.num_classes)
+
+    def exit_early(self, batches: Iterable[Any], *, tolerance: float) -> EarlyExit:
+        """Put an early exit in place of the goodness readout; see :meth:`EarlyExit.calibrated`.
+
+        Args:
+            batches: ``(x, y)`` of validation images.
+            tolerance: accuracy that may be lost on them, in ``[0, 1]``.
+
+        Returns:
+            The new readout.
+
+        Raises:
+            InputError: another readout than of goodness, or no batch.
+        """
+        if not isinstance(self.readout, GoodnessReadout | EarlyExit):
+            raise InputError(
+                f"`exit_early` was called with `readout={type(self.readout).__name__}`. It needs goodness."
+            )
+        pairs = [(x.to(self.device), y.to(self.device)) for x, y in batches]
+        if not pairs:
+            raise InputError("Passed no `batches`. Margins of an early exit are found on validation images.")
+        goodness = torch.cat([label_goodness(self.network, x, self.num_classes) for x, _ in pairs], dim=1)
+        labels = torch.cat([y for _, y in pairs])
+        self.readout = EarlyExit.calibrated(goodness, labels, tolerance=tolerance, first_block=self.readout.first_block)
+        return self.readout
+
     def evaluate(self, batch: Any, stage: str, metrics: ClassificationMetrics) -> None:
         """Accuracy of the readout; what every block makes of the labels is logged at the end of the epoch."""
         x, y = self.checked(batch)
         goodness = label_goodness(self.network, x, self.num_classes)
-        scores = self.readout.combine(goodness) if isinstance(self.readout, GoodnessReadout) else self(x)
+        if isinstance(self.readout, GoodnessReadout):
+            scores = self.readout.combine(goodness)
+            if stage == "val" and not self.trainer.sanity_checking:
+                self.readout.observe(goodness, y)
+        else:
+            scores = self(x)
         metrics.update(scores, y)
         self.log(f"{stage}/accuracy", metrics.accuracy, prog_bar=True)
         self.contrast.update(goodness, y, [block.threshold for block in self.network])
 
     def on_validation_epoch_end(self) -> None:
-        """Log accuracy, separation and goodness gap of every block."""
+        """Log accuracy, separation and goodness gap of every block; let the readout choose."""
         self._log_contrast("val")
+        if isinstance(self.readout, GoodnessReadout) and not self.trainer.sanity_checking:
+            self.readout.choose()
 
     def on_test_epoch_end(self) -> None:
         """Log accuracy, separation and goodness gap of every block."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from ff_lightning.blocks import BlockStack
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
+from ff_lightning.readouts import Answer
 
 
 class ImageClassification(FFLightningModule, ABC):
@@ -34,6 +36,11 @@ class ImageClassification(FFLightningModule, ABC):
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """Class scores ``(B, num_classes)`` of images ``(B, …)``; the highest is the prediction."""
+
+    def answer(self, x: Tensor) -> Answer:
+        """Class scores of images ``(B, …)``, and which block gave them."""
+        scores = self(x)
+        return Answer(scores, torch.full((len(scores),), len(self.network) - 1, device=scores.device))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log what :meth:`evaluate` finds under ``val/``."""

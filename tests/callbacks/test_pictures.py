@@ -5,12 +5,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from PIL import Image
+from torch.utils.data import DataLoader
 
 import ff_lightning as ff
-from ff_lightning.callbacks import ClassificationPictures
-from ff_lightning.callbacks.pictures import draw_confusion, draw_goodness
+from ff_lightning.callbacks import BlockPictures, ClassificationPictures
+from ff_lightning.callbacks.drawings import draw_confusion, draw_goodness, receptive_fields
+from ff_lightning.callbacks.pictures import clearest_and_hardest
+from ff_lightning.data import ImageDataModule
+from ff_lightning.networks import GPT
 from tests.training import ADAM, classifier, loader, mlp, trainer
 
 DATA = loader(300, 100)
@@ -45,9 +50,49 @@ def test_a_second_test_does_not_count_the_first(tmp_path: Path) -> None:
     assert int(module.test_metrics.confusion.compute().sum()) == 300
 
 
-def test_a_training_draws_nothing(tmp_path: Path) -> None:
-    trainer(tmp_path, callbacks=[ClassificationPictures()]).fit(classifier(), DATA, DATA)
-    assert not (tmp_path / "pictures").exists()
+def test_a_training_leaves_pictures_in_the_folder_and_in_tensorboard(tmp_path: Path) -> None:
+    logger = TensorBoardLogger(tmp_path, name="", version="")
+    run = trainer(tmp_path, logger=logger, callbacks=[ClassificationPictures(), BlockPictures()], log_every_n_steps=1)
+    data = ImageDataModule("digits", batch_size=700)
+    run.fit(classifier(), data)
+    names = {"validation", "fields", "labels"}
+    assert {path.stem for path in (tmp_path / "pictures").iterdir()} == names
+    events = b"".join(path.read_bytes() for path in tmp_path.glob("events*"))
+    assert all(f"pictures/{name}".encode() in events for name in names)
+
+
+def test_the_last_validation_alone_is_counted(tmp_path: Path) -> None:
+    module = classifier()
+    trainer(tmp_path, callbacks=[ClassificationPictures()], max_epochs=2).fit(module, DATA, DATA)
+    assert int(module.val_metrics.confusion.compute().sum()) == 300
+
+
+def test_a_language_model_leaves_histograms_and_losses(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    tokens = torch.randint(5, (20, 9), generator=torch.Generator().manual_seed(0))
+    model = ff.FFLanguageModel(GPT(vocab_size=5, context=8, width=8, layers=2, heads=1), optimizer=ADAM)
+    callback = BlockPictures()
+    data = DataLoader(tokens, batch_size=10)
+    trainer(tmp_path, callbacks=[callback], log_every_n_steps=1, max_epochs=2).fit(model, data, data)
+    assert {path.stem for path in (tmp_path / "pictures").iterdir()} == {"goodness", "losses"}
+    assert [step for step, _ in callback._losses] == [2, 4]
+    assert [len(values) for _, values in callback._losses] == [2, 2]
+
+
+def test_fields_are_the_weights_of_the_units_as_images() -> None:
+    layer = mlp(1, width=16, overlay=True)[0].layer
+    fields = receptive_fields(layer, (1, 8, 8))
+    assert fields is not None
+    assert fields.shape == (16, 1, 8, 8)
+    assert fields[:, 0].flatten(1)[:, :10].abs().max() == 0, "the label is written there"
+    strongest = layer.image.weight.norm(dim=1).argmax()
+    assert torch.equal(fields[0].flatten()[10:], layer.image.weight[strongest])
+    assert receptive_fields(layer, (1, 9, 9)) is None
+
+
+def test_the_clearest_and_the_hardest_image_are_found() -> None:
+    goodness = torch.tensor([[[1.0, 0.0], [0.0, 9.0], [5.0, 0.0]], [[1.0, 0.0], [0.0, 9.0], [5.0, 0.0]]])
+    assert clearest_and_hardest(goodness, torch.tensor([0, 1, 1])) == [1, 2]
 
 
 def test_the_matrix_shows_every_count_and_the_error() -> None:

@@ -10,11 +10,22 @@ import pytest
 import torch
 
 import ff_lightning as ff
+from ff_lightning.class_losses import OwnContrast, WrongClass
 from ff_lightning.data import ImageDataModule
-from ff_lightning.goodness import SumOfSquares
-from ff_lightning.losses import MovingThresholdLoss, Swish, SymBa, ThresholdLoss
+from ff_lightning.goodness import ProjectedActivity, SumOfSquares
+from ff_lightning.language import LogisticContrast
+from ff_lightning.losses import ClassSoftmax, MovingThresholdLoss, Swish, SymBa, ThresholdLoss
 from ff_lightning.negatives import HardWrongLabel, UniformWrongLabel
-from ff_lightning.readouts import GoodnessReadout, LinearReadout
+from ff_lightning.networks import ConvNet
+from ff_lightning.optim import MuonAdamW
+from ff_lightning.readouts import (
+    ChosenBlocks,
+    GoodnessReadout,
+    LastBlock,
+    LinearReadout,
+    MeanLogProbability,
+    Readout,
+)
 from ff_lightning.tasks.evaluation import check_labels
 from tests.training import mlp, trainer
 
@@ -95,3 +106,33 @@ def test_negatives_of_a_classifier_are_wrong_labels() -> None:
     (labels,) = seen
     assert torch.equal(labels[0], y)
     assert (labels[1] != y).all()
+
+
+@pytest.mark.parametrize(
+    ("network", "readout"),
+    [
+        ({}, None),
+        ({"loss": OwnContrast(LogisticContrast())}, LastBlock()),
+        ({"loss": WrongClass(SymBa())}, MeanLogProbability()),
+        ({"loss": ClassSoftmax(), "goodness": ProjectedActivity()}, ChosenBlocks(2)),
+        ({"loss": ClassSoftmax(), "overlapping": True}, GoodnessReadout(first_block=1)),
+    ],
+    ids=["own", "own, logistic", "wrong class", "softmax", "overlapping"],
+)
+def test_blocks_that_score_classes_learn_digits(
+    tmp_path: Path, network: dict[str, Any], readout: Readout | None
+) -> None:
+    torch.manual_seed(0)
+    stack = ConvNet((1, 8, 8), (16, 32), pool_after=(1,), **network)
+    module = ff.FFClassifier(stack, readout=readout, optimizer=partial(MuonAdamW, lr=4e-3))
+    run = trainer(tmp_path, max_epochs=5, num_sanity_val_steps=1, log_every_n_steps=5)
+    run.fit(module, data())
+    assert run.callback_metrics["val/accuracy"] > 0.85
+    assert run.callback_metrics["val/accuracy/block_1"] > 0.85
+    for name in ("loss", "separation", "goodness_gap"):
+        assert {f"train/{name}/block_{index}" for index in range(2)} <= set(run.callback_metrics)
+
+
+def test_blocks_that_score_classes_take_no_negatives() -> None:
+    with pytest.raises(ff.InputError, match="Passed `negatives=UniformWrongLabel` with a network whose blocks"):
+        ff.FFClassifier(ConvNet((1, 8, 8), (16,), pool_after=()), negatives=UniformWrongLabel())

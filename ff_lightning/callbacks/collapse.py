@@ -1,0 +1,70 @@
+"""Stops a training in which a block no longer tells positives from negatives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.utilities import rank_zero_info
+
+from ff_lightning.blocks import LocalStep
+from ff_lightning.errors import InputError
+from ff_lightning.metrics import separation
+from ff_lightning.module import FFLightningModule
+
+
+class StopOnCollapse(pl.Callback):
+    """Stops the training when the separation of a block that learns has collapsed to chance.
+
+    It has collapsed when none of the last ``patience`` logged steps was above ``min_separation``: the block answers
+    positives and negatives alike, most often because its units are dead. Blocks whose turn has not come in the
+    schedule, or is over, do not count. Not for negatives from a model's own predictions (language models with
+    ``LinearContrast``): these grow as good as the positives, which is the aim.
+
+    Args:
+        min_separation: 0.5 is chance; see :func:`~ff_lightning.metrics.separation`.
+        patience: logged steps in a row (see ``log_every_n_steps`` of the Trainer).
+
+    Raises:
+        InputError: an argument makes no sense.
+    """
+
+    def __init__(self, min_separation: float = 0.55, *, patience: int = 10) -> None:
+        if not 0 <= min_separation < 1:
+            raise InputError(
+                f"Passed `StopOnCollapse(min_separation={min_separation})`. `min_separation` must be in [0, 1)."
+            )
+        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
+            raise InputError(
+                f"Passed `StopOnCollapse(patience={patience!r})`. `patience` must be a whole number, at least 1."
+            )
+        self.min_separation = min_separation
+        self.patience = patience
+        self._low: dict[int, int] = {}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin to count."""
+        self._low = {}
+
+    def on_local_step(self, trainer: pl.Trainer, pl_module: FFLightningModule, step: LocalStep) -> None:
+        """Count the logged steps at which a block was at chance."""
+        if step.g_pos is None or step.g_neg is None or not pl_module.learning()[step.block]:
+            return
+        threshold = getattr(pl_module.local_modules()[step.block], "threshold", None)
+        low = float(separation(step.g_pos, step.g_neg, threshold)) <= self.min_separation
+        self._low[step.block] = self._low.get(step.block, 0) + 1 if low else 0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Stop after this batch if a block has collapsed on any rank."""
+        if not isinstance(pl_module, FFLightningModule) or not pl_module.is_logged():
+            return
+        collapsed = [block for block, count in self._low.items() if count >= self.patience]
+        if trainer.strategy.reduce_boolean_decision(bool(collapsed), all=False):
+            trainer.should_stop = True
+            rank_zero_info(
+                f"Training stops after {trainer.global_step:,} updates: the separation of block "
+                f"{', '.join(map(str, collapsed)) or 'of another rank'} was at most {self.min_separation} on the last "
+                f"{self.patience} logged steps. Lower the learning rate, or choose another loss or normalisation."
+            )

@@ -1,0 +1,54 @@
+"""Begins ``run.json`` in the run folder: command, surroundings, size and time of a training."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime
+from pathlib import Path
+
+import lightning.pytorch as pl
+
+from ff_lightning.module import FFLightningModule
+from ff_lightning.records import add_to_record, read_record, start_record, surroundings
+
+
+class RunRecord(pl.Callback):
+    """Writes down how a run was made; the tables of results are added to the same file (:mod:`ff_lightning.records`).
+
+    Args:
+        command: the words that started the training.
+    """
+
+    def __init__(self, command: str = "") -> None:
+        self.command = command
+        self._since = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Begin the record, or go on with that of the run that is resumed."""
+        self._since = time.monotonic()
+        if not trainer.is_global_zero:
+            return
+        folder = Path(trainer.default_root_dir)
+        modules = pl_module.local_modules() if isinstance(pl_module, FFLightningModule) else [pl_module]
+        run = {
+            "name": folder.resolve().name,
+            "command": self.command,
+            "task": type(pl_module).__name__,
+            "started": datetime.now().astimezone().isoformat(timespec="seconds"),
+            "seed": getattr(pl_module, "seed", None),
+            "local_modules": len(modules),
+            "parameters": sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad),
+            "processes": trainer.world_size,
+        }
+        if trainer.global_step and (earlier := read_record(folder)):
+            run |= {"resumed_at": trainer.global_step, "command": earlier["run"]["command"]}
+            add_to_record(folder, "run", run)
+        else:
+            start_record(folder, {"run": run})
+        add_to_record(folder, "surroundings", surroundings())
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write down how long it took."""
+        if trainer.is_global_zero:
+            done = {"updates": trainer.global_step, "seconds": time.monotonic() - self._since}
+            add_to_record(Path(trainer.default_root_dir), "run", done)

@@ -1,0 +1,201 @@
+"""Convolutional stacks whose blocks each give every class a goodness."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ff_lightning.blocks import BlockStack, LocalStep, Signal
+from ff_lightning.class_blocks import ClassBlock, overlapping_losses
+from ff_lightning.class_losses import OwnContrast
+from ff_lightning.errors import InputError
+from ff_lightning.goodness import Goodness, WeightedEnergy
+from ff_lightning.losses import ClassLoss
+from ff_lightning.optim import HiddenMatrix
+
+
+class ConvReLU(nn.Module):
+    """Convolution, max-pooling, batch norm and ReLU of feature maps, in channels-last layout.
+
+    Pooling comes before norm and ReLU, which then have a quarter of the work; the order of pooling and ReLU does
+    not matter.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: filters.
+        kernel_size: side of a filter; odd, so that padding keeps the size of the map.
+        pool: take the maximum over fields of 2 x 2.
+        dropout: share of the activities that is dropped in training.
+
+    Shape:
+        ``(B, in_channels, H, W)`` to ``(B, out_channels, H, W)``, half as high and wide with ``pool``.
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, kernel_size: int = 3, pool: bool = False, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise InputError(f"Passed `kernel_size={kernel_size}`. `kernel_size` must be odd.")
+        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, padding=kernel_size // 2, bias=False)
+        self.conv.weight = HiddenMatrix(self.conv.weight.data)
+        self.norm = nn.BatchNorm2d(out_channels)
+        self.pool = pool
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        z = self.conv(x.contiguous(memory_format=torch.channels_last))
+        if self.pool:
+            z = F.max_pool2d(z, 2)
+        h: Tensor = self.dropout(F.relu(self.norm(z), inplace=True))
+        return h
+
+
+class StandardImage(nn.Module):
+    """Bring every image to mean 0 and variance 1 over all its values, ``(B, C, H, W)`` to the same.
+
+    Args:
+        image_shape: channels, height, width that are expected.
+    """
+
+    def __init__(self, image_shape: Sequence[int]) -> None:
+        super().__init__()
+        self.image_shape = tuple(image_shape)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        if tuple(x.shape[1:]) != self.image_shape:
+            raise InputError(
+                f"Passed images of shape {tuple(x.shape[1:])}. The network was built with "
+                f"`image_shape={list(self.image_shape)}`."
+            )
+        return F.layer_norm(x, self.image_shape)
+
+
+class ConvNet(BlockStack):
+    """Stack of convolutional blocks; every block gives every class a goodness.
+
+    Images come without a label. What a block is trained for is said by ``goodness`` and ``loss``: with the defaults
+    a weighted energy and negatives from the block's own prediction (tier T1), with
+    :class:`~ff_lightning.losses.ClassSoftmax` a local softmax (T2). With ``overlapping`` the gradient crosses one
+    border of blocks at a time (T3); with ``layers_per_block`` autograd runs through the layers of a block.
+
+    Args:
+        image_shape: channels, height, width.
+        widths: filters of each layer, from the input upwards.
+        kernel_sizes: side of the filters, of all layers or of each.
+        pool_after: layers, counted from 0, that halve the height and width of the map.
+        layers_per_block: layers trained by one local loss; must divide the number of layers.
+        overlapping: train overlapping pairs of blocks; see
+            :func:`~ff_lightning.class_blocks.overlapping_losses`.
+        goodness: one a class; sized for every block.
+        loss: copied for every block; :class:`~ff_lightning.class_losses.OwnContrast` by default.
+        norm: copied for every block; what is done to activities that are passed on. Nothing by default, since batch
+            norm stands in every layer.
+        dropout: share of the activities of each layer that is dropped in training.
+
+    Raises:
+        InputError: sizes that make no sense or do not fit each other.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int] = (3, 32, 32),
+        widths: Sequence[int] = (64, 128, 128, 256, 256),
+        *,
+        kernel_sizes: int | Sequence[int] = 3,
+        pool_after: Sequence[int] = (0, 2, 4),
+        layers_per_block: int = 1,
+        overlapping: bool = False,
+        goodness: Goodness | None = None,
+        loss: ClassLoss | None = None,
+        norm: nn.Module | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        sides = [kernel_sizes] * len(widths) if isinstance(kernel_sizes, int) else list(kernel_sizes)
+        check_sizes(image_shape, widths, sides, pool_after, layers_per_block, dropout)
+        channels = pairwise([image_shape[0], *widths])
+        layers: list[nn.Module] = [
+            ConvReLU(*sizes, kernel_size=side, pool=index in pool_after, dropout=dropout)
+            for index, (sizes, side) in enumerate(zip(channels, sides, strict=True))
+        ]
+        goodness = WeightedEnergy() if goodness is None else goodness
+        num_classes = classes_of(goodness)
+        blocks: list[ClassBlock] = []
+        for stop in range(layers_per_block, len(widths) + 1, layers_per_block):
+            inside = layers[stop - layers_per_block : stop]
+            halved = 2 ** sum(layer < stop for layer in pool_after)
+            shape = (widths[stop - 1], image_shape[1] // halved, image_shape[2] // halved)
+            blocks.append(
+                ClassBlock(
+                    nn.Sequential(*([StandardImage(image_shape)] if not blocks else []), *inside),
+                    goodness.sized(shape),
+                    copy.deepcopy(loss) or OwnContrast(),
+                    norm=copy.deepcopy(norm) or nn.Identity(),
+                )
+            )
+        super().__init__(blocks)
+        self.overlapping = overlapping
+        self.num_classes = num_classes
+        self.out_features = torch.Size(shape).numel()
+
+    def local_losses(self, signal: Signal) -> Iterator[LocalStep]:
+        """Yield the local loss of every block, or of every pair; see :meth:`BlockStack.local_losses`."""
+        yield from overlapping_losses(self, signal) if self.overlapping else super().local_losses(signal)
+
+
+def classes_of(goodness: Goodness) -> int:
+    """How many classes a goodness judges.
+
+    Raises:
+        InputError: it says one number a sample.
+    """
+    num_classes: int | None = getattr(goodness, "num_classes", None)
+    if num_classes is None:
+        raise InputError(
+            f"Passed `goodness={type(goodness).__name__}`, one number a sample. A block here needs one a class, such "
+            "as `WeightedEnergy` or `ChannelGroups`."
+        )
+    return num_classes
+
+
+def check_sizes(
+    image_shape: Sequence[int],
+    widths: Sequence[int],
+    kernel_sizes: Sequence[int],
+    pool_after: Sequence[int],
+    layers_per_block: int,
+    dropout: float,
+) -> None:
+    """Check the arguments of :class:`ConvNet`.
+
+    Raises:
+        InputError: names the one that makes no sense.
+    """
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        raise InputError(f"Passed `image_shape={list(image_shape)}`. It must be channels, height, width.")
+    if not widths or min(widths) < 1:
+        raise InputError(f"Passed `widths={list(widths)}`. `widths` needs one or more positive numbers of filters.")
+    if len(kernel_sizes) != len(widths):
+        raise InputError(
+            f"Passed `kernel_sizes={list(kernel_sizes)}` with {len(widths)} `widths`. Pass one number, or one a layer."
+        )
+    if len(set(pool_after)) != len(pool_after) or not set(pool_after) <= set(range(len(widths))):
+        raise InputError(
+            f"Passed `pool_after={list(pool_after)}`. It must name different layers of 0 to {len(widths) - 1}."
+        )
+    if min(image_shape[1:]) < 2 ** len(pool_after):
+        raise InputError(
+            f"Passed `pool_after={list(pool_after)}` with images of {image_shape[1]} x {image_shape[2]} pixels. "
+            "Halved so often, nothing is left of them."
+        )
+    if layers_per_block < 1 or len(widths) % layers_per_block:
+        raise InputError(
+            f"Passed `layers_per_block={layers_per_block}` with {len(widths)} layers. It must divide their number."
+        )
+    if not 0 <= dropout < 1:
+        raise InputError(f"Passed `dropout={dropout}`. `dropout` must be in [0, 1).")

@@ -1,0 +1,212 @@
+"""Residual stacks with shortcuts that have no parameters (DeeperForward, Sun et al. 2025, OpenReview kOYnXVQCtA)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ff_lightning.blocks import BlockStack, Labelled
+from ff_lightning.class_blocks import ClassBlock
+from ff_lightning.errors import InputError
+from ff_lightning.goodness import ChannelGroups, Goodness, MeanActivity
+from ff_lightning.losses import ClassLoss, ClassSoftmax
+from ff_lightning.networks.conv import StandardImage
+from ff_lightning.normalization import GroupStandard
+from ff_lightning.optim import HiddenMatrix
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What travels between the blocks of a residual stack.
+
+    Attributes:
+        x: ``(B, C, H, W)``, what the next block receives.
+        shortcut: ``(B, C, H, W)``, an earlier ``x``, detached like it.
+    """
+
+    x: Tensor
+    shortcut: Tensor
+
+
+class Joint(Enum):
+    """What becomes of the shortcut behind a block: it waits, is added, or is joined as more channels."""
+
+    WAIT = "wait"
+    ADD = "add"
+    CONCAT = "concat"
+
+
+class StridedReLU(nn.Module):
+    """Convolution of 3 x 3 without bias, ReLU and dropout, channels last; Kaiming initialisation by fan-out.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: filters.
+        stride: 2 halves height and width.
+        dropout: share of the activities that is dropped in training.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+        self.conv.weight = HiddenMatrix(self.conv.weight.data)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor) -> Tensor:  # noqa: D102
+        h: Tensor = self.dropout(F.relu(self.conv(x.contiguous(memory_format=torch.channels_last)), inplace=True))
+        return h
+
+
+class ResidualBlock(ClassBlock):
+    """Block between shortcuts.
+
+    Args:
+        layer: see :class:`~ff_lightning.class_blocks.ClassBlock`.
+        goodness: of the activities before the shortcut joins them.
+        loss: see :class:`~ff_lightning.class_blocks.ClassBlock`.
+        norm: of the activities that are passed on, before the shortcut joins them.
+        joint: what becomes of the shortcut behind this block.
+        starts: whether what this block passes on is the next shortcut.
+        halves: whether the map will have been halved where that shortcut ends, so that it is pooled.
+    """
+
+    def __init__(
+        self,
+        layer: nn.Module,
+        goodness: Goodness,
+        loss: ClassLoss,
+        *,
+        norm: nn.Module | None = None,
+        joint: Joint = Joint.WAIT,
+        starts: bool = False,
+        halves: bool = False,
+    ) -> None:
+        super().__init__(layer, goodness, loss, norm=norm)
+        self.joint = joint
+        self.starts = starts
+        self.halves = halves
+
+    def forward(self, x: Tensor | Carried) -> Tensor:
+        """Activities of the block, ``(B, …)``, not normalised and without the shortcut."""
+        return super().forward(x.x if isinstance(x, Carried) else x)
+
+    def pass_on(self, x: Tensor | Carried, h: Tensor) -> Carried:  # type: ignore[override]
+        """What the next block receives: normalised activities, joined by the shortcut where there is one."""
+        y: Tensor = self.norm(h)
+        shortcut = x.shortcut if isinstance(x, Carried) else y
+        if self.joint is Joint.ADD:
+            y = y + shortcut
+        elif self.joint is Joint.CONCAT:
+            y = torch.cat([y, shortcut], 1)
+        if self.starts:
+            shortcut = F.avg_pool2d(y, 2) if self.halves else y
+        return Carried(y, shortcut)
+
+
+class ResNet(BlockStack):
+    """DeeperForward's residual network: one convolution a block, a shortcut around every two (kOYnXVQCtA).
+
+    A stem and stages of ``layers_per_stage`` convolutions; every stage but the first begins with stride 2, on twice
+    as many channels: those of the stage before, joined by a shortcut of as many. Goodness of a class is the mean
+    activity of its channels, measured before normalisation and shortcut; what is passed on is normalised class by
+    class. By default the blocks have a local softmax, tier T2.
+
+    Args:
+        image_shape: channels, height, width.
+        width: channels of the stem and the first stage; each further stage has twice as many. The number of classes
+            must divide it.
+        stages: number of stages.
+        layers_per_stage: convolutions of each, an even number.
+        num_classes: number of classes.
+        goodness: one a class; sized for every block. The mean activity of channel groups by default.
+        loss: copied for every block; :class:`~ff_lightning.losses.ClassSoftmax` by default.
+        norm: copied for every block; :class:`~ff_lightning.normalization.GroupStandard` of ``num_classes`` groups by
+            default.
+        dropout: share of the activities of each layer that is dropped in training.
+
+    Raises:
+        InputError: sizes that make no sense or do not fit each other.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int] = (3, 32, 32),
+        width: int = 100,
+        *,
+        stages: int = 4,
+        layers_per_stage: int = 4,
+        num_classes: int = 10,
+        goodness: Goodness | None = None,
+        loss: ClassLoss | None = None,
+        norm: nn.Module | None = None,
+        dropout: float = 0.2,
+    ) -> None:
+        check_sizes(image_shape, width, stages, layers_per_stage, num_classes, dropout)
+        blocks: list[ResidualBlock] = []
+        channels, side = image_shape[0], tuple(image_shape[1:])
+        for index in range((last := stages * layers_per_stage) + 1):
+            stage, inside = divmod(max(index - 1, 0), layers_per_stage)
+            wide = width * 2**stage
+            stride = 2 if stage > 0 and inside == 0 else 1
+            side = tuple(pixels // stride for pixels in side)
+            joint = Joint.ADD if index and index % 2 == 0 else Joint.WAIT
+            if 0 < index < last and index % layers_per_stage == 0:
+                joint = Joint.CONCAT
+            layer = StridedReLU(channels, wide, stride=stride, dropout=dropout)
+            blocks.append(
+                ResidualBlock(
+                    layer if blocks else nn.Sequential(StandardImage(image_shape), layer),
+                    (goodness or ChannelGroups(num_classes, MeanActivity())).sized((wide, *side)),
+                    copy.deepcopy(loss) or ClassSoftmax(),
+                    norm=copy.deepcopy(norm) or GroupStandard(num_classes),
+                    joint=joint,
+                    starts=index % 2 == 0,
+                    halves=joint is Joint.CONCAT,
+                )
+            )
+            channels = 2 * wide if joint is Joint.CONCAT else wide
+        super().__init__(blocks)
+        self.num_classes = num_classes
+        self.out_features = torch.Size((channels, *side)).numel()
+
+    def forward(self, x: Tensor | Labelled) -> Tensor:
+        """What the last block passes on, with the gradient of the whole chain (for a twin)."""
+        carried: Any = x
+        for block in self:
+            carried = block.pass_on(carried, block(carried))
+        last: Tensor = carried.x
+        return last
+
+
+def check_sizes(
+    image_shape: Sequence[int], width: int, stages: int, layers_per_stage: int, num_classes: int, dropout: float
+) -> None:
+    """Check the arguments of :class:`ResNet`.
+
+    Raises:
+        InputError: names the one that makes no sense.
+    """
+    if len(image_shape) != 3 or min(image_shape) < 1:
+        raise InputError(f"Passed `image_shape={list(image_shape)}`. It must be channels, height, width.")
+    if num_classes < 2 or width < 1 or width % num_classes:
+        raise InputError(f"Passed `width={width}` with `num_classes={num_classes}`. It must be a multiple of them.")
+    if stages < 1 or layers_per_stage < 2 or layers_per_stage % 2:
+        raise InputError(
+            f"Passed `stages={stages}, layers_per_stage={layers_per_stage}`. Needed: one stage or more, each of an "
+            "even number of layers."
+        )
+    if any(side % 2 ** (stages - 1) for side in image_shape[1:]):
+        raise InputError(
+            f"Passed `stages={stages}` with images of {image_shape[1]} x {image_shape[2]} pixels. Each stage but the "
+            f"first halves them, so both sides must be multiples of {2 ** (stages - 1)}."
+        )
+    if not 0 <= dropout < 1:
+        raise InputError(f"Passed `dropout={dropout}`. `dropout` must be in [0, 1).")

@@ -1,0 +1,157 @@
+"""What a run folder holds, read for a report."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ff_lightning.errors import InputError
+from ff_lightning.records import read_record
+
+Curve = list[tuple[int, float]]
+"""Updates done, and the value logged then."""
+
+PICTURES = {
+    "validation": "Goodness of validation images with right and wrong labels, and what is taken for what",
+    "test": "Goodness of test images with right and wrong labels, and what is taken for what",
+    "labels": "Goodness that every block gives to every label: the clearest and the hardest image of a batch",
+    "fields": "What units of the first block look at",
+    "goodness": "Goodness of positives and negatives in the last logged batch",
+}
+"""Captions of the pictures that we draw, in the order in which they are shown; any others come after."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as part of the page.
+
+    Attributes:
+        name: of its file, without ending.
+        caption: what it shows.
+        data: address that holds the whole picture.
+        size: width and height, pixels.
+    """
+
+    name: str
+    caption: str
+    data: str
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Text that a language model wrote.
+
+    Attributes:
+        updates: done by then.
+        prompt: what it went on with.
+        written: what it wrote.
+    """
+
+    updates: int
+    prompt: str
+    written: str
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run.
+
+    Attributes:
+        name: of its folder.
+        folder: as it was passed.
+        record: ``run.json``; empty if the command line has not made the run.
+        curves: logged values by name.
+        pictures: PNG files of ``pictures/``.
+        samples: texts of ``samples.txt``.
+        config: ``config.yaml``.
+    """
+
+    name: str
+    folder: str
+    record: dict[str, Any]
+    curves: dict[str, Curve]
+    pictures: list[Picture]
+    samples: list[Sample]
+    config: str
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        InputError: it is none, or a file in it is damaged.
+    """
+    if not folder.is_dir():
+        raise InputError(f"Passed `run_dirs={folder}`. There is no such folder.")
+    config = folder / "config.yaml"
+    if not any(folder.glob("metrics*.csv")) and not config.is_file():
+        raise InputError(
+            f"Passed `run_dirs={folder}`. It is no run folder: neither `metrics.csv` nor `config.yaml` is in it."
+        )
+    try:
+        record = read_record(folder)
+    except json.JSONDecodeError as error:
+        raise InputError(f"Passed `run_dirs={folder}`. Its `run.json` is damaged: {error}.") from error
+    return Run(
+        name=folder.resolve().name,
+        folder=str(folder),
+        record=record,
+        curves=_curves(folder),
+        pictures=_pictures(folder / "pictures"),
+        samples=_samples(folder / "samples.txt"),
+        config=config.read_text(encoding="utf-8") if config.is_file() else "",
+    )
+
+
+def _curves(folder: Path) -> dict[str, Curve]:
+    """Values of ``metrics_1.csv`` and so on, which resumed runs left, and of ``metrics.csv``; the later ones count."""
+    values: dict[str, dict[int, float]] = {}
+    numbered = sorted(folder.glob("metrics_*.csv"), key=lambda path: (len(path.name), path.name))
+    for path in [*numbered, *folder.glob("metrics.csv")]:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                _take(values, row)
+    return {name: sorted(by_step.items()) for name, by_step in values.items()}
+
+
+def _take(values: dict[str, dict[int, float]], row: dict[str, str]) -> None:
+    if not (row.get("step") or "").isdigit():
+        return
+    for name, text in row.items():
+        try:
+            value = float(text)
+        except (TypeError, ValueError):
+            continue
+        if name not in ("step", "epoch") and math.isfinite(value):
+            # A step is named by its index: 0 has done one update.
+            values.setdefault(name, {})[int(row["step"]) + 1] = value
+
+
+def _pictures(folder: Path) -> list[Picture]:
+    rank = {name: index for index, name in enumerate(PICTURES)}
+    paths = sorted(folder.glob("*.png"), key=lambda path: (rank.get(path.stem, len(rank)), path.stem))
+    pictures = []
+    for path in paths:
+        content = path.read_bytes()
+        data = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+        size = int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+        pictures.append(Picture(path.stem, PICTURES.get(path.stem, path.stem.replace("_", " ")), data, size))
+    return pictures
+
+
+def _samples(path: Path) -> list[Sample]:
+    if not path.is_file():
+        return []
+    parts = re.split(r"^=== after (\d+) updates ===\n", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    samples = []
+    for updates, text in zip(parts[::2], parts[1::2], strict=True):
+        prompt, _, written = text.removesuffix("\n\n").partition("|")
+        samples.append(Sample(int(updates), prompt, written))
+    return samples

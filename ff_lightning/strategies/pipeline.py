@@ -1,0 +1,163 @@
+"""How signals travel between processes that each compute some blocks of a stack."""
+
+from __future__ import annotations
+
+import pickle
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import Tensor
+from torch import distributed as dist
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+
+from ff_lightning.errors import InputError
+from ff_lightning.stages import AnySignal, Stage, Value
+
+IN_FLIGHT = 2
+"""Signals that a process may have sent and the next one not yet taken."""
+
+ENVELOPE = 8192
+"""Bytes of the message that says what follows it."""
+
+
+class PipelineStage(Stage):
+    """Some blocks of a stack; signals come from the process below and go to the process above.
+
+    A signal is an envelope (a message of fixed size on the CPU: shapes and dtypes, and the state of torch's generator,
+    so that dropout goes on as in one process), then every tensor in it. Sends are asynchronous, receives wait.
+
+    Args:
+        groups: the blocks of every process, from the input upwards.
+        rank: whose stage this is; it has ``groups[rank]``.
+        device: of this process.
+        envelopes: process group for messages on the CPU.
+        tensors: process group for messages on the device.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[range],
+        rank: int,
+        *,
+        device: torch.device,
+        envelopes: dist.ProcessGroup,
+        tensors: dist.ProcessGroup,
+    ) -> None:
+        super().__init__(groups[rank], groups[-1].stop)
+        self.rank = rank
+        self.is_last = rank == len(groups) - 1
+        self.device = device
+        self.envelopes = envelopes
+        self.tensors = tensors
+        self.in_flight: deque[list[tuple[dist.Work, Tensor]]] = deque()
+
+    def receive(self, signal: AnySignal) -> AnySignal:
+        """The signal that the process below sent, with what is no tensor taken from ``signal``.
+
+        Raises:
+            SIGTERMException: the processes below have been told to stop.
+            InputError: what came is no signal of this task.
+        """
+        if self.reads_input:
+            return signal
+        envelope = torch.empty(ENVELOPE, dtype=torch.uint8)
+        dist.recv(envelope, src=self.rank - 1, group=self.envelopes)
+        content = pickle.loads(envelope.numpy().tobytes())
+        if content is None:
+            self.stop()
+            raise SIGTERMException
+        layout, random = content
+        received = [torch.empty(shape, dtype=dtype, device=self.device) for shape, dtype in layout]
+        for work in [dist.irecv(tensor, src=self.rank - 1, group=self.tensors) for tensor in received]:
+            assert work is not None
+            work.wait()
+        _generator(self.device).set_state(random)
+        return with_tensors(signal, received)
+
+    def send(self, block: int, signal: AnySignal) -> None:
+        """Start sending what the last block here passes on; wait if the next process lags too far behind."""
+        if block != self.blocks[-1] or self.is_last:
+            return
+        while len(self.in_flight) >= IN_FLIGHT:
+            self._wait_for_oldest()
+        tensors = tensors_of(signal)
+        content = [(tuple(tensor.shape), tensor.dtype) for tensor in tensors], _generator(self.device).get_state()
+        self.in_flight.append(
+            [self._sent(_envelope(content), self.envelopes), *(self._sent(tensor, self.tensors) for tensor in tensors)]
+        )
+
+    def stop(self) -> None:
+        """Tell the processes above that no further signal comes."""
+        if not self.is_last:
+            self.flush()
+            self.in_flight.append([self._sent(_envelope(None), self.envelopes)])
+            self.flush()
+
+    def flush(self) -> None:
+        """Wait until the next process has taken all that was sent."""
+        while self.in_flight:
+            self._wait_for_oldest()
+
+    def gather(self, value: Value) -> list[Value]:
+        """What all processes have, tensors on the CPU."""
+        parts: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(parts, tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, value))
+        return parts
+
+    def _sent(self, tensor: Tensor, group: dist.ProcessGroup) -> tuple[dist.Work, Tensor]:
+        """A send on its way, with what must not be freed before it has arrived."""
+        tensor = tensor.contiguous()
+        work = dist.isend(tensor, dst=self.rank + 1, group=group)
+        assert work is not None
+        return work, tensor
+
+    def _wait_for_oldest(self) -> None:
+        for work, _ in self.in_flight.popleft():
+            work.wait()
+
+
+def tensors_of(signal: Any) -> list[Tensor]:
+    """All tensors in a signal, in the order of its fields."""
+    return [leaf for leaf in tree_leaves(_parts(signal)) if isinstance(leaf, Tensor)]
+
+
+def with_tensors(signal: AnySignal, tensors: Sequence[Tensor]) -> AnySignal:
+    """A signal with other tensors in the place of its own.
+
+    Raises:
+        InputError: it has more or fewer of them.
+    """
+    leaves, structure = tree_flatten(_parts(signal))
+    places = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
+    if len(places) != len(tensors):
+        raise InputError(
+            f"Received a signal of {len(tensors)} tensors where {type(signal).__name__} has {len(places)}. A layer-"
+            "parallel task makes signals with the same fields in every process."
+        )
+    for place, tensor in zip(places, tensors, strict=True):
+        leaves[place] = tensor
+    changed: AnySignal = replace(signal, **tree_unflatten(leaves, structure))  # type: ignore[type-var]
+    return changed
+
+
+def _parts(signal: Any) -> dict[str, Any]:
+    return {field.name: getattr(signal, field.name) for field in fields(signal)}
+
+
+def _envelope(content: Any) -> Tensor:
+    data = pickle.dumps(content)
+    if len(data) > ENVELOPE:
+        raise InputError("A signal has too many tensors to be sent to another process.")
+    return torch.frombuffer(bytearray(data.ljust(ENVELOPE, b"\0")), dtype=torch.uint8)
+
+
+def _generator(device: torch.device) -> torch.Generator:
+    """The generator that layers on a device draw from."""
+    if device.type == "cpu":
+        return torch.default_generator
+    generators: Sequence[torch.Generator] = torch.get_device_module(device).default_generators
+    return generators[device.index or 0]

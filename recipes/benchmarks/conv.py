@@ -1,0 +1,148 @@
+"""Test accuracy of convolutional stacks whose blocks give every class a goodness, with the twin beside it.
+
+    python recipes/benchmarks/conv.py --data path/to/cifar10_jpeg --tier T2 [--seed 0 1 2] [--validation-only]
+
+Tiers: T1 contrasts the true class with classes of each block's own prediction, T2 compares all classes at once, T3 does
+so in overlapping pairs of blocks. `--data` is a folder with Parquet files in the hub's layout, whose name decides the
+recipe, or `mnist`, `fashion_mnist` or `cifar10_jpeg` below the folder that `FF_LIGHTNING_DATA` names, or scikit-learn's
+`digits`. Further arguments change the recipe, of FF and twin alike: `--trainer.max_epochs 5`.
+
+Validation images are cut from the training set and choose the readout; the test set is looked at once, at the end.
+The last line is JSON; `cpu_minutes` are those of training FF, a seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+from statistics import mean
+
+import torch
+from lightning.pytorch.cli import LightningCLI
+from recipe import load, provenance
+from torch import Tensor
+
+from ff_lightning.readouts import ChosenBlocks, GoodnessReadout, LastBlock, MeanLogProbability, label_goodness
+
+RECIPES = {
+    "digits": "digits_conv",
+    "mnist": "mnist_conv",
+    "fashion_mnist": "fashion_conv",
+    "cifar10_jpeg": "cifar_conv",
+    "cifar10": "cifar_conv",
+}
+TIERS = {"T1": ["with/own_contrast"], "T2": ["with/class_softmax"], "T3": ["with/class_softmax", "with/overlapping"]}
+
+
+def folder(data: str) -> Path:
+    """Where the images are."""
+    known = Path(os.environ.get("FF_LIGHTNING_DATA", "")) / data
+    return known if data in RECIPES and known.is_dir() else Path(data)
+
+
+def trained(args: argparse.Namespace, recipes: list[str], seed: int) -> tuple[LightningCLI, float]:
+    """Train what the recipes describe; what ran, and minutes of CPU time."""
+    fixed = ["--seed_everything", str(seed), "--data.source", str(folder(args.data))]
+    run = load(recipes, [*fixed, *args.changes], limit_val_batches=0)
+    started = time.process_time()
+    run.trainer.fit(run.model, run.datamodule)
+    return run, round((time.process_time() - started) / 60, 2)
+
+
+def percent(scores: Tensor, labels: Tensor) -> float:
+    return round(100 * (scores.argmax(-1) == labels).double().mean().item(), 2)
+
+
+@torch.no_grad()
+def validated(run: LightningCLI) -> tuple[Tensor, Tensor]:
+    """What the model says of the validation images, in its precision: ``(L, N, C)`` or ``(N, C)``, and the labels."""
+    said, labels = [], []
+    model = run.model.eval()
+    with run.trainer.precision_plugin.forward_context():
+        for x, y in run.datamodule.val_dataloader():
+            x = x.to(model.device)
+            said.append((label_goodness(model.network, x, 10) if hasattr(model, "readout") else model(x)).float().cpu())
+            labels.append(y)
+    return torch.cat(said, -2), torch.cat(labels)
+
+
+def best_readout(goodness: Tensor, labels: Tensor) -> tuple[GoodnessReadout, dict[str, float]]:
+    """The readout that is most often right on validation images, and how often each is, in percent."""
+    chosen = ChosenBlocks(len(goodness))
+    chosen.observe(goodness, labels)
+    chosen.choose()
+    readouts: list[GoodnessReadout] = [LastBlock(), GoodnessReadout(), MeanLogProbability(), chosen]
+    accuracy = {type(readout).__name__: percent(readout.combine(goodness), labels) for readout in readouts}
+    return max(readouts, key=lambda readout: accuracy[type(readout).__name__]), accuracy
+
+
+def tested(run: LightningCLI) -> dict[str, float]:
+    """Accuracies on the test images in percent, by name."""
+    (found,) = run.trainer.test(run.model, run.datamodule, verbose=False)
+    return {name.removeprefix("test/"): round(100 * value, 2) for name, value in found.items() if "accuracy" in name}
+
+
+def one_seed(args: argparse.Namespace, recipe: str, seed: int) -> dict[str, object]:
+    run, minutes = trained(args, [recipe, *TIERS[args.tier]], seed)
+    goodness, labels = validated(run)
+    readout, validation = best_readout(goodness, labels)
+    result: dict[str, object] = {
+        "cpu_minutes": minutes,
+        "validation": validation,
+        "validation_by_block": [percent(g, labels) for g in goodness],
+        "readout": type(readout).__name__,
+    }
+    if isinstance(readout, ChosenBlocks):
+        result["blocks_chosen"] = readout.chosen.tolist()
+    if not args.validation_only:
+        run.model.readout = readout.to(run.model.device)
+        measured = tested(run)
+        result["test"] = measured["accuracy"]
+        result["test_by_block"] = [measured[f"accuracy/block_{index}"] for index in range(len(goodness))]
+    if args.twin:
+        twin, result["twin_cpu_minutes"] = trained(args, [recipe, "with/twin"], seed)
+        result["twin_validation"] = percent(*validated(twin))
+        if not args.validation_only:
+            result["twin_test"] = tested(twin)["accuracy"]
+    return result
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="digits", help="folder, or one of " + ", ".join(RECIPES))
+    parser.add_argument("--tier", choices=list(TIERS), default="T1")
+    parser.add_argument("--recipe", help="such as cifar_resnet; what fits the data by default")
+    parser.add_argument("--seed", type=int, nargs="+", default=[0])
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--no-twin", dest="twin", action="store_false")
+    parser.add_argument("--validation-only", action="store_true", help="do not look at the test set")
+    args, args.changes = parser.parse_known_args()
+    torch.set_num_threads(args.threads)
+    recipe = args.recipe or RECIPES[folder(args.data).name]
+
+    by_seed = []
+    for seed in args.seed:
+        by_seed.append(one_seed(args, recipe, seed))
+        print(json.dumps({"seed": seed, **by_seed[-1]}), flush=True)
+
+    def average(name: str) -> float | None:
+        return round(mean(one[name] for one in by_seed), 2) if name in by_seed[0] else None  # type: ignore[misc]
+
+    result = {
+        "test_accuracy": average("test"),
+        "twin": average("twin_test"),
+        "tier": args.tier,
+        "cpu_minutes": average("cpu_minutes"),
+        "twin_cpu_minutes": average("twin_cpu_minutes"),
+        "seeds": args.seed,
+        "recipe": " + ".join([recipe, *TIERS[args.tier]]),
+        "by_seed": by_seed,
+    }
+    print(json.dumps(result | provenance()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Test accuracy of self-contrastive FF (SCFF, arXiv 2409.11593) under a linear softmax, tier T1.
+
+    python recipes/benchmarks/scff.py --data path/to/cifar10 [--seed 0] [--twin-epochs 4]
+    python recipes/benchmarks/scff.py --recipe mnist_scff --data path/to/mnist
+
+Arguments of the recipe change one thing at a time; with `--validation-only` the test set stays closed:
+
+    python recipes/benchmarks/scff.py --validation-only --model.readout.dropout 0.0
+
+`--data` is a folder with train.parquet and test.parquet in the hub's layout, or the hub id itself. The test set is
+looked at once, at the end. With `--twin-epochs` the same network is also trained by backprop, at one rate for all
+layers, on single images. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+
+import torch
+from recipe import load, provenance
+
+
+def measured(args: argparse.Namespace, recipes: list[str], overrides: list[str]) -> tuple[dict[str, float], float]:
+    """Accuracies after a training, in percent, and its CPU minutes."""
+    data = ["--data.source", args.data] if args.data else []
+    run = load(recipes, ["--seed_everything", str(args.seed), *data, *overrides])
+    run.trainer.check_val_every_n_epoch = run.trainer.max_epochs
+    started = time.process_time()
+    run.trainer.fit(run.model, run.datamodule)
+    minutes = (time.process_time() - started) / 60
+    found = {name: float(value) for name, value in run.trainer.callback_metrics.items() if "accuracy" in name}
+    if not args.validation_only:
+        run.trainer.test(run.model, run.datamodule, verbose=False)
+        found |= {name: float(value) for name, value in run.trainer.callback_metrics.items() if "accuracy" in name}
+    return {name: round(100 * value, 2) for name, value in found.items()}, round(minutes, 1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--recipe", default="cifar_scff", choices=["cifar_scff", "mnist_scff"])
+    parser.add_argument("--data", help="a folder; the recipe's own source by default")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--twin-epochs", type=int, default=0, help="also train the twin, for so many epochs")
+    parser.add_argument("--twin-lr", type=float, default=1e-3)
+    parser.add_argument("--validation-only", action="store_true", help="do not look at the test set")
+    args, changes = parser.parse_known_args()
+    torch.set_num_threads(args.threads)
+
+    found, minutes = measured(args, [args.recipe], changes)
+    twin, twin_minutes = {}, None
+    if args.twin_epochs:
+        length = [f"--trainer.max_epochs={args.twin_epochs}", f"--model.optimizer.lr={args.twin_lr}"]
+        twin, twin_minutes = measured(args, [args.recipe, "with/twin"], length)
+    result = {
+        "test_accuracy": found.get("test/accuracy"),
+        "validation_accuracy": found.get("val/accuracy"),
+        "twin": twin.get("test/accuracy"),
+        "twin_validation_accuracy": twin.get("val/accuracy"),
+        "tier": "T1",
+        "cpu_minutes": minutes,
+        "twin_cpu_minutes": twin_minutes,
+        "seeds": [args.seed],
+        "recipe": args.recipe,
+    }
+    print(json.dumps(result | provenance()))
+
+
+if __name__ == "__main__":
+    main()

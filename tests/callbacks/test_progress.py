@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ff_lightning.callbacks import TrainingProgress
+from ff_lightning.callbacks.progress import clock, count_items, item_name
+from ff_lightning.networks import GPT
+from ff_lightning.tasks import FFLanguageModel
+from tests.training import classifier, loader, trainer
+
+
+class Shown(TrainingProgress):
+    """Keeps what would be shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: list[dict[str, Any]] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        super().on_train_batch_end(trainer, pl_module, *args)
+        self.values.append(self.get_metrics(trainer, pl_module))
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_bar_says_how_fast_and_how_long(tmp_path: Path, accumulate: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter(range(1000))
+    monkeypatch.setattr("ff_lightning.callbacks.progress.time.monotonic", lambda: 100 + next(seconds))
+    shown = Shown()
+    module = classifier(depth=1, accumulate_batches=accumulate)
+    trainer(tmp_path, callbacks=[shown], enable_progress_bar=True, max_epochs=2).fit(module, loader(200, 50))
+    assert "images/s" not in shown.values[0]
+    rates = [float(values["images/s"]) for values in shown.values[1:]]
+    assert all(0 < rate <= 50 for rate in rates), "a batch of 50 takes at least one tick"
+    assert shown.values[-1]["left"] == "0:00"
+    assert shown.values[1]["left"] != "0:00"
+
+
+def test_tokens_that_are_predicted_count(tmp_path: Path) -> None:
+    model = FFLanguageModel(GPT(vocab_size=5, context=8, width=8, layers=1, heads=1))
+    assert (item_name(model), count_items(model, torch.zeros(3, 9, dtype=torch.long))) == ("tokens", 24)
+    images = classifier(depth=1)
+    assert (item_name(images), count_items(images, (torch.zeros(3, 64), torch.zeros(3)))) == ("images", 3)
+
+
+def test_times_are_short() -> None:
+    assert [clock(seconds) for seconds in (0, 59.9, 3600)] == ["0:00", "0:59", "1:00:00"]

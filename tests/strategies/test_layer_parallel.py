@@ -1,0 +1,162 @@
+"""Two real processes that each train some of the blocks equal one process that trains all of them, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+
+import ff_lightning as ff
+from ff_lightning.errors import InputError
+from ff_lightning.networks import HintonMLP
+from ff_lightning.readouts import LinearReadout
+from ff_lightning.strategies import LayerParallelStrategy
+from ff_lightning.strategies.layer_parallel import refuse_task
+from tests.strategies.layer_cases import BATCHES, CASES, RESUMED, WIDTH, SaveBetween, Seen, fit
+from tests.training import assert_same_weights, classifier, mlp, trainer, weights
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before:UserWarning")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As each of the ranks has: with more, sums are in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
+    """Folder with what two ranks have made of every case."""
+    folder = tmp_path_factory.mktemp("two_ranks")
+    fit(folder, RESUMED, ranks=1, callbacks=[SaveBetween("one.ckpt")])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [*command, "-m", "tests.strategies.layer_cases", str(folder)],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+def load(folder: Path, name: str, rank: int) -> dict[str, Any]:
+    return torch.load(folder / f"{name}, rank {rank}.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_equal_one_process(two_ranks: Path, tmp_path: Path, case: str) -> None:
+    """Both ranks end with the whole network, and a checkpoint of two ranks is one of a single process."""
+    module = fit(tmp_path, case, ranks=1)
+    for rank in range(2):
+        assert_same_weights(weights(module), load(two_ranks, case, rank))
+    module.trainer.save_checkpoint(tmp_path / "one.ckpt")
+    one, two = (torch.load(p, weights_only=True) for p in (tmp_path / "one.ckpt", two_ranks / f"{case}.ckpt"))
+    assert one.keys() == two.keys()
+    assert one["lr_schedulers"] == two["lr_schedulers"]
+    for a, b in zip(one["optimizer_states"], two["optimizer_states"], strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_a_checkpoint_of_either_goes_on_as_the_other(two_ranks: Path, tmp_path: Path) -> None:
+    """Also one that was made between two batches that share an update."""
+    whole = weights(fit(tmp_path, RESUMED, ranks=1, resume=two_ranks / "two.ckpt"))
+    assert_same_weights(whole, load(two_ranks, RESUMED, 0))
+    assert_same_weights(whole, load(two_ranks, "resumed", 0))
+    assert_same_weights(whole, load(two_ranks, "resumed", 1))
+
+
+def test_the_metrics_of_every_block_are_on_every_rank(two_ranks: Path, tmp_path: Path) -> None:
+    seen = Seen()
+    fit(tmp_path, "mlp, uniform, sgd", ranks=1, callbacks=[seen], log_every_n_steps=4)
+    for rank in range(2):
+        found = load(two_ranks, "told", rank)["seen"]
+        for one, two in zip(seen.metrics, found, strict=True):
+            assert one.keys() == two.keys()
+            for name, value in one.items():
+                exact = {"rtol": 0, "atol": 0} if name.startswith("train") else {}  # evaluation is shared by rows
+                torch.testing.assert_close(value, two[name], **exact)
+    assert {f"train/loss/block_{index}" for index in range(4)} < seen.metrics[-1].keys()
+
+
+def test_signals_travel_forward_and_nothing_else(two_ranks: Path) -> None:
+    """An envelope, activities of both streams and labels a batch; collectives on the logged steps alone."""
+    sent, received = (load(two_ranks, "told", rank)["sent"] for rank in range(2))
+    messages = {
+        "[[8192]]": BATCHES,
+        f"[[400, {WIDTH}]]": BATCHES - 1,
+        "[[200]]": BATCHES - 1,
+        f"[[100, {WIDTH}]]": 1,
+        "[[50]]": 1,
+    }
+    assert {name: count for name, count in sent.items() if "all_gather" not in name} == {
+        f"gloo:send {shape}": count for shape, count in messages.items()
+    }
+    assert {name: count for name, count in received.items() if "all_gather" not in name} == {
+        f"gloo:recv {shape}": count for shape, count in messages.items()
+    }
+    logged = 2  # of steps 8 to 14: each gathers values and looks whether they are finite, which takes two collectives
+    assert sum(count for name, count in sent.items() if "all_gather" in name) == 2 * 2 * logged
+
+
+def test_all_ranks_stop_before_the_same_batch(two_ranks: Path) -> None:
+    """The first rank alone is told to stop, and sends word."""
+    assert [load(two_ranks, "told", rank)["stopped_at"] for rank in range(2)] == [4, 4]
+
+
+def test_what_would_go_wrong_is_refused_on_all_ranks(two_ranks: Path) -> None:
+    for rank in range(2):
+        assert "1 rising numbers from 1 to 3" in load(two_ranks, "told", rank)["refused"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "flags", "message"),
+    [
+        ({}, {"callbacks": [WeightAveraging()]}, "averages weights.*strategy='ddp'"),
+        ({}, {"plugins": [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))]}, "'bf16-mixed'"),
+        ({"cluster_environment": SLURMEnvironment()}, {}, "auto_requeue=False"),
+    ],
+)
+def test_flags_that_do_not_fit_are_refused(
+    tmp_path: Path, strategy: dict[str, Any], flags: dict[str, Any], message: str
+) -> None:
+    run = trainer(tmp_path, **flags)
+    run.strategy._lightning_module = classifier()
+    with pytest.raises(InputError, match=message):
+        LayerParallelStrategy(**strategy).refuse(run)
+
+
+def rollouts() -> ff.FFLanguageModel:
+    return ff.FFLanguageModel(HintonMLP(20, window=2, widths=[8, 8], context=8))
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (lambda: classifier(update="fused"), "update='streamed'"),
+        (lambda: classifier(readout=LinearReadout(32, 10)), "readout of all of them; use `strategy='ddp'`"),
+        (lambda: ff.BackpropTwin(mlp()), "more than the blocks"),
+        (rollouts, "the whole network makes its negatives"),
+        (pl.LightningModule, "trains an `FFLightningModule`"),
+    ],
+)
+def test_tasks_that_need_more_than_the_block_below_are_refused(module: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        refuse_task(module())
+    refuse_task(classifier())

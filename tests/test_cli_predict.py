@@ -1,0 +1,162 @@
+"""`ff-lightning predict --folder`: a table of pictures, from a checkpoint alone."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import ff_lightning as ff
+from ff_lightning.cli import main
+from ff_lightning.data import ImageDataModule
+from tests.command_line import error_of
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
+    """Train what was not trained before, and give its checkpoint."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def train(*overlays: str, recipe: str = "digits_mlp", epochs: int = 6) -> str:
+        place = folder / "-".join([recipe, *overlays])
+        if not place.exists():
+            names = [recipe, *(f"with/{overlay}" for overlay in overlays)]
+            configs = [word for name in names for word in ("--config", str(RECIPES / f"{name}.yaml"))]
+            root = ["--trainer.default_root_dir", str(place), "--trainer.max_epochs", str(epochs)]
+            assert main(["fit", *configs, *QUIET, *root]) == 0
+        return str(place / "last.ckpt")
+
+    return train
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> tuple[Path, list[int]]:
+    """A folder of 30 digits in several sizes and formats, and their classes in the order of their names."""
+    folder, digits = tmp_path / "pictures", load_digits()
+    (folder / "more").mkdir(parents=True)
+    (folder / "readme.txt").write_text("digits")
+    for index in range(30):
+        image = Image.fromarray((digits.images[index] * 255 / 16).astype(np.uint8))
+        if index >= 10:
+            image = image.resize((80, 96), Image.Resampling.BICUBIC).convert("RGB")
+        image.save(
+            folder / ("more" if index >= 20 else "") / f"{index:02d}.{'png' if index % 2 else 'jpg'}", quality=95
+        )
+    return folder, digits.target[:30].tolist()
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_says_what_the_model_says(
+    run: Callable[..., str], pictures: tuple[Path, list[int]], tmp_path: Path
+) -> None:
+    checkpoint, (folder, classes) = run(), pictures
+    out = tmp_path / "new" / "out.csv"
+    words = ["predict", "--folder", str(folder), "--ckpt_path", checkpoint, "--output", str(out)]
+    assert main([*words, "--batch_size", "7"]) == 0
+    rows = table(out)
+    assert list(rows[0]) == ["file", "label", "block", *(f"score {digit}" for digit in range(10))]
+    assert [Path(row["file"]).stem for row in rows] == [f"{index:02d}" for index in range(30)]
+    assert {row["block"] for row in rows} == {"2"}
+    right = sum(int(row["label"]) == label for row, label in zip(rows, classes, strict=True))
+    assert right >= 24
+    model = ff.FFClassifier.load_from_checkpoint(checkpoint).eval()
+    exact = torch.from_numpy(np.array(Image.open(folder / "01.png"))).float().view(1, 1, 8, 8) / 255
+    scores = model(exact)[0]
+    assert [float(rows[1][f"score {digit}"]) for digit in range(10)] == pytest.approx(scores.tolist(), rel=1e-4)
+    assert int(rows[1]["label"]) == int(scores.argmax())
+
+
+def test_with_a_tolerance_easy_pictures_are_answered_below(
+    run: Callable[..., str], pictures: tuple[Path, list[int]], tmp_path: Path
+) -> None:
+    checkpoint, (folder, _) = run(), pictures
+    out = tmp_path / "out.csv"
+    words = ["predict", f"--folder={folder}", "--ckpt_path", checkpoint, "--output", str(out)]
+    assert main([*words, "--tolerance", "0.02"]) == 0
+    blocks = [int(row["block"]) for row in table(out)]
+    data = ImageDataModule("digits")
+    data.setup("validate")
+    model = ff.FFClassifier.load_from_checkpoint(checkpoint).eval()
+    margins = model.exit_early(data.val_dataloader(), tolerance=0.02).margins
+    assert len(margins) == 2
+    assert min(blocks) < 2
+
+
+def test_other_classifiers_predict_too(
+    run: Callable[..., str], pictures: tuple[Path, list[int]], tmp_path: Path
+) -> None:
+    folder, out = pictures[0], tmp_path / "out.csv"
+    words = ["predict", "--folder", str(folder), "--ckpt_path", run("twin"), "--output", str(out)]
+    assert main(words) == 0
+    assert len(table(out)) == 30
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--folder", "nothing"], "Passed `folder=nothing`. There is no such folder."),
+        (["--ckpt_path", "nothing.ckpt"], "Passed `ckpt_path=nothing.ckpt`. There is no such file."),
+        (["--tolerance", "2"], "Passed `tolerance=2.0`. `tolerance` must be in [0, 1]."),
+        (["--tolerence", "1"], "unrecognized arguments: --tolerence 1"),
+        (["--batch_size", "0"], "`batch_size`"),
+    ],
+)
+def test_what_makes_no_sense_is_named_and_nothing_is_written(
+    args: list[str],
+    says: str,
+    run: Callable[..., str],
+    pictures: tuple[Path, list[int]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out.csv"
+    words = ["predict", "--folder", str(pictures[0]), "--ckpt_path", run(), "--output", str(out)]
+    assert says in error_of(capsys, *words, *args)
+    assert not out.exists()
+
+
+def test_a_broken_picture_is_named(
+    run: Callable[..., str], pictures: tuple[Path, list[int]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, out = pictures[0], tmp_path / "out.csv"
+    (folder / "15.png").write_bytes(b"no picture")
+    words = ["predict", "--folder", str(folder), "--ckpt_path", run(), "--output", str(out)]
+    said = error_of(capsys, *words)
+    assert "Cannot read the picture" in said
+    assert "15.png" in said
+    assert not out.exists()
+
+
+def test_a_twin_does_not_stop_early(
+    run: Callable[..., str], pictures: tuple[Path, list[int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["predict", "--folder", str(pictures[0]), "--ckpt_path", run("twin"), "--tolerance", "0.1"]
+    assert "Only an FFClassifier stops" in error_of(capsys, *words)
+
+
+def test_a_language_model_is_refused(
+    run: Callable[..., str], pictures: tuple[Path, list[int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run("smoke", recipe="pydoc_gpt", epochs=1)
+    words = ["predict", "--folder", str(pictures[0]), "--ckpt_path", path]
+    assert "not of an image classifier" in error_of(capsys, *words)
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["predict", "--folder", "x", "--help"])
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("--folder", "--ckpt_path", "--tolerance", "--output"))
