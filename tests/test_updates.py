@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import ff_lightning as ff
 from ff_lightning.blocks import Signal
 from ff_lightning.losses import ClassSoftmax, MovingThresholdLoss, SymBa
-from ff_lightning.networks import ConvNet
+from ff_lightning.networks import ConvNet, RecurrentMLP
 from ff_lightning.readouts import LinearReadout
 from ff_lightning.schedules import Greedy, HoldThenDecay, Staggered
 from ff_lightning.updates import ExplicitSync, NoSync, gradient_sync
@@ -207,6 +207,11 @@ def test_gradient_scaler_moves_once_an_update(tmp_path: Path) -> None:
 def half(scale: float = 1024.0) -> MixedPrecision:
     """Mixed precision in fp16, which Lightning offers on a CPU only when the plugin is built by hand."""
     return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=scale))
+
+
+def test_a_gradient_scaler_is_refused_where_blocks_are_repeated(tmp_path: Path) -> None:
+    with pytest.raises(ff.InputError, match="use 'bf16-mixed'"):
+        fit(tmp_path, ff.FFClassifier(RecurrentMLP(64, [8])), plugins=[half()], max_steps=1)
 
 
 def test_overflow_in_one_block_leaves_the_others_alone(tmp_path: Path) -> None:

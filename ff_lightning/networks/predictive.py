@@ -6,8 +6,8 @@ sees what its neighbours and its own rivals were one step earlier, with ``n`` th
     z_l(t) = (1 - a) relu(W_l n(z_l-1) + b_l + V_l n(z_l+1) - rivalry(z_l) + noise) + a z_l        (all at t - 1)
 
 It learns at every step, to be calm for positives and stirred for negatives. At the same step the generative circuit
-learns to predict each layer of the positives from the one above, ``relu(G_l n(z_l+1))``, down to the image and up to
-a small latent state, which follows the error of its own prediction.
+learns to predict each layer of the positives from the one above, ``relu(G_l r(z_l+1) + c_l)`` with ``r`` the scaling
+to unit RMS, down to the image and up to a small latent state, which follows the error of its own prediction.
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ from ff_lightning.blocks import Block, BlockStack, Labelled, LocalStep, Signal
 from ff_lightning.errors import InputError, positive
 from ff_lightning.goodness import accumulation_dtype
 from ff_lightning.losses import ThresholdLoss
-from ff_lightning.networks.predictive_layers import Calm, LatentPrior, Prediction, RecurrentReLU
+from ff_lightning.networks.predictive_layers import (
+    Calm,
+    LatentPrediction,
+    LatentPrior,
+    Prediction,
+    RecurrentReLU,
+)
 from ff_lightning.normalization import UnitLength
 
 
@@ -59,6 +65,8 @@ class PredictiveCircuits(BlockStack):
         InputError: an argument makes no sense.
     """
 
+    repeats_blocks = True
+
     def __init__(
         self,
         in_features: int,
@@ -73,7 +81,7 @@ class PredictiveCircuits(BlockStack):
         damping: float = 0.3,
         label_scale: float = 5.0,
         noise: float = 0.01,
-        latent_rate: float = 0.025,
+        latent_rate: float = 0.5,
     ) -> None:
         check_sizes(in_features=in_features, num_classes=num_classes, latents=latents, steps=steps)
         if not 0 <= damping < 1:
@@ -92,13 +100,11 @@ class PredictiveCircuits(BlockStack):
         self.damping = damping
         self.label_scale = positive("label_scale", label_scale)
         self.noise = noise
-        self.latent_rate = positive("latent_rate", latent_rate)
         self.norm = UnitLength()
         self.head = nn.Linear(widths[-1], num_classes)
-        pairs = pairwise([in_features, *widths, latents])
-        self.predictions = nn.ModuleList(
-            Prediction(above, below, ceiling=None if level else 1.0) for level, (below, above) in enumerate(pairs)
-        )
+        pairs = pairwise([in_features, *widths])
+        known = [Prediction(above, below, ceiling=None if level else 1.0) for level, (below, above) in enumerate(pairs)]
+        self.predictions = nn.ModuleList([*known, LatentPrediction(latents, widths[-1], latent_rate)])
         self.prior = LatentPrior(num_classes, latents)
 
     # Representation --------------------------------------------------------------------------------------------
@@ -159,6 +165,11 @@ class PredictiveCircuits(BlockStack):
         logits: Tensor = self.head(self.norm(top))
         return logits.to(accumulation_dtype(logits))
 
+    @property
+    def middle(self) -> int:
+        """Steps after which states are read for generation."""
+        return max(self.steps // 2, 1)
+
     # Learning --------------------------------------------------------------------------------------------------
 
     def local_losses(self, signal: Signal) -> Iterator[LocalStep]:
@@ -169,7 +180,7 @@ class PredictiveCircuits(BlockStack):
 
         Yields:
             Losses of the layers, by their index, and of the predictions, counted on from there: ``L`` is that of
-            the image. Latent states of the last step are taken into the prior.
+            the image. Latent states from the middle of settling are taken into the prior.
         """
         x = signal.h
         if isinstance(x, Tensor) or x.streams != 2:
@@ -178,7 +189,7 @@ class PredictiveCircuits(BlockStack):
         pixels = x.image.flatten(1).to(states[0].dtype)
         noise = NoisePool(states, self.noise) if self.noise and self.training else None
         latent = None
-        for _ in range(self.steps):
+        for step in range(self.steps):
             for index, block in enumerate(self):
                 layer = self.layer(index)
                 added = None if noise is None else noise.next(states[index])
@@ -190,31 +201,20 @@ class PredictiveCircuits(BlockStack):
             states = states[len(self) :]
             seen[1:-1] = map(self.norm, states)
             positives = [pixels, *(h[: len(pixels)] for h in states)]
-            latent = self.infer(positives[-1], latent)
-            above = [*(h[: len(pixels)] for h in seen[1:-1]), latent]
-            for level, prediction in enumerate(self.predicting()):
-                yield LocalStep(len(self) + level, prediction.local_loss(above[level], positives[level]))
-        if self.training and latent is not None:
-            self.prior.update(latent, x.labels[0])
-
-    @torch.no_grad()
-    def infer(self, top: Tensor, latent: Tensor | None = None) -> Tensor:
-        """Latent states of top-layer activities: one step along the error of what they predict.
-
-        Args:
-            top: ``(B, units)``.
-            latent: ``(B, latents)`` of the step before; without them, what each latent unit answers to ``top``.
-
-        Returns:
-            ``(B, latents)``, not negative and of unit length.
-        """
-        *_, prediction = self.predicting()
-        error = top if latent is None else top - prediction(latent)
-        answer = F.linear(error, prediction.linear.weight.T)
-        moved: Tensor = self.norm(F.relu(answer if latent is None else latent + self.latent_rate * answer))
-        return moved
+            latent = self.top_prediction.infer(positives[-1], latent)
+            for level, (below, above) in enumerate(pairwise([*positives, latent])):
+                yield LocalStep(len(self) + level, self.predictions[level].local_loss(above, below))  # type: ignore[operator]
+            if self.training and step + 1 == self.middle:
+                self.prior.update(latent, x.labels[0])
 
     # Generation ------------------------------------------------------------------------------------------------
+
+    @property
+    def top_prediction(self) -> LatentPrediction:
+        """The prediction of the top layer from the latent state."""
+        prediction = self.predictions[-1]
+        assert isinstance(prediction, LatentPrediction)
+        return prediction
 
     def predicting(self) -> Iterator[Prediction]:
         """The layers of the generative circuit, from the image upwards."""
@@ -232,18 +232,23 @@ class PredictiveCircuits(BlockStack):
             ``(B, in_features)`` in [0, 1].
         """
         for prediction in list(self.predicting())[:level][::-1]:
-            h = prediction(self.norm(h))
+            h = prediction(h)
         return h
 
-    def reconstruct(self, image: Tensor, labels: Tensor) -> Tensor:
-        """Images ``(B, …)`` as the generative circuit predicts them from the top layer, settled with ``(B,)`` labels.
+    def reconstruct(self, image: Tensor, labels: Tensor, *, level: int = 1) -> Tensor:
+        """Images ``(B, …)`` as the generative circuit predicts them from a layer in the middle of settling.
+
+        Args:
+            image: ``(B, …)``.
+            labels: ``(B,)``, which drive the top layer.
+            level: the layer, counted from 1; by default the lowest, from which the authors measure.
 
         Returns:
             Shape and dtype of ``image``.
         """
         settling = self.settling(Labelled(image, labels.unsqueeze(0)))
-        *_, states = islice(settling, self.steps)
-        return self.generate(states[-1], len(self)).view_as(image).to(image.dtype)
+        *_, states = islice(settling, self.middle)
+        return self.generate(states[level - 1], level).view_as(image).to(image.dtype)
 
     def sample(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images of classes ``(N,)``, ``(N, in_features)``, from latent states drawn from the prior."""

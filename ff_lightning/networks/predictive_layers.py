@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ff_lightning.distributed import mean_over_ranks
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, positive
 from ff_lightning.goodness import SumOfSquares, squared_norm
 from ff_lightning.networks.mlp import refuse_other_size
-from ff_lightning.normalization import UnitLength
+from ff_lightning.normalization import Identity, UnitLength, UnitRMS
 
 
 class Calm(SumOfSquares):
@@ -108,7 +108,8 @@ class Prediction(nn.Module):
     """Predicts the layer below from the direction of the one above, and learns by error times activity.
 
     The gradient of the squared error passes the bounds of a prediction as if there were none, so what a synapse
-    learns is the error below times the activity above: a Hebbian rule (2301.01452, section 3).
+    learns is the error below times the activity above: a Hebbian rule (2301.01452, section 3). It starts from
+    predicting nothing.
 
     Args:
         above: units above.
@@ -116,22 +117,61 @@ class Prediction(nn.Module):
         ceiling: largest value that is predicted, 1 for pixels; ``None`` for none. The smallest is 0.
 
     Shape:
-        ``(N, above)``, of unit length, to ``(N, below)``.
+        ``(N, above)``, which is brought to unit RMS first, to ``(N, below)``.
     """
 
     def __init__(self, above: int, below: int, *, ceiling: float | None = None) -> None:
         super().__init__()
-        self.linear = nn.Linear(above, below, bias=False)
-        nn.init.normal_(self.linear.weight, std=above**-0.5)
+        self.norm: nn.Module = UnitRMS()
+        self.linear = nn.Linear(above, below)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
         self.ceiling = ceiling
 
     def forward(self, above: Tensor) -> Tensor:  # noqa: D102
-        predicted: Tensor = _Clipped.apply(self.linear(above), self.ceiling)  # type: ignore[no-untyped-call]
+        predicted: Tensor = _Clipped.apply(self.linear(self.norm(above)), self.ceiling)  # type: ignore[no-untyped-call]
         return predicted
 
     def local_loss(self, above: Tensor, below: Tensor) -> Tensor:
         """Squared error of the prediction, summed over the units below, a mean over the batch; scalar."""
         return squared_norm(self(above) - below).mean()
+
+
+class LatentPrediction(Prediction):
+    """Predicts the top layer from a latent state, which nothing drives but the error of its own prediction.
+
+    The latent state is of any sign and length. From it the same rule learns as Oja's subspace rule does: the latent
+    units come to span the main directions in which the top layer varies.
+
+    Args:
+        latents: units of the latent state.
+        below: units of the top layer.
+        rate: step of the latent state along the error.
+
+    Raises:
+        InputError: the rate is not positive.
+    """
+
+    def __init__(self, latents: int, below: int, rate: float) -> None:
+        super().__init__(latents, below)
+        self.norm = Identity()
+        nn.init.orthogonal_(self.linear.weight)
+        self.rate = positive("latent_rate", rate)
+
+    @torch.no_grad()
+    def infer(self, top: Tensor, latent: Tensor | None = None) -> Tensor:
+        """Move the latent states of top-layer activities one step along the error of what they predict.
+
+        Args:
+            top: ``(B, units)``.
+            latent: ``(B, latents)`` of the step before; zeros by default.
+
+        Returns:
+            ``(B, latents)``.
+        """
+        if latent is None:
+            latent = top.new_zeros(len(top), self.linear.in_features)
+        return latent + self.rate * F.linear(top - self(latent), self.linear.weight.T)
 
 
 class LatentPrior(nn.Module):

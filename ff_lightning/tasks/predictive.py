@@ -21,8 +21,9 @@ class FFPredictive(FFClassifier):
     """Classifies, reconstructs and samples images (Ororbia and Mali 2023, 2301.01452). Tier T1.
 
     A prediction is the label with which the representation circuit is calmest. Besides what every classifier logs,
-    ``val/reconstruction_error`` and ``test/reconstruction_error`` hold the squared error of reconstructions, summed
-    over the pixels of an image, and ``…/head_accuracy`` that of the softmax head.
+    ``val/reconstruction_error`` and ``test/reconstruction_error`` hold the squared error of reconstructions from the
+    lowest layer, summed over the pixels of an image, ``…/reconstruction_error_from_top`` of those from the top layer
+    through all layers below, and ``…/head_accuracy`` the accuracy of the softmax head.
 
     Args:
         network: the two circuits.
@@ -31,8 +32,6 @@ class FFPredictive(FFClassifier):
         readout: which layers are asked; all by default.
         **kwargs: see :class:`~ff_lightning.FFLightningModule`.
     """
-
-    repeats_blocks = True
 
     def __init__(
         self,
@@ -68,13 +67,14 @@ class FFPredictive(FFClassifier):
         metrics.update(scores, y)
         self.contrast.update(goodness, y, [block.threshold for block in self.network])
         self.log(f"{stage}/accuracy", metrics.accuracy, prog_bar=True)
-        error = (self.network.reconstruct(x, scores.argmax(1)) - x).square().flatten(1).sum(1).mean()
-        head_accuracy = (self.network.classify(x).argmax(1) == y).float().mean()
-        values = {"reconstruction_error": error, "head_accuracy": head_accuracy}
+        values = {"head_accuracy": (self.network.classify(x).argmax(1) == y).float().mean()}
+        for name, level in (("reconstruction_error", 1), ("reconstruction_error_from_top", len(self.network))):
+            back = self.network.reconstruct(x, scores.argmax(1), level=level)
+            values[name] = (back - x).square().flatten(1).sum(1).mean()
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, batch_size=len(x), sync_dist=True)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Images ``(B, …)`` as the generative circuit predicts them from the top layer, with the predicted labels."""
+        """Images ``(B, …)`` as the generative circuit predicts them from the lowest layer, with the predicted labels."""
         return self.network.reconstruct(x, self(x).argmax(1))
 
     def sample(self, labels: Tensor, *, seed: int | None = None) -> Tensor:
