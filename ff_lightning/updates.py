@@ -147,8 +147,8 @@ class BlockUpdates:
         self.trainer = module.trainer
         if module.repeats_blocks and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             raise InputError(
-                "Passed `precision='16-mixed'` to a task that repeats blocks within a batch. A gradient scaler takes one "
-                "step of each optimizer a batch; use 'bf16-mixed'."
+                "Passed `precision='16-mixed'` to a task that repeats blocks within a batch. A gradient scaler takes "
+                "one step of each optimizer a batch; use 'bf16-mixed'."
             )
         self.parameters = parameters
         self.sync = gradient_sync(self.trainer.strategy)

@@ -75,23 +75,36 @@ def layer_gradients(layer: Layer, below: Row, above: Row, last: Row, signal: Row
     return Layer(outer(signal, below), signal, outer(signal, above), rivals)
 
 
-def predicted(weights: Matrix, above: Row, ceiling: float | None) -> Row:
-    return [min(max(v, 0), math.inf if ceiling is None else ceiling) for v in product(weights, above)]
+def unit_rms(z: Row) -> Row:
+    return [v * math.sqrt(len(z)) for v in unit_length(z)]
 
 
-def prediction_gradient(weights: Matrix, above: Row, below: Row, ceiling: float | None) -> Matrix:
-    """Gradient of one sample's squared error: error below times activity above."""
-    errors = [2 * (p - v) for p, v in zip(predicted(weights, above, ceiling), below, strict=True)]
-    return outer(errors, above)
+@dataclass
+class Prediction:
+    """Synapses of one layer of the generative circuit."""
+
+    weights: Matrix  # [below][above]
+    bias: Row
+    ceiling: float | None
+
+    def of(self, above: Row) -> Row:
+        most = math.inf if self.ceiling is None else self.ceiling
+        drives = zip(product(self.weights, above), self.bias, strict=True)
+        return [min(max(w + b, 0), most) for w, b in drives]
+
+
+def prediction_gradient(prediction: Prediction, above: Row, below: Row) -> tuple[Matrix, Row]:
+    """Gradient of one sample's squared error: error below times activity above, and the error for the bias."""
+    errors = [2 * (p - v) for p, v in zip(prediction.of(above), below, strict=True)]
+    return outer(errors, above), errors
 
 
 def outer(after: Row, before: Row) -> Matrix:
     return [[a * b for b in before] for a in after]
 
 
-def inferred(weights: Matrix, top: Row, latent: Row | None, rate: float) -> Row:
+def inferred(prediction: Prediction, top: Row, latent: Row, rate: float) -> Row:
     """Latent state after one step: what it answers to the error of its own prediction is added to it."""
-    error = top if latent is None else [v - p for v, p in zip(top, predicted(weights, latent, None), strict=True)]
-    answers = [sum(row[k] * e for row, e in zip(weights, error, strict=True)) for k in range(len(weights[0]))]
-    moved = answers if latent is None else [z + rate * a for z, a in zip(latent, answers, strict=True)]
-    return unit_length([max(v, 0) for v in moved])
+    error = [v - p for v, p in zip(top, prediction.of(latent), strict=True)]
+    answers = [sum(row[k] * e for row, e in zip(prediction.weights, error, strict=True)) for k in range(len(latent))]
+    return [z + rate * a for z, a in zip(latent, answers, strict=True)]

@@ -14,7 +14,7 @@ from ff_lightning.distributed import mean_over_ranks
 from ff_lightning.errors import InputError, positive
 from ff_lightning.goodness import SumOfSquares, squared_norm
 from ff_lightning.networks.mlp import refuse_other_size
-from ff_lightning.normalization import Identity, UnitLength, UnitRMS
+from ff_lightning.normalization import UnitLength, UnitRMS
 
 
 class Calm(SumOfSquares):
@@ -154,7 +154,7 @@ class LatentPrediction(Prediction):
 
     def __init__(self, latents: int, below: int, rate: float) -> None:
         super().__init__(latents, below)
-        self.norm = Identity()
+        self.norm = nn.Identity()
         nn.init.orthogonal_(self.linear.weight)
         self.rate = positive("latent_rate", rate)
 

@@ -74,7 +74,7 @@ class FFPredictive(FFClassifier):
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()}, batch_size=len(x), sync_dist=True)
 
     def reconstruct(self, x: Tensor) -> Tensor:
-        """Images ``(B, …)`` as the generative circuit predicts them from the lowest layer, with the predicted labels."""
+        """Images ``(B, …)`` as the generative circuit predicts them from the lowest layer, with predicted labels."""
         return self.network.reconstruct(x, self(x).argmax(1))
 
     def sample(self, labels: Tensor, *, seed: int | None = None) -> Tensor:

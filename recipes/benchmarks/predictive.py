@@ -6,8 +6,9 @@ Arguments of the recipe change one thing at a time; with `--validation-only` the
 
     python recipes/benchmarks/predictive.py --data mnist --validation-only --trainer.max_epochs 2 --data.limit 5000
 
-`reconstruction_error` is the squared error of an image summed over its pixels, `mean_image_error` what the mean
-training image would have. The judge is the FF classifier of `mnist_mlp` or `fashion_mlp`, trained on real images for
+`reconstruction_error` is the squared error of an image summed over its pixels, predicted from the lowest layer
+(`…_from_top`: from the top layer down), `mean_image_error` what the mean training image would have. The judge is the FF
+classifier of `mnist_mlp` or `fashion_mlp`, trained on real images for
 `--judge` epochs; it sees `--samples` samples of each class. With `--twin` the pass upwards is trained by backprop
 instead, which generates nothing. `--sheet FILE` keeps reconstructions and samples as a picture. The last line is JSON.
 """
@@ -93,6 +94,7 @@ def main() -> None:
         "validation_error": percent_wrong(measured, "val/accuracy"),
         "validation_error_of_head": percent_wrong(measured, "val/head_accuracy"),
         "reconstruction_error": measured.get(f"{stage}/reconstruction_error"),
+        "reconstruction_error_from_top": measured.get(f"{stage}/reconstruction_error_from_top"),
         "mean_image_error": mean_image_error(run),
         "data": args.data,
         "twin": args.twin,

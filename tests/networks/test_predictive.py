@@ -16,12 +16,20 @@ from tests import references_predictive as reference
 from tests.training import digits
 
 RATE = 0.05
+LATENT_RATE = 0.4
 
 
 def circuits(**kwargs: Any) -> PredictiveCircuits:
     """Small circuits with the same weights at every call."""
     torch.manual_seed(0)
-    sizes: dict[str, Any] = {"latents": 3, "steps": 3, "group": 2, "threshold": 1.0, "noise": 0.0}
+    sizes: dict[str, Any] = {
+        "latents": 3,
+        "steps": 3,
+        "group": 2,
+        "threshold": 1.0,
+        "noise": 0.0,
+        "latent_rate": LATENT_RATE,
+    }
     return PredictiveCircuits(64, [6, 4], **sizes | kwargs)
 
 
@@ -48,13 +56,16 @@ class Paper:
             reference.Layer(*(p.tolist() for p in (m.below.weight, m.below.bias, m.above.weight, m.rivalry.weight)))
             for m in layers
         ]
-        self.predictions = [p.linear.weight.tolist() for p in network.predicting()]
+        self.predictions = [
+            reference.Prediction(p.linear.weight.tolist(), p.linear.bias.tolist(), p.ceiling)
+            for p in network.predicting()
+        ]
 
     def train(self, x: Labelled) -> None:
         net, images = self.network, x.image.tolist()
         samples = [(image, int(y), s == 0) for s in range(2) for image, y in zip(images, x.labels[s], strict=True)]
         states = [self.upwards(image) for image, *_ in samples]
-        latents: list[reference.Row | None] = [None] * len(images)
+        latents = [[0.0] * len(self.predictions[-1].weights[0]) for _ in images]
         for _ in range(net.steps):
             after, changes = [], []
             for (image, y, is_positive), z in zip(samples, states, strict=True):
@@ -77,16 +88,16 @@ class Paper:
                     step = RATE * gradients.sum(0) / len(images)
                     setattr(layer, name, (torch.tensor(getattr(layer, name)).double() - step).tolist())
             for n in range(len(images)):
-                latents[n] = reference.inferred(self.predictions[-1], states[n][-1], latents[n], net.latent_rate)
-            for level, weights in enumerate(self.predictions):
-                ceiling = None if level else 1.0
-                gradients = []
+                latents[n] = reference.inferred(self.predictions[-1], states[n][-1], latents[n], LATENT_RATE)
+            for level, prediction in enumerate(self.predictions):
+                found = []
                 for image, z, latent in zip(images, states, latents, strict=False):
                     ladder = [image, *z]
-                    above = latent if level == len(self.layers) else reference.unit_length(z[level])
-                    gradients.append(reference.prediction_gradient(weights, above, ladder[level], ceiling))
-                step = RATE * torch.tensor(gradients).double().mean(0)
-                self.predictions[level] = (torch.tensor(weights).double() - step).tolist()
+                    above = latent if level == len(self.layers) else reference.unit_rms(z[level])
+                    found.append(reference.prediction_gradient(prediction, above, ladder[level]))
+                for name, gradients in zip(("weights", "bias"), zip(*found, strict=True), strict=True):
+                    step = RATE * torch.tensor(gradients).double().mean(0)
+                    setattr(prediction, name, (torch.tensor(getattr(prediction, name)).double() - step).tolist())
 
     def upwards(self, image: reference.Row) -> list[reference.Row]:
         states, h = [], image
@@ -119,8 +130,9 @@ def test_every_update_of_every_synapse_is_the_papers() -> None:
         values = (expected.below, expected.bias, expected.above, expected.rivals)
         for p, value in zip(found, values, strict=True):
             torch.testing.assert_close(p.data, torch.tensor(value, dtype=torch.float64))
-    for prediction, weights in zip(network.predicting(), paper.predictions, strict=True):
-        torch.testing.assert_close(prediction.linear.weight.data, torch.tensor(weights, dtype=torch.float64))
+    for prediction, known in zip(network.predicting(), paper.predictions, strict=True):
+        torch.testing.assert_close(prediction.linear.weight.data, torch.tensor(known.weights, dtype=torch.float64))
+        torch.testing.assert_close(prediction.linear.bias.data, torch.tensor(known.bias, dtype=torch.float64))
 
 
 def test_no_loss_reaches_a_synapse_of_another_module() -> None:
