@@ -5,9 +5,10 @@ sees what its neighbours and its own rivals were one step earlier, with ``n`` th
 
     z_l(t) = (1 - a) relu(W_l n(z_l-1) + b_l + V_l n(z_l+1) - rivalry(z_l) + noise) + a z_l        (all at t - 1)
 
-It learns at every step, to be calm for positives and stirred for negatives. At the same step the generative circuit
-learns to predict each layer of the positives from the one above, ``relu(G_l r(z_l+1) + c_l)`` with ``r`` the scaling
-to unit RMS, down to the image and up to a small latent state, which follows the error of its own prediction.
+It learns at every step, to be calm for positives and stirred for negatives. After the first step of the same settling
+the generative circuit learns to predict each layer of the positives from the one above, ``relu(G_l r(z_l+1) + c_l)``
+with ``r`` the scaling to unit RMS, down to the image and up to a small latent state, which follows the error of its
+own prediction.
 """
 
 from __future__ import annotations
@@ -165,11 +166,6 @@ class PredictiveCircuits(BlockStack):
         logits: Tensor = self.head(self.norm(top))
         return logits.to(accumulation_dtype(logits))
 
-    @property
-    def middle(self) -> int:
-        """Steps after which states are read for generation."""
-        return max(self.steps // 2, 1)
-
     # Learning --------------------------------------------------------------------------------------------------
 
     def local_losses(self, signal: Signal) -> Iterator[LocalStep]:
@@ -180,15 +176,13 @@ class PredictiveCircuits(BlockStack):
 
         Yields:
             Losses of the layers, by their index, and of the predictions, counted on from there: ``L`` is that of
-            the image. Latent states from the middle of settling are taken into the prior.
+            the image. Latent states are taken into the prior.
         """
         x = signal.h
         if isinstance(x, Tensor) or x.streams != 2:
             raise InputError("Passed a signal without right and wrong labels. Predictive circuits learn from both.")
         states, seen = self.start(x)
-        pixels = x.image.flatten(1).to(states[0].dtype)
         noise = NoisePool(states, self.noise) if self.noise and self.training else None
-        latent = None
         for step in range(self.steps):
             for index, block in enumerate(self):
                 layer = self.layer(index)
@@ -200,12 +194,23 @@ class PredictiveCircuits(BlockStack):
                 del h
             states = states[len(self) :]
             seen[1:-1] = map(self.norm, states)
-            positives = [pixels, *(h[: len(pixels)] for h in states)]
-            latent = self.top_prediction.infer(positives[-1], latent)
-            for level, (below, above) in enumerate(pairwise([*positives, latent])):
-                yield LocalStep(len(self) + level, self.predictions[level].local_loss(above, below))  # type: ignore[operator]
-            if self.training and step + 1 == self.middle:
-                self.prior.update(latent, x.labels[0])
+            if step == 0:
+                yield from self.generative_losses(x, states)
+
+    def generative_losses(self, x: Labelled, states: Sequence[Tensor]) -> Iterator[LocalStep]:
+        """Yield how wrong the generative circuit predicts the positives, and take their latent states into the prior.
+
+        Args:
+            x: images with right labels, then with others.
+            states: ``(S * B, units)`` of all layers after the first step of settling.
+        """
+        layers = [x.image.flatten(1).to(states[0].dtype), *(h[: len(x.image)] for h in states)]
+        latent = self.top_prediction.infer(layers[-1], self.steps)
+        if self.training:
+            self.prior.update(latent, x.labels[0])
+        above = [*layers[1:], latent]
+        for level, prediction in enumerate(self.predicting()):
+            yield LocalStep(len(self) + level, prediction.local_loss(above[level], layers[level]))
 
     # Generation ------------------------------------------------------------------------------------------------
 
@@ -236,7 +241,7 @@ class PredictiveCircuits(BlockStack):
         return h
 
     def reconstruct(self, image: Tensor, labels: Tensor, *, level: int = 1) -> Tensor:
-        """Images ``(B, …)`` as the generative circuit predicts them from a layer in the middle of settling.
+        """Images ``(B, …)`` as the generative circuit predicts them from a layer after the first step of settling.
 
         Args:
             image: ``(B, …)``.
@@ -246,8 +251,7 @@ class PredictiveCircuits(BlockStack):
         Returns:
             Shape and dtype of ``image``.
         """
-        settling = self.settling(Labelled(image, labels.unsqueeze(0)))
-        *_, states = islice(settling, self.middle)
+        states = next(self.settling(Labelled(image, labels.unsqueeze(0))))
         return self.generate(states[level - 1], level).view_as(image).to(image.dtype)
 
     def sample(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -159,19 +159,12 @@ class LatentPrediction(Prediction):
         self.rate = positive("latent_rate", rate)
 
     @torch.no_grad()
-    def infer(self, top: Tensor, latent: Tensor | None = None) -> Tensor:
-        """Move the latent states of top-layer activities one step along the error of what they predict.
-
-        Args:
-            top: ``(B, units)``.
-            latent: ``(B, latents)`` of the step before; zeros by default.
-
-        Returns:
-            ``(B, latents)``.
-        """
-        if latent is None:
-            latent = top.new_zeros(len(top), self.linear.in_features)
-        return latent + self.rate * F.linear(top - self(latent), self.linear.weight.T)
+    def infer(self, top: Tensor, steps: int) -> Tensor:
+        """Latent states ``(B, latents)`` of top-layer activities ``(B, units)``: from zero along the error."""
+        latent = top.new_zeros(len(top), self.linear.in_features)
+        for _ in range(steps):
+            latent = latent + self.rate * F.linear(top - self(latent), self.linear.weight.T)
+        return latent
 
 
 class LatentPrior(nn.Module):

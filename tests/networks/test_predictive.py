@@ -65,8 +65,7 @@ class Paper:
         net, images = self.network, x.image.tolist()
         samples = [(image, int(y), s == 0) for s in range(2) for image, y in zip(images, x.labels[s], strict=True)]
         states = [self.upwards(image) for image, *_ in samples]
-        latents = [[0.0] * len(self.predictions[-1].weights[0]) for _ in images]
-        for _ in range(net.steps):
+        for step_number in range(net.steps):
             after, changes = [], []
             for (image, y, is_positive), z in zip(samples, states, strict=True):
                 label = [net.label_scale * (c == y) for c in range(net.num_classes)]
@@ -87,17 +86,22 @@ class Paper:
                     # Positives and negatives are averaged each on its own.
                     step = RATE * gradients.sum(0) / len(images)
                     setattr(layer, name, (torch.tensor(getattr(layer, name)).double() - step).tolist())
-            for n in range(len(images)):
-                latents[n] = reference.inferred(self.predictions[-1], states[n][-1], latents[n], LATENT_RATE)
-            for level, prediction in enumerate(self.predictions):
-                found = []
-                for image, z, latent in zip(images, states, latents, strict=False):
-                    ladder = [image, *z]
-                    above = latent if level == len(self.layers) else reference.unit_rms(z[level])
-                    found.append(reference.prediction_gradient(prediction, above, ladder[level]))
-                for name, gradients in zip(("weights", "bias"), zip(*found, strict=True), strict=True):
-                    step = RATE * torch.tensor(gradients).double().mean(0)
-                    setattr(prediction, name, (torch.tensor(getattr(prediction, name)).double() - step).tolist())
+            if step_number == 0:
+                self.train_predictions(images, states)
+
+    def train_predictions(self, images: list[reference.Row], states: list[list[reference.Row]]) -> None:
+        latents = [[0.0] * len(self.predictions[-1].weights[0]) for _ in images]
+        for n in [*range(len(images))] * self.network.steps:
+            latents[n] = reference.inferred(self.predictions[-1], states[n][-1], latents[n], LATENT_RATE)
+        for level, prediction in enumerate(self.predictions):
+            found = []
+            for image, z, latent in zip(images, states, latents, strict=False):
+                ladder = [image, *z]
+                above = latent if level == len(self.layers) else reference.unit_rms(z[level])
+                found.append(reference.prediction_gradient(prediction, above, ladder[level]))
+            for name, gradients in zip(("weights", "bias"), zip(*found, strict=True), strict=True):
+                step = RATE * torch.tensor(gradients).double().mean(0)
+                setattr(prediction, name, (torch.tensor(getattr(prediction, name)).double() - step).tolist())
 
     def upwards(self, image: reference.Row) -> list[reference.Row]:
         states, h = [], image

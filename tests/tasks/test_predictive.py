@@ -70,7 +70,7 @@ def test_every_module_learns_at_every_step_and_in_bf16(tmp_path: Path) -> None:
     changed = {name for name, value in weights(module).items() if not torch.equal(value, before[name])}
     assert changed == {name for name in before if not name.endswith(".theta")}
     counts = {int(state["step"]) for optimizer in module.optimizers() for state in optimizer.state.values()}
-    assert counts == {1, module.network.steps}, "the head once a batch, the circuits at every step of settling"
+    assert counts == {1, module.network.steps}, "once a batch, or at every step of settling"
 
 
 def test_what_is_generated_is_drawn(tmp_path: Path) -> None:
