@@ -169,7 +169,7 @@ class PredictiveCircuits(BlockStack):
     # Learning --------------------------------------------------------------------------------------------------
 
     def local_losses(self, signal: Signal) -> Iterator[LocalStep]:
-        """Settle on positives and negatives, and yield the losses of both circuits at every step.
+        """Settle on positives and negatives, and yield the losses of both circuits.
 
         Args:
             signal: images with right and wrong labels.

@@ -1,4 +1,4 @@
-"""Predictive FF: labels at the top, two circuits that learn at every step of settling."""
+"""Predictive FF: labels at the top, two circuits that learn while they settle."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class FFPredictive(FFClassifier):
         return [*self.network, *self.network.predicting(), self.network.head]
 
     def local_losses(self, batch: Any) -> Iterator[LocalStep]:
-        """The loss of the softmax head, then those of both circuits at every step of settling."""
+        """The loss of the softmax head, then those of both circuits as the network settles."""
         x, y = self.checked(batch)
         logits = self.network.classify(x)
         yield LocalStep(2 * len(self.network) + 1, F.cross_entropy(logits, y))
