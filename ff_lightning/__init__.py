@@ -13,6 +13,7 @@ from ff_lightning.module import FFLightningModule as FFLightningModule
 from ff_lightning.tasks import BackpropTwin as BackpropTwin
 from ff_lightning.tasks import FFClassifier as FFClassifier
 from ff_lightning.tasks import FFLanguageModel as FFLanguageModel
+from ff_lightning.tasks import FFPredictive as FFPredictive
 from ff_lightning.tasks import FFRepresentation as FFRepresentation
 from ff_lightning.tasks import FFSelfContrast as FFSelfContrast
 from ff_lightning.tasks import FFSpikingClassifier as FFSpikingClassifier

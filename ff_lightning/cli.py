@@ -32,6 +32,7 @@ from ff_lightning.callbacks import (
     BlockPictures,
     BlockTable,
     ClassificationPictures,
+    GeneratedPictures,
     GoodnessMonitor,
     KeepOnInterrupt,
     LanguageTable,
@@ -219,7 +220,14 @@ def default_callbacks(trainer: Namespace, command: str = "") -> list[pl.Callback
     if trainer.enable_progress_bar is not False and not any(isinstance(callback, ProgressBar) for callback in own):
         callbacks.append(TrainingProgress())
     # After the bar, which must be gone when they print.
-    callbacks += [RunRecord(command), BlockTable(), LanguageTable(), ClassificationPictures(), BlockPictures()]
+    callbacks += [
+        RunRecord(command),
+        BlockTable(),
+        LanguageTable(),
+        ClassificationPictures(),
+        BlockPictures(),
+        GeneratedPictures(),
+    ]
     if trainer.logger is not False:
         callbacks += [LearningRateMonitor("step"), GoodnessMonitor()]
     if trainer.enable_checkpointing is not False:

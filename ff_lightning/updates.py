@@ -154,11 +154,19 @@ class BlockUpdates:
     Args:
         module: attached to a running Trainer.
         parameters: the parameters of every local module, in the order of ``LocalStep.block``.
+
+    Raises:
+        InputError: a strategy or a precision that cannot update the blocks of this module.
     """
 
     def __init__(self, module: FFLightningModule, parameters: Sequence[Parameters]) -> None:
         self.module = module
         self.trainer = module.trainer
+        if module.repeats_blocks and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            raise InputError(
+                "Passed `precision='16-mixed'` to a task that repeats blocks within a batch. A gradient scaler takes "
+                "one step of each optimizer a batch; use 'bf16-mixed'."
+            )
         self.parameters = parameters
         self.sync = gradient_sync(self.trainer.strategy)
         self.overlaps = self.sync.overlaps and not module.repeats_blocks

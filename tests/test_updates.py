@@ -26,7 +26,7 @@ import ff_lightning as ff
 from ff_lightning.blocks import Signal
 from ff_lightning.data import ImageDataModule
 from ff_lightning.losses import ClassSoftmax, MovingThresholdLoss, SymBa
-from ff_lightning.networks import ConvNet
+from ff_lightning.networks import ConvNet, RecurrentMLP
 from ff_lightning.readouts import LinearReadout
 from ff_lightning.schedules import Greedy, HoldThenDecay, Staggered
 from ff_lightning.sharding import ShardedSync
@@ -237,6 +237,11 @@ def test_a_resumed_run_goes_on_at_the_scale_it_had(tmp_path: Path) -> None:
     assert ends[0][1] == ends[1][1]
     assert ends[0][1]["scale"] == 8192.0
     assert torch.load(tmp_path / "step=3.ckpt", weights_only=True)["MixedPrecision"]["scale"] == 2048.0
+
+
+def test_a_gradient_scaler_is_refused_where_blocks_are_repeated(tmp_path: Path) -> None:
+    with pytest.raises(ff.InputError, match="use 'bf16-mixed'"):
+        fit(tmp_path, ff.FFClassifier(RecurrentMLP(64, [8])), plugins=[half()], max_steps=1)
 
 
 def test_overflow_in_one_block_leaves_the_others_alone(tmp_path: Path) -> None:

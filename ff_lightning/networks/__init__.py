@@ -9,6 +9,7 @@ from ff_lightning.networks.local_fields import LocalFields as LocalFields
 from ff_lightning.networks.mlp import MLP as MLP
 from ff_lightning.networks.mlp import DenseReLU as DenseReLU
 from ff_lightning.networks.mlp import LabelledReLU as LabelledReLU
+from ff_lightning.networks.predictive import PredictiveCircuits as PredictiveCircuits
 from ff_lightning.networks.recurrent import RecurrentMLP as RecurrentMLP
 from ff_lightning.networks.residual import ResNet as ResNet
 from ff_lightning.networks.scff import SelfContrastConv as SelfContrastConv

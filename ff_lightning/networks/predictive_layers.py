@@ -1,0 +1,244 @@
+"""Layers of predictive Forward-Forward: recurrent layers that compete, and predictions of the layer below.
+
+Both circuits learn by rules that need nothing but what meets at a synapse (Ororbia and Mali 2023, 2301.01452,
+sections 2 and 3); :mod:`ff_lightning.networks.predictive` puts them together.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ff_lightning.distributed import mean_over_ranks
+from ff_lightning.errors import InputError, positive
+from ff_lightning.goodness import SumOfSquares, squared_norm
+from ff_lightning.networks.mlp import refuse_other_size
+from ff_lightning.normalization import UnitLength, UnitRMS
+
+
+class Calm(SumOfSquares):
+    """Minus the sum of squares: the goodness of layers that are calm for positives (2301.01452, section 2).
+
+    >>> Calm()(torch.tensor([[1.0, 2.0, 2.0]]))
+    tensor([-9.])
+    """
+
+    def forward(self, h: Tensor) -> Tensor:  # noqa: D102
+        return -super().forward(h)
+
+
+class Rivalry(nn.Module):
+    """Lateral competition: units of a group inhibit each other and excite themselves (2301.01452, section 2).
+
+    Unit ``j`` loses ``relu(L_ij) z_i`` to every rival ``i``, and gains ``relu(L_jj) z_j``.
+
+    Args:
+        units: number of units, a multiple of ``group``.
+        group: units that compete with each other, neighbours in the layer.
+
+    Shape:
+        ``(N, units)`` to ``(N, units)``: what is taken from the pre-activations.
+    """
+
+    signs: Tensor
+
+    def __init__(self, units: int, group: int) -> None:
+        super().__init__()
+        if group < 1 or units % group:
+            raise InputError(f"Passed `group={group}` with a layer of {units} units. `group` must divide them.")
+        self.weight = nn.Parameter(torch.empty(units // group, group, group).uniform_(0.0, 0.05))
+        self.register_buffer("signs", 1 - 2 * torch.eye(group), persistent=False)
+
+    def forward(self, z: Tensor) -> Tensor:  # noqa: D102
+        strength = F.relu(self.weight) * self.signs
+        groups = z.view(len(z), len(self.weight), -1).transpose(0, 1)
+        return torch.bmm(groups, strength).transpose(0, 1).flatten(1)
+
+
+class RecurrentReLU(nn.Module):
+    """ReLU units driven from below, from above and by their rivals, which keep a share of their last activity.
+
+    Args:
+        below: values that come from below.
+        units: units of this layer.
+        above: values that come from above.
+        group: units that compete with each other.
+    """
+
+    def __init__(self, below: int, units: int, above: int, *, group: int) -> None:
+        super().__init__()
+        self.below = nn.Linear(below, units)
+        self.above = nn.Linear(above, units, bias=False)
+        self.rivalry = Rivalry(units, group)
+        self.norm = UnitLength()
+        nn.init.orthogonal_(self.below.weight)
+        nn.init.orthogonal_(self.above.weight)
+        nn.init.normal_(self.below.bias, std=units**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Activities ``(N, units)`` of one pass upwards from ``(N, …)``, which is brought to unit length first."""
+        x = x.flatten(1)
+        refuse_other_size(x, self.below.in_features)
+        return F.relu(self.below(self.norm(x)), inplace=True)
+
+    def settle(self, driven: Tensor, above: Tensor, last: Tensor, noise: Tensor | None, damping: float) -> Tensor:
+        """One step of settling: ``(1 - damping) relu(driven + V above - rivalry(last) + noise) + damping last``.
+
+        Args:
+            driven: what ``self.below`` makes of the layer below, ``(S * B, units)``, or ``(B, units)`` for all
+                ``S`` streams.
+            above: ``(S * B, above)``.
+            last: ``(S * B, units)``, activities one step earlier.
+            noise: ``(S * B, units)``.
+            damping: share of the last activities that stays.
+
+        Returns:
+            ``(S * B, units)``. The gradient passes the ReLU as if there were none, so that silent units learn too.
+        """
+        drive: Tensor = self.above(above) - self.rivalry(last)
+        drive = drive.view(-1, *driven.shape).add_(driven).flatten(0, 1)
+        if noise is not None:
+            drive = drive.add_(noise)
+        settled: Tensor = _Settled.apply(drive, last.to(drive.dtype), damping)  # type: ignore[no-untyped-call]
+        return settled
+
+
+class Prediction(nn.Module):
+    """Predicts the layer below from the direction of the one above, and learns by error times activity.
+
+    The gradient of the squared error passes the bounds of a prediction as if there were none, so what a synapse
+    learns is the error below times the activity above: a Hebbian rule (2301.01452, section 3). It starts from
+    predicting nothing.
+
+    Args:
+        above: units above.
+        below: units below, or pixels.
+        ceiling: largest value that is predicted, 1 for pixels; ``None`` for none. The smallest is 0.
+
+    Shape:
+        ``(N, above)``, which is brought to unit RMS first, to ``(N, below)``.
+    """
+
+    def __init__(self, above: int, below: int, *, ceiling: float | None = None) -> None:
+        super().__init__()
+        self.norm: nn.Module = UnitRMS()
+        self.linear = nn.Linear(above, below)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+        self.ceiling = ceiling
+
+    def forward(self, above: Tensor) -> Tensor:  # noqa: D102
+        predicted: Tensor = _Clipped.apply(self.linear(self.norm(above)), self.ceiling)  # type: ignore[no-untyped-call]
+        return predicted
+
+    def local_loss(self, above: Tensor, below: Tensor) -> Tensor:
+        """Squared error of the prediction, summed over the units below, a mean over the batch; scalar."""
+        return squared_norm(self(above) - below).mean()
+
+
+class LatentPrediction(Prediction):
+    """Predicts the top layer from a latent state, which nothing drives but the error of its own prediction.
+
+    The latent state is of any sign and length. From it the same rule learns as Oja's subspace rule does: the latent
+    units come to span the main directions in which the top layer varies.
+
+    Args:
+        latents: units of the latent state.
+        below: units of the top layer.
+        rate: step of the latent state along the error.
+
+    Raises:
+        InputError: the rate is not positive.
+    """
+
+    def __init__(self, latents: int, below: int, rate: float) -> None:
+        super().__init__(latents, below)
+        self.norm = nn.Identity()
+        nn.init.orthogonal_(self.linear.weight)
+        self.rate = positive("latent_rate", rate)
+
+    @torch.no_grad()
+    def infer(self, top: Tensor, steps: int) -> Tensor:
+        """Latent states ``(B, latents)`` of top-layer activities ``(B, units)``: from zero along the error."""
+        latent = top.new_zeros(len(top), self.linear.in_features)
+        for _ in range(steps):
+            latent = latent + self.rate * F.linear(top - self(latent), self.linear.weight.T)
+        return latent
+
+
+class LatentPrior(nn.Module):
+    """What the latent state of each class looks like: a mixture of Gaussians whose components are the classes.
+
+    Mean and covariance of every class follow the latent states of training, in buffers.
+
+    Args:
+        num_classes: components.
+        latents: units of the latent state.
+        momentum: share of the old moments that stays at each training batch.
+    """
+
+    counts: Tensor
+    sums: Tensor
+    products: Tensor
+
+    def __init__(self, num_classes: int, latents: int, *, momentum: float = 0.99) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("counts", torch.zeros(num_classes))
+        self.register_buffer("sums", torch.zeros(num_classes, latents))
+        self.register_buffer("products", torch.zeros(num_classes, latents, latents))
+
+    @torch.no_grad()
+    def update(self, latent: Tensor, labels: Tensor) -> None:
+        """Take in latent states ``(B, latents)`` of images of classes ``(B,)``."""
+        latent = latent.to(self.sums.dtype)
+        member = F.one_hot(labels, len(self.counts)).to(latent.dtype)
+        with torch.autocast(latent.device.type, enabled=False):
+            sums = member.T @ latent
+            products = torch.einsum("bc,bi,bj->cij", member, latent, latent)
+        found = zip((self.counts, self.sums, self.products), (member.sum(0), sums, products), strict=True)
+        for moment, value in found:
+            moment.mul_(self.momentum).add_(mean_over_ranks(value))
+
+    @torch.no_grad()
+    def sample(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Draw latent states ``(N, latents)`` of classes ``(N,)``.
+
+        Raises:
+            InputError: no image of one of the classes has been seen in training.
+        """
+        if not bool((self.counts[labels] > 0).all()):
+            raise InputError("Passed labels of classes that no training image had. Train first, then sample.")
+        mean = self.sums / self.counts.unsqueeze(1)
+        covariance = self.products / self.counts[:, None, None] - mean.unsqueeze(2) * mean.unsqueeze(1)
+        values, vectors = torch.linalg.eigh(covariance[self.counts > 0].double())
+        root = torch.zeros_like(covariance)
+        root[self.counts > 0] = (vectors * values.clamp_min(0).sqrt().unsqueeze(1)).to(root.dtype)
+        noise = torch.randn(len(labels), mean.shape[1], 1, generator=generator, device=mean.device, dtype=mean.dtype)
+        return mean[labels] + (root[labels] @ noise).squeeze(2)
+
+
+class _Settled(torch.autograd.Function):
+    """``(1 - damping) relu(drive) + damping last``, with the gradient of a line instead of that of the ReLU."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, drive: Tensor, last: Tensor, damping: float) -> Tensor:
+        ctx.damping = damping  # type: ignore[attr-defined]
+        return torch.lerp(F.relu(drive), last, damping)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
+        return grads[0] * (1 - ctx.damping), None, None  # type: ignore[attr-defined]
+
+
+class _Clipped(torch.autograd.Function):
+    """``x`` from 0 to a ceiling, with gradient 1 everywhere."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, ceiling: float | None) -> Tensor:
+        return x.clamp(0.0, ceiling)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
+        return grads[0], None

@@ -1,0 +1,94 @@
+"""Predictive FF on real digits: it classifies, reconstructs and samples, resumes exactly, and draws what it makes."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+import ff_lightning as ff
+from ff_lightning.callbacks import GeneratedPictures
+from ff_lightning.data import ImageDataModule
+from ff_lightning.negatives import HardWrongLabel
+from ff_lightning.networks import PredictiveCircuits
+from ff_lightning.schedules import HoldThenDecay
+from tests.training import assert_same_weights, loader, trainer, weights
+
+
+def predictive(width: int = 20, **kwargs: Any) -> ff.FFPredictive:
+    """A small task with the same weights at every call."""
+    torch.manual_seed(0)
+    network = PredictiveCircuits(64, [width, width], steps=4, threshold=2.0)
+    module = ff.FFPredictive(
+        network, **{"optimizer": partial(torch.optim.Adam, lr=2e-3), "negatives": HardWrongLabel()} | kwargs
+    )
+    module.seed = 0
+    return module
+
+
+def test_it_learns_to_tell_digits_apart_and_to_make_them(tmp_path: Path) -> None:
+    module = predictive(100, lr_scheduler=partial(HoldThenDecay, hold=0.0))
+    run, data = trainer(tmp_path, max_epochs=8, num_sanity_val_steps=0), ImageDataModule("digits", batch_size=100)
+    run.fit(module, data)
+    assert run.callback_metrics["val/accuracy"] > 0.85
+    assert run.callback_metrics["val/head_accuracy"] > 0.5
+    assert "val/separation/block_1" in run.callback_metrics
+    x, y = (torch.cat(column) for column in zip(*data.val_dataloader(), strict=True))
+    spread = float((x - x.mean(0)).square().flatten(1).sum(1).mean())
+    assert run.callback_metrics["val/reconstruction_error"] < 0.5 * spread
+    assert run.callback_metrics["val/reconstruction_error_from_top"] < 0.8 * spread
+    labels = torch.arange(10).repeat_interleave(20)
+    means = torch.stack([x[y == c].mean(0).flatten() for c in range(10)])
+    nearest = torch.cdist(module.sample(labels), means).argmin(1)
+    assert (nearest == labels).float().mean() > 0.8
+
+
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")
+def test_resume_equals_never_stopped(tmp_path: Path) -> None:
+    data = partial(ImageDataModule, "digits", batch_size=300)
+    saved = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=3, save_top_k=-1)
+    whole = predictive()
+    trainer(tmp_path, max_epochs=2, enable_checkpointing=True, callbacks=[saved], limit_val_batches=0).fit(
+        whole, data()
+    )
+    torch.manual_seed(999)  # nothing may depend on torch's own state
+    again = predictive()
+    again.seed = 123
+    rest = trainer(tmp_path, max_epochs=2, limit_val_batches=0)
+    rest.fit(again, data(), ckpt_path=tmp_path / "step=3.ckpt", weights_only=True)
+    assert_same_weights(weights(whole), weights(again))
+
+
+def test_every_module_learns_at_every_step_and_in_bf16(tmp_path: Path) -> None:
+    module = predictive()
+    before = weights(module)
+    trainer(tmp_path, precision="bf16-mixed", max_steps=1, limit_val_batches=0).fit(module, loader(100, 100))
+    changed = {name for name, value in weights(module).items() if not torch.equal(value, before[name])}
+    assert changed == {name for name in before if not name.endswith(".theta")}
+    counts = {int(state["step"]) for optimizer in module.optimizers() for state in optimizer.state.values()}
+    assert counts == {1, module.network.steps}, "once a batch, or at every step of settling"
+
+
+def test_what_is_generated_is_drawn(tmp_path: Path) -> None:
+    module = predictive()
+    run = trainer(tmp_path, callbacks=[GeneratedPictures()], limit_val_batches=0)
+    data = ImageDataModule("digits", batch_size=300)
+    run.fit(module, data)
+    run.test(module, data, verbose=False)
+    assert (tmp_path / "pictures" / "generated.png").stat().st_size > 10_000
+
+
+def test_a_twin_draws_nothing_and_trains_the_pass_upwards(tmp_path: Path) -> None:
+    network = predictive().network
+    before = weights(network)
+    twin = ff.BackpropTwin(network, optimizer=partial(torch.optim.Adam, lr=1e-3))
+    run = trainer(tmp_path, callbacks=[GeneratedPictures()], max_steps=2, limit_val_batches=0)
+    run.fit(twin, loader(200, 100))
+    run.test(twin, loader(100, 100), verbose=False)
+    assert not (tmp_path / "pictures").exists()
+    trained = {name for name, value in weights(network).items() if not torch.equal(value, before[name])}
+    assert trained == {f"blocks.{index}.layer.below.{part}" for index in (0, 1) for part in ("weight", "bias")}
