@@ -1,4 +1,4 @@
-"""Trained models in a folder or on Hugging Face's hub: safetensors weights, and the configuration that rebuilds them."""
+"""Trained models in a folder or on Hugging Face's hub: weights as safetensors, and what rebuilds the network."""
 
 from __future__ import annotations
 
