@@ -49,6 +49,7 @@ from ff_lightning.cli_report import report, report_parser
 from ff_lightning.data.tokenizers import Tokenizer
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
+from ff_lightning.records import read_record
 from ff_lightning.tasks.language_modelling import LanguageModelling
 
 EXPECTED_WARNINGS = (
@@ -134,6 +135,17 @@ class FFLightningCLI(RecipeCLI):
             stems = [Path(str(path)).stem for path in config.config or ()]
             name = "-".join(stems) or config.model.class_path.rsplit(".", 1)[-1]
             config.trainer.default_root_dir = str(Path("runs") / name)
+        if self.subcommand == "fit" and config.ckpt_path is not None:
+            self._go_on_in_wandb(config.trainer)
+
+    def _go_on_in_wandb(self, trainer: Namespace) -> None:
+        """Let a resumed training go on with its run in Weights & Biases, which is known by an id."""
+        known = read_record(Path(trainer.default_root_dir)).get("run", {}).get("wandb_id")
+        loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+        for logger in loggers if known else []:
+            named = isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger")
+            if named and logger.init_args.id is None and logger.init_args.version is None:
+                logger.init_args.id = known
 
     def after_instantiate_classes(self) -> None:
         """Check that the checkpoint fits what was built."""
