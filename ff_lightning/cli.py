@@ -44,7 +44,7 @@ from ff_lightning.cli_errors import Parser, explain
 from ff_lightning.cli_export import export, export_parser
 from ff_lightning.cli_generate import generate, generate_parser
 from ff_lightning.cli_predict import predict_folder, predict_parser
-from ff_lightning.cli_recipes import RecipeCLI, RecipeParser
+from ff_lightning.cli_recipes import RecipeCLI, RecipeParser, with_own_recipes
 from ff_lightning.cli_report import report, report_parser
 from ff_lightning.data.tokenizers import Tokenizer
 from ff_lightning.errors import InputError
@@ -100,7 +100,7 @@ class FFLightningCLI(RecipeCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Keep the command as it was given, for the record of the run."""
         self.command = shlex.join(["ff-lightning", *args])
-        super().parse_arguments(parser, args)
+        super().parse_arguments(parser, with_own_recipes(args))
 
     def setup_parser(self, *args: Any) -> None:
         """Leave the results of an evaluation to our own table."""
