@@ -14,6 +14,7 @@ from ff_lightning.errors import InputError
 from ff_lightning.hub import SharedModel
 from tests.training import digits
 
+pytest.importorskip("safetensors", reason="safetensors is not installed")
 RECIPES = Path(__file__).parents[1] / "recipes"
 
 
