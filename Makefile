@@ -21,10 +21,10 @@ DEMO_IMAGES := digits_mlp
 DEMO_TEXT := pydoc_gpt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs clean
+.PHONY: help setup demo test coverage lint docs clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(DEV)  ## Create .venv with the package and everything needed to work on it
 
@@ -39,6 +39,9 @@ demo: $(RUNTIME)  ## Train a classifier of digits and a small GPT block by block
 
 test: $(DEV)  ## Run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+coverage: $(DEV)  ## Run the tests, and say which lines of the package they do not reach
+	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
 
 lint: $(DEV)  ## Check style, formatting and types
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ from ff_lightning.blocks import Labelled as Labelled
 from ff_lightning.blocks import LocalStep as LocalStep
 from ff_lightning.blocks import Signal as Signal
 from ff_lightning.class_blocks import ClassBlock as ClassBlock
+from ff_lightning.convert import convert as convert
 from ff_lightning.errors import InputError as InputError
 from ff_lightning.module import FFLightningModule as FFLightningModule
 from ff_lightning.tasks import BackpropTwin as BackpropTwin

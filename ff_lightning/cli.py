@@ -45,11 +45,12 @@ from ff_lightning.cli_errors import Parser, explain
 from ff_lightning.cli_export import export, export_parser
 from ff_lightning.cli_generate import generate, generate_parser
 from ff_lightning.cli_predict import predict_folder, predict_parser
-from ff_lightning.cli_recipes import RecipeCLI, RecipeParser
+from ff_lightning.cli_recipes import RecipeCLI, RecipeParser, with_own_recipes
 from ff_lightning.cli_report import report, report_parser
 from ff_lightning.data.tokenizers import Tokenizer
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
+from ff_lightning.records import read_record
 from ff_lightning.tasks.language_modelling import LanguageModelling
 
 EXPECTED_WARNINGS = (
@@ -101,7 +102,7 @@ class FFLightningCLI(RecipeCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Keep the command as it was given, for the record of the run."""
         self.command = shlex.join(["ff-lightning", *args])
-        super().parse_arguments(parser, args)
+        super().parse_arguments(parser, with_own_recipes(args))
 
     def setup_parser(self, *args: Any) -> None:
         """Leave the results of an evaluation to our own table."""
@@ -136,6 +137,17 @@ class FFLightningCLI(RecipeCLI):
             stems = [Path(str(path)).stem for path in config.config or ()]
             name = "-".join(stems) or config.model.class_path.rsplit(".", 1)[-1]
             config.trainer.default_root_dir = str(Path("runs") / name)
+        if self.subcommand == "fit" and config.ckpt_path is not None:
+            self._go_on_in_wandb(config.trainer)
+
+    def _go_on_in_wandb(self, trainer: Namespace) -> None:
+        """Let a resumed training go on with its run in Weights & Biases, which is known by an id."""
+        known = read_record(Path(trainer.default_root_dir)).get("run", {}).get("wandb_id")
+        loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+        for logger in loggers if known else []:
+            named = isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger")
+            if named and logger.init_args.id is None and logger.init_args.version is None:
+                logger.init_args.id = known
 
     def after_instantiate_classes(self) -> None:
         """Check that the checkpoint fits what was built."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from pydoc import locate
 from typing import Any
 
@@ -16,6 +18,28 @@ from ff_lightning.errors import InputError
 
 LINKED = ("vocab_size", "context")
 """What a network takes from its data, if the network has an argument and the data an attribute of that name."""
+
+
+FOLDERS = (Path(__file__).parent, Path(__file__).parent.parent)
+"""Where ``recipes/`` lies: in the package if it was installed, beside it in a checkout."""
+
+
+def with_own_recipes(words: Sequence[str]) -> list[str]:
+    """A command, with the recipes of this project found wherever it runs.
+
+    Args:
+        words: of the command; a path that begins with ``recipes/`` and is no file here is taken from the package.
+
+    >>> Path(with_own_recipes(["--config", "recipes/digits_mlp.yaml"])[1]).is_file()
+    True
+    """
+    return [word if Path(word).is_file() else _own(word) for word in words]
+
+
+def _own(word: str) -> str:
+    option, equals, path = word.rpartition("=") if word.startswith("--config=") else ("", "", word)
+    files = [folder / path for folder in FOLDERS] if path.startswith("recipes/") else []
+    return option + equals + next((str(file) for file in files if file.is_file()), path)
 
 
 class RecipeParser(Parser):

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.strategies import ModelParallelStrategy
@@ -270,6 +271,8 @@ class FFLightningModule(pl.LightningModule):
         Not earlier: asking Lightning for it while optimizers are configured would set up the training data before
         a checkpoint is restored, and the position in the data would be lost.
         """
+        if self._updates is None:  # the batch-size finder trains before `on_fit_start`
+            self.on_fit_start()
         steps = self.trainer.estimated_stepping_batches
         total = int(steps) if 0 <= steps < float("inf") else None
         self._update_ranges = update_ranges(self.schedule, len(self.block_optimizers), total)
@@ -309,6 +312,11 @@ class FFLightningModule(pl.LightningModule):
             raise InputError(
                 f"Passed `Trainer(gradient_clip_val={self.trainer.gradient_clip_val})`. Blocks clip their own "
                 "gradients: pass `clip_norm` to the module."
+            )
+        if any(isinstance(callback, LearningRateFinder) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
+            raise InputError(
+                "Passed a `LearningRateFinder`, or called `Tuner.lr_find`. It looks for the learning rate of one "
+                "optimizer and one loss, and every block has its own: compare short runs with different `optimizer`s."
             )
         return []
 

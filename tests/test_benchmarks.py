@@ -117,3 +117,15 @@ def test_convolutional_networks_are_compared_with_their_twins(
     if twin:
         assert min(result["twin"], result["test_accuracy"]) > 80
         assert all(len(one["test_by_block"]) == 3 for one in result["by_seed"])
+
+
+def test_overhead_adds_up_what_each_kind_of_step_costs(benchmark: Any) -> None:
+    overhead = benchmark("overhead")
+    plan = overhead.Plan("mlp", steps=20, epochs=2, threads=1)
+    costs = {None: 9.0, "step": 0.01, "logged": 0.11, "epoch": 1.0, "training": 3.0}
+    kinds = [overhead.kind(plan, step) for step in range(40)]
+    assert kinds == [*[None] * 10, *["step"] * 9, "epoch", *(["step"] * 9 + ["logged"]), *["step"] * 9, "training"]
+    bare, shown = [1.0] * 41, [1.5, *(1 + costs[kind] for kind in kinds)]
+    share, _ = overhead.extra(plan, shown, bare, 100, 5)
+    every_epoch = 97 * 0.01 + 2 * 0.11 + 1.0
+    assert share == pytest.approx((5 * every_epoch + 0.5 + 2.0) / 500)

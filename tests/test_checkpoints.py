@@ -180,3 +180,9 @@ def test_a_trainer_writes_atomically_unless_told_otherwise(tmp_path: Path) -> No
         run = trainer(tmp_path, max_steps=1, plugins=plugins)
         run.fit(classifier(), loader(40, 20))
         assert type(run.strategy.checkpoint_io) is expected
+
+
+def test_a_checkpoint_without_checksums_is_read_and_torch_is_left_as_it_was(tmp_path: Path) -> None:
+    AtomicCheckpointIO().save_checkpoint({"weight": torch.arange(1000.0)}, tmp_path / "a.ckpt")
+    assert torch.equal(torch.load(tmp_path / "a.ckpt", weights_only=True)["weight"], torch.arange(1000.0))
+    assert torch.serialization.get_crc32_options() is True

@@ -16,7 +16,7 @@ LEVELS = {
     0: {
         *("errors", "distributed", "stages", "goodness", "losses", "normalization", "negatives", "schedules"),
         *("batches", "blocks", "readouts", "early_exit", "networks", "language", "optim", "generation", "rollouts"),
-        *("class_blocks", "class_losses"),
+        *("class_blocks", "class_losses", "convert"),
     },
     1: {"metrics", "floors", "frozen", "samples"},
     2: {
@@ -41,6 +41,7 @@ LEVELS = {
         "cli_predict",
         "cli_recipes",
         "cli_report",
+        "hub",
         "report",
         "__main__",
     },
@@ -60,6 +61,7 @@ KNOWS = {
     "language": GROUND,
     "class_losses": GROUND | {"language", "losses"},
     "class_blocks": GROUND | PARTS | {"blocks"},
+    "convert": GROUND | PARTS | {"blocks", "class_blocks"},
     "optim": GROUND | {"schedules"},
     "networks": GROUND | PARTS | {"blocks", "class_blocks", "class_losses", "networks", "language", "optim"},
     "generation": GROUND | {"language", "networks"},

@@ -238,3 +238,11 @@ def test_wandb_online_differs_from_offline_in_one_word() -> None:
     )
     assert offline["trainer"]["logger"]["init_args"].pop("offline") is True
     assert online == offline
+
+
+def test_recipes_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    short = ["--config", "recipes/digits_mlp.yaml", "--config=recipes/with/smoke.yaml"]
+    assert main(["fit", *short, *FEW]) == 0
+    assert updates("digits_mlp-smoke") == 2
+    assert main(["fit", "--config", "recipes/digits_mpl.yaml"]) == 2

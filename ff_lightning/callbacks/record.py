@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 
 import lightning.pytorch as pl
+from lightning.pytorch.loggers import WandbLogger
 
 from ff_lightning.module import FFLightningModule
 from ff_lightning.records import add_to_record, read_record, start_record, surroundings
@@ -40,6 +41,9 @@ class RunRecord(pl.Callback):
             "parameters": sum(p.numel() for module in modules for p in module.parameters() if p.requires_grad),
             "processes": trainer.world_size,
         }
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                run["wandb_id"] = logger.version  # a resumed training goes on under it
         if trainer.global_step and (earlier := read_record(folder)):
             run |= {"resumed_at": trainer.global_step, "command": earlier["run"]["command"]}
             add_to_record(folder, "run", run)

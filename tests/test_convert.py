@@ -1,0 +1,207 @@
+"""Converted stacks: what is a block, locality, that plain and real models learn, errors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import ff_lightning as ff
+from ff_lightning.blocks import Signal
+from ff_lightning.class_losses import OwnContrast
+from ff_lightning.convert import convert
+from ff_lightning.errors import InputError
+from ff_lightning.goodness import ChannelGroups, MeanOfSquares, WeightedEnergy
+from ff_lightning.losses import SymBa
+from tests.training import ADAM, digits, trainer
+
+PIXELS, CLASSES = digits(600)
+IMAGES = PIXELS.view(-1, 1, 8, 8)
+
+
+def dense() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 60), nn.ReLU(), nn.Linear(60, 40), nn.ReLU())
+
+
+def vgg() -> nn.Sequential:
+    torch.manual_seed(0)
+
+    def layer(before: int, after: int) -> list[nn.Module]:
+        return [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+
+    return nn.Sequential(*layer(1, 16), nn.MaxPool2d(2), *layer(16, 24), *layer(24, 32), nn.MaxPool2d(2))
+
+
+def by_class(modules: Any, example: Tensor = IMAGES[:1], num_classes: int = 10) -> Any:
+    return convert(modules, goodness=WeightedEnergy(num_classes), loss=OwnContrast(), example=example)
+
+
+def accuracy(network: Any, tmp_path: Path, epochs: int) -> float:
+    """On digits that were not trained on."""
+    model = ff.FFClassifier(network, optimizer=ADAM)
+    model.seed = 0
+    data = DataLoader(TensorDataset(IMAGES[:500], CLASSES[:500]), batch_size=50)
+    held_out = DataLoader(TensorDataset(IMAGES[500:], CLASSES[500:]), batch_size=100)
+    run = trainer(tmp_path, max_epochs=epochs)
+    run.fit(model, data, held_out)
+    return float(run.callback_metrics["val/accuracy"])
+
+
+def assert_local(network: Any, signal: Signal) -> None:
+    """The loss of a block reaches its own parameters, all that learn, and no other."""
+    steps = 0
+    for index, step in enumerate(network.local_losses(signal)):
+        network.zero_grad()
+        step.loss.backward()
+        reached = {name.split(".")[1] for name, p in network.named_parameters() if p.grad is not None}
+        assert (step.block, reached) == (index, {str(index)})
+        steps += 1
+    assert steps == len(network)
+
+
+def test_a_block_begins_at_a_module_with_weights() -> None:
+    names = [[type(module).__name__ for module in block.layer] for block in by_class(vgg())]
+    assert names == [
+        ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"],
+        ["Conv2d", "BatchNorm2d", "ReLU"],
+        ["Conv2d", "BatchNorm2d", "ReLU", "MaxPool2d"],
+    ]
+    assert [len(block.layer) for block in by_class(dense())] == [3, 2]
+    assert len(by_class([nn.Sequential(*vgg()[:7]), vgg()[7:]])) == 2, "groups stay together"
+
+
+def test_the_modules_themselves_are_trained_and_left_as_they_were() -> None:
+    net = vgg()
+    net[1].eval()
+    before = [value.clone() for value in net.state_dict().values()]
+    network = by_class(net)
+    assert [module.training for module in net] == [True, False, *[True] * 9]
+    assert all(torch.equal(*pair) for pair in zip(before, net.state_dict().values(), strict=True))
+    assert network[0].layer[0].weight is net[0].weight
+
+
+def test_goodness_is_sized_for_every_block() -> None:
+    network = by_class(vgg())
+    assert [block.goodness.weight.shape for block in network] == [(10, 16 * 16), (10, 24 * 16), (10, 32 * 4)]
+    assert (network.num_classes, network.out_features) == (10, 32 * 4)
+
+
+def test_gradients_stay_in_their_block() -> None:
+    assert_local(by_class(vgg()), Signal(IMAGES[:8], 1, CLASSES[:8]))
+    contrastive = convert(dense(), goodness=MeanOfSquares(), loss=SymBa(), example=IMAGES[:1])
+    assert_local(contrastive, Signal.pair(IMAGES[:8], IMAGES[8:16]))
+    assert contrastive.num_classes is None
+
+
+@pytest.mark.parametrize("net", [dense, vgg])
+def test_plain_nets_learn_digits_by_class(net: Any, tmp_path: Path) -> None:
+    assert accuracy(by_class(net()), tmp_path, epochs=6) > 0.8
+
+
+class AgainstScrambled(ff.FFLightningModule):
+    """Digits against digits whose pixels changed places."""
+
+    def pairs(self, batch: Any) -> tuple[Tensor, Tensor]:
+        x, _ = batch
+        places = torch.randperm(64, generator=torch.Generator().manual_seed(0))
+        return x, x.flatten(1)[:, places].view_as(x)
+
+
+@pytest.mark.parametrize("net", [dense, vgg])
+def test_a_plain_net_learns_to_tell_digits_from_scrambled_ones(net: Any, tmp_path: Path) -> None:
+    goodness = MeanOfSquares(3 if net is vgg else 1)
+    network = convert(net(), goodness=goodness, loss=SymBa(), example=IMAGES[:1])
+    run = trainer(tmp_path, max_epochs=4, log_every_n_steps=1)
+    run.fit(AgainstScrambled(network, optimizer=ADAM), DataLoader(TensorDataset(IMAGES, CLASSES), batch_size=50))
+    values = [float(run.callback_metrics[f"train/separation/block_{index}"]) for index in range(len(network))]
+    assert min(values) > 0.8, values
+
+
+def test_the_twin_of_a_converted_net_is_its_chain(tmp_path: Path) -> None:
+    model = ff.BackpropTwin(by_class(vgg()), optimizer=ADAM)
+    trainer(tmp_path, limit_train_batches=2).fit(
+        model, DataLoader(TensorDataset(IMAGES[:100], CLASSES[:100]), batch_size=50)
+    )
+    assert model(IMAGES[:3]).shape == (3, 10)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["vgg11", "resnet18", "convnext_atto"])
+def test_networks_of_torchvision_and_timm_become_stacks(name: str) -> None:
+    torch.manual_seed(0)
+    images, labels = torch.rand(4, 3, 32, 32), CLASSES[:4]
+    if name == "convnext_atto":
+        timm = pytest.importorskip("timm", reason="timm is not installed")
+        model = timm.create_model(name, pretrained=False)
+        parts: Any = [model.stem, *model.stages]
+    else:
+        models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
+        model = getattr(models, name)(weights=None)
+        parts = model.features if name == "vgg11" else list(model.children())[:-2]
+    network = by_class(parts, images)
+    assert len(network) == {"vgg11": 8, "resnet18": 5, "convnext_atto": 5}[name]
+    network.eval()
+    assert torch.equal(network[0](images), nn.Sequential(*network[0].layer)(images))
+    network.train()
+    for block in network:
+        nn.init.normal_(block.goodness.weight)  # from 0 nothing reaches the layers
+    assert_local(network, Signal(images, 1, labels))
+
+
+class GPT2Embedding(nn.Module):
+    """Tokens and positions of GPT-2."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.tokens, self.positions = model.wte, model.wpe
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tokens(x) + self.positions(torch.arange(x.shape[1], device=x.device))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_gpt2_tells_text_from_shuffled_text_block_by_block() -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=128, n_positions=32, n_embd=32, n_layer=3, n_head=2)
+    model = transformers.GPT2Model(config).train()
+    text = " ".join((transformers.GPT2Config.__doc__ or "").split())
+    tokens = torch.tensor([min(ord(letter), 127) for letter in text[: 32 * 30]]).view(30, 32)
+    shuffled = tokens[:, torch.randperm(32)]
+    parts = [nn.Sequential(GPT2Embedding(model), model.h[0]), *model.h[1:]]
+    network = convert(parts, goodness=MeanOfSquares(), loss=SymBa(), example=tokens[:2])
+    assert_local(network, Signal.pair(tokens, shuffled))
+    causal = network.eval()[0](tokens[:1, :10])
+    assert torch.allclose(causal, network[0](tokens[:1])[:, :10], atol=1e-5), "no position sees what follows"
+    optimizers = [torch.optim.Adam(block.parameters(), lr=3e-3) for block in network.train()]
+    for _ in range(15):
+        for step in network.local_losses(Signal.pair(tokens, shuffled)):
+            optimizers[step.block].zero_grad()
+            step.loss.backward()
+            optimizers[step.block].step()
+    g_pos, g_neg = network.eval().goodness(torch.cat([tokens, shuffled])).chunk(2, dim=1)
+    assert ((g_pos.mean(-1) > g_neg.mean(-1)).float().mean(1) > 0.7).all(), "in every block"
+
+
+def test_what_cannot_be_a_stack_is_refused() -> None:
+    with pytest.raises(InputError, match=r"Passed `modules=Linear`. A module does not say in which order"):
+        by_class(nn.Linear(64, 10))
+    with pytest.raises(InputError, match="without weights"):
+        by_class([nn.Flatten(), nn.ReLU()])
+    with pytest.raises(InputError, match="Passed a `str` among `modules`"):
+        by_class(["flatten"])
+    with pytest.raises(InputError, match=r"block 1 cannot take what it gets, shape \(1, 60\)"):
+        by_class([nn.Flatten(), nn.Linear(64, 60), nn.Linear(61, 10)])
+    with pytest.raises(InputError, match="must not share"):
+        by_class([nn.Flatten(), *[nn.Linear(64, 64)] * 2])
+    with pytest.raises(InputError, match="A `ClassLoss` needs a goodness for every class"):
+        convert(dense(), goodness=MeanOfSquares(), loss=OwnContrast(), example=IMAGES[:1])
+    with pytest.raises(InputError, match="a `ContrastiveLoss` one number"):
+        convert(dense(), goodness=ChannelGroups(10), loss=SymBa(), example=IMAGES[:1])
+    with pytest.raises(InputError, match="num_classes=None"):
+        ff.FFClassifier(convert(dense(), goodness=MeanOfSquares(), loss=SymBa(), example=IMAGES[:1]))
