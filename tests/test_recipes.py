@@ -24,6 +24,11 @@ OVERLAYS = sorted(path.stem for path in RECIPES.glob("with/*.yaml"))
 OWN_TEST = {"smoke", "ddp", "fsdp", "layer_parallel", "compile", "wandb", "wandb_offline", "rollouts"}
 FEW = ["--data.limit", "300", "--trainer.enable_progress_bar", "false"]
 
+CHANGED = {
+    "cifar_resnet": ["--model.network.width", "10"],
+    **{name: ["--data.limit", "1000"] for name in NAMES if name.startswith("predictive")},  # two batches of 500
+}
+
 TEXTS = [name for name in NAMES if name.endswith("_gpt")]
 TEXT_OVERLAYS = ["adamw", "language_twin", "logistic", "residual", "samples", "softmax"]
 CONV_OVERLAYS = ["class_softmax", "overlapping", "own_contrast"]
@@ -67,8 +72,7 @@ def test_a_recipe_says_how_to_run_it(path: Path) -> None:
     "recipe", [name for name in NAMES if name != "digits_mlp" and name not in (*TEXTS, "aesop_ff")]
 )
 def test_a_recipe_trains_and_its_checkpoint_is_tested(recipe: str, shared_data: Path) -> None:
-    narrow = ["--model.network.width", "10"] if recipe == "cifar_resnet" else []
-    args = [*configs(recipe, "smoke"), *FEW, *narrow]
+    args = [*configs(recipe, "smoke"), *FEW, *CHANGED.get(recipe, [])]
     assert main(["fit", *args]) == 0
     assert updates(f"{recipe}-smoke") == 2
     assert main(["test", *args, "--ckpt_path", f"runs/{recipe}-smoke/last.ckpt"]) == 0
