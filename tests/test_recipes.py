@@ -213,6 +213,7 @@ def test_two_processes_share_the_work(overlay: str) -> None:
 
 
 @needs_compiler
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of what torch says while it traces
 def test_blocks_of_a_recipe_are_compiled() -> None:
     assert main(["fit", *configs("digits_mlp", "smoke", "compile"), *FEW]) == 0
     assert updates("digits_mlp-smoke-compile") == 2

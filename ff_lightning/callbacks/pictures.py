@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from ff_lightning.blocks import LocalStep
+from ff_lightning.blocks import BlockStack, LocalStep
 from ff_lightning.callbacks.drawings import (
     draw_evaluation,
     draw_fields,
@@ -65,7 +65,7 @@ class ClassificationPictures(pl.Callback):
 
     What needs labels in the input is drawn for :class:`~ff_lightning.FFClassifier` alone. With several devices the
     histograms show the images of the first one, after a training those of one batch; the confusion matrix counts all.
-    Of blocks in shards there are no pictures after a training.
+    Of blocks that are spread over devices there are no pictures after a training.
 
     Args:
         dirpath: folder of the pictures; ``pictures`` in the run folder by default.
@@ -98,7 +98,7 @@ class ClassificationPictures(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw what there is to see after a training."""
-        if not isinstance(pl_module, ImageClassification) or self._batch is None or is_sharded(pl_module.network[0]):
+        if not isinstance(pl_module, ImageClassification) or self._batch is None or is_spread(pl_module.network):
             return
         x, y = self._batch
         confusion = pl_module.val_metrics.confusion.compute().cpu()  # sums over ranks, so every rank asks
@@ -205,11 +205,20 @@ def clearest_and_hardest(goodness: Tensor, labels: Tensor) -> list[int]:
     return list(dict.fromkeys([int(lead.argmax()), int(lead.argmin())]))
 
 
+def is_spread(network: BlockStack) -> bool:
+    """Whether one device alone cannot compute the network."""
+    return is_sharded(network[0]) or bool(network.stage.elsewhere)
+
+
 @torch.no_grad()
 def _label_goodness(module: ImageClassification, x: Tensor) -> Tensor | None:
     if not isinstance(module, FFClassifier):
         return None
-    return label_goodness(module.network, x, module.num_classes).float().cpu()
+    was_training = module.training
+    module.eval()
+    goodness = label_goodness(module.network, x, module.num_classes).float().cpu()
+    module.train(was_training)
+    return goodness
 
 
 def _class_names(trainer: pl.Trainer, count: int) -> list[str]:
