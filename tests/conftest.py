@@ -1,11 +1,20 @@
 """Fixtures for all tests."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch.utilities import rank_zero_only
+
+
+@pytest.fixture(autouse=True)
+def _lightning_speaks() -> None:
+    """Lightning's messages are heard, whatever an earlier test in this process did to them."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
+    rank_zero_only.rank = 0
 
 
 @pytest.fixture(scope="session")
