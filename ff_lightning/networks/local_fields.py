@@ -13,7 +13,7 @@ from ff_lightning.blocks import Block, BlockStack, Labelled
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness, MeanOfSquares
 from ff_lightning.losses import ContrastiveLoss, SymBa
-from ff_lightning.networks.mlp import check_sizes, refuse_other_size
+from ff_lightning.networks.mlp import check_sizes, labelled_relu, refuse_other_size
 from ff_lightning.normalization import PeerNormalisation, UnitRMS
 
 
@@ -116,11 +116,7 @@ class LabelledLocalReLU(nn.Module):
         return z
 
     def forward(self, x: Tensor | Labelled) -> Tensor:  # noqa: D102
-        if isinstance(x, Tensor):
-            return F.relu(self.share(x), inplace=True)
-        z = self.share(x.image) if x.shared is None else x.shared
-        label = F.one_hot(x.labels, self.num_classes).to(x.image.dtype) * self.label_scale
-        return F.relu(self.label(label).add_(z).flatten(0, 1), inplace=True)
+        return labelled_relu(x, self.share, self.label, self.label_scale)
 
 
 class LocalFields(BlockStack):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -93,11 +93,7 @@ class LabelledReLU(nn.Module):
         return z
 
     def forward(self, x: Tensor | Labelled) -> Tensor:  # noqa: D102
-        if isinstance(x, Tensor):
-            return F.relu(self.share(x), inplace=True)
-        z = self.share(x.image) if x.shared is None else x.shared
-        label = F.one_hot(x.labels, self.num_classes).to(x.image.dtype) * self.label_scale
-        return F.relu(self.label(label).add_(z).flatten(0, 1), inplace=True)
+        return labelled_relu(x, self.share, self.label, self.label_scale)
 
 
 class MLP(BlockStack):
@@ -183,6 +179,27 @@ def check_sizes(
         raise InputError(f"Passed `peer_weight={peer_weight}`. `peer_weight` must not be negative.")
     if num_classes is not None and num_classes < 2:
         raise InputError(f"Passed `num_classes={num_classes}`. `num_classes` must be at least 2, or None.")
+
+
+def labelled_relu(
+    x: Tensor | Labelled, share: Callable[[Tensor], Tensor], label: nn.Linear, label_scale: float
+) -> Tensor:
+    """ReLU of an image part, computed once for all labels of an image, and a label part.
+
+    Args:
+        x: images ``(B, …)`` with labels ``(S, B)``, or without (all label inputs 0).
+        share: the image part of the pre-activation, ``(B, D)``.
+        label: from one-hot labels to the label part.
+        label_scale: value of the hot label input.
+
+    Returns:
+        ``(S * B, D)``, or ``(B, D)``.
+    """
+    if isinstance(x, Tensor):
+        return F.relu(share(x), inplace=True)
+    z = share(x.image) if x.shared is None else x.shared
+    hot = F.one_hot(x.labels, label.in_features).to(x.image.dtype) * label_scale
+    return F.relu(label(hot).add_(z).flatten(0, 1), inplace=True)
 
 
 def initialise(linear: nn.Linear) -> None:
