@@ -3,11 +3,13 @@ r"""Throughput of two ranks with one thread each over one rank with one thread, 
     python recipes/benchmarks/parallel.py --strategy ddp|layer_parallel
 
 Eight equal blocks are trained by real Trainers, in processes that talk over gloo: `ddp` gives each rank half of every
-batch, `layer_parallel` half of the blocks. One rank and two take turns, and the result is the median over the rounds.
-`speedup` is of real blocks, and needs two idle cores; in `sleep_speedup` the blocks sleep instead of computing, for as
-long as their rows take (a third of it in the forward pass), while parameters, messages and loops stay what they are,
-so it is nearly immune to a busy machine. `collectives_per_step`, `messages_per_step` and `bytes_per_step` are what is
-handed to torch.distributed in a step: collectives by rank 0, messages between two ranks by all.
+batch, `layer_parallel` half of the blocks. `ddp` sends the gradients of all weights once a batch, whatever its size, so
+its batch is the larger one by default; see `--batch 512` for one that is too small for it. One rank and two take turns,
+and the result is the median over the rounds. `speedup` is of real blocks, and needs two idle cores; in `sleep_speedup`
+the blocks sleep instead of computing, for as long as their rows take (a third of it in the forward pass), while
+parameters, messages and loops stay what they are, so it is nearly immune to a busy machine. `collectives_per_step`,
+`messages_per_step` and `bytes_per_step` are what is handed to torch.distributed in a step: collectives by rank 0,
+messages between two ranks by all.
 
 `idle` is the share of time that the ranks lose, 1 - sleep_speedup / ranks. Beside it stands the bubble of a pipeline
 of as many stages trained by backprop, computed: with m micro-batches a step, (stages - 1) / (m + stages - 1) of the
@@ -246,13 +248,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--strategy", choices=["ddp", "layer_parallel"], default="layer_parallel")
     parser.add_argument("--blocks", type=int, default=8)
     parser.add_argument("--width", type=int, default=512)
-    parser.add_argument("--batch", type=int, default=512, help="over all ranks")
-    parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--sleep", type=float, default=0.12, help="seconds that a sleeping block takes for a batch")
-    parser.add_argument("--sleep-steps", type=int, default=20)
+    parser.add_argument("--batch", type=int, help="over all ranks; by default 4096 for ddp, 512 for layer_parallel")
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--sleep", type=float, default=0.24, help="seconds that a sleeping block takes for a batch")
+    parser.add_argument("--sleep-steps", type=int, default=10)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # of a run: set for the processes started
-    return parser.parse_args()
+    args = parser.parse_args()
+    args.batch = args.batch or {"ddp": 4096, "layer_parallel": 512}[args.strategy]
+    return args
 
 
 if __name__ == "__main__":

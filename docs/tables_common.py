@@ -1,0 +1,40 @@
+"""What all tables of results share: stored runs, grouped, and where they come from."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+DOCS = Path(__file__).parent
+
+
+def without_seed(command: str) -> str:
+    """A command without the seeds it names, which stand in a column of their own."""
+    return re.sub(r" --seed(?: \d+)+", "", command)
+
+
+def rows(name: str) -> list[list[dict[str, Any]]]:
+    """The runs stored in one file, grouped by the command without its seed, in the order of first appearance."""
+    file = DOCS / "results" / f"{name}.jsonl"
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for line in file.read_text().splitlines() if file.exists() else ():
+        run = json.loads(line)
+        groups.setdefault(without_seed(run["command"]), []).append(run)
+    return list(groups.values())
+
+
+def spread(runs: list[dict[str, Any]], key: str, digits: int = 2) -> str:
+    """Mean of a value over runs, with lowest and highest if there are several."""
+    values = [run[key] for run in runs]
+    mean = f"{sum(values) / len(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def origin(name: str) -> str:
+    """Where and when the runs of a file were made."""
+    runs = [run for group in rows(name) for run in group]
+    facts = [sorted({run[key] for run in runs}) for key in ("hardware", "commit", "date")]
+    hardware, commits, dates = (", ".join(values) for values in facts)
+    return f"Measured on {hardware}, one thread, {dates}; commit {commits}."

@@ -1,0 +1,81 @@
+"""Tables of image models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tables_common import origin, rows, spread, without_seed
+
+
+def errors(name: str) -> str:
+    """Table of test errors."""
+    lines = [
+        "| recipe | tier | test error, % | validation error, % | epochs | CPU minutes | seeds | command |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for runs in rows(name):
+        first = runs[0]
+        minutes = f"{sum(run['train_cpu_seconds'] for run in runs) / len(runs) / 60:.1f}"
+        seeds = ", ".join(str(run["seed"]) for run in runs)
+        command = without_seed(first["command"])
+        lines.append(
+            f"| `{first['recipe']}` | {first['tier']} | {spread(runs, 'test_error')} | "
+            f"{spread(runs, 'validation_error')} | {first['epochs']} | {minutes} | {seeds} | `{command}` |"
+        )
+    return "\n".join([*lines, "", origin(name)])
+
+
+def changes(name: str) -> str:
+    """Table of validation errors after changing one thing."""
+    lines = ["| command | validation error, % | by block | CPU seconds |", "|---|---|---|---|"]
+    for (run,) in rows(name):
+        blocks = ", ".join(str(error) for error in run["validation_error_by_block"])
+        lines.append(f"| `{run['command']}` | {run['validation_error']} | {blocks} | {run['train_cpu_seconds']} |")
+    return "\n".join([*lines, "", origin(name)])
+
+
+def seeds_of(runs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+    """What each seed gave, and the seeds."""
+    each = [one for run in runs for one in run["by_seed"]]
+    return each, ", ".join(str(seed) for run in runs for seed in run["seeds"])
+
+
+def class_goodness(name: str) -> str:
+    """Table of networks whose blocks give every class a goodness."""
+    lines = [
+        "| recipe | tier | test accuracy, % | by block | validation accuracy, % | readout | twin, test, % | "
+        "CPU minutes, FF / twin | seeds | command |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for runs in rows(name):
+        first, (each, seeds) = runs[0], seeds_of(runs)
+        columns = zip(*(one["test_by_block"] for one in each), strict=True)
+        blocks = " ".join(f"{sum(column) / len(each):.2f}" for column in columns)
+        chosen = [{"validation": one["validation"][one["readout"]]} for one in each]
+        readouts = ", ".join(dict.fromkeys(f"`{one['readout']}`" for one in each))
+        twins = [one for one in each if "twin_test" in one]
+        twin = spread(twins, "twin_test") if twins else ""
+        minutes = f"{spread(each, 'cpu_minutes', 1)}" + (f" / {spread(twins, 'twin_cpu_minutes', 1)}" if twins else "")
+        lines.append(
+            f"| `{first['recipe']}` | {first['tier']} | {spread(each, 'test')} | {blocks} | "
+            f"{spread(chosen, 'validation')} | {readouts} | {twin} | {minutes} | {seeds} | "
+            f"`{without_seed(first['command'])}` |"
+        )
+    return "\n".join([*lines, "", origin(name)])
+
+
+def whole_errors(name: str) -> str:
+    """Table of test errors of a whole network."""
+    lines = [
+        "| recipe | tier | test error, % | validation error, % | twin, test error, % | CPU minutes | seeds | command |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for runs in rows(name):
+        first, (each, seeds) = runs[0], seeds_of(runs)
+        twins = [one for one in each if "twin_test" in one]
+        lines.append(
+            f"| `{first['recipe']}` | {first['tier']} | {spread(each, 'test')} | {spread(each, 'val')} | "
+            f"{spread(twins, 'twin_test') if twins else ''} | {spread(each, 'cpu_minutes', 1)} | {seeds} | "
+            f"`{without_seed(first['command'])}` |"
+        )
+    return "\n".join([*lines, "", origin(name)])

@@ -1,0 +1,146 @@
+"""Tables of language models."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from tables_common import origin, rows, spread, without_seed
+
+
+def language(name: str) -> str:
+    """Table of language models, each beside the twin of the same layers, text, length and seed."""
+    everything = [run for group in rows(name) for run in group]
+    twins = {(comparable(run), run["seed"]): run for run in everything if "backprop" in run}
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for run in everything:
+        twin = twins[comparable(run), run["seed"]]
+        best, one = twin["backprop"], twin["one_layer_backprop"]
+        depth = {"gap": run["ff"] - best, "kept": 100 * (one - run["ff"]) / (one - best), "twin": best}
+        command = re.sub(r" --(seed \d+|no-\S+|twin-\S+ \S+)", "", run["command"]) + rates_of(twin, run)
+        groups.setdefault(command, []).append(run | depth)
+    lines = [
+        "| arm, tier | layers, in a block | FF, by block | FF, last block | gap to twin | FF, mean of blocks | twin | "
+        "gain of depth kept, % | seeds | command |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for command, runs in groups.items():
+        first = runs[0]
+        cells = (("ff", 4), ("gap", 4), ("ff_average", 4), ("twin", 4), ("kept", 0))
+        values = " | ".join(spread(runs, key, digits) for key, digits in cells)
+        seeds = ", ".join(sorted(str(run["seed"]) for run in runs))
+        lines.append(
+            f"| {first['arm']}, {first['tier']} | {first['layers']}, {first['layers_per_block']} | {blocks_of(runs)} | "
+            f"{values} | {seeds} | `{command}` |"
+        )
+    return "\n".join([*lines, "", floors_of([run for runs in rows(name) for run in runs]), "", origin(name)])
+
+
+def rates_of(twin: dict[str, Any], ours: dict[str, Any]) -> str:
+    """Arguments that train the twin as it was, beside an FF network with rates of its own."""
+    words = ""
+    for name in ("muon-lr", "clip"):
+        found = re.search(rf" --twin-{name} (\S+)", twin["command"]) or re.search(rf" --{name} (\S+)", twin["command"])
+        own = re.search(rf" --{name} (\S+)", ours["command"])
+        if found and own and found[1] != own[1]:
+            words += f" --twin-{name} {found[1]}"
+    return words
+
+
+def comparable(run: dict[str, Any]) -> tuple[Any, ...]:
+    """What a network and its twin have in common."""
+    text = re.search(r"--data (\S+)", run["command"])
+    return text and text[1], run["tokens"], run["layers"]
+
+
+def floors_of(runs: list[dict[str, Any]]) -> str:
+    """A sentence with what needs no training of layers, from the first run that measured it."""
+    first = next(run for run in runs if "ngram" in run)
+    grams = ", ".join(f"{order}-gram {nats:.3f}" for order, nats in first["ngram"].items())
+    frozen = f"; random layers under a trained readout {first['frozen']:.3f}" if "frozen" in first else ""
+    return f"Floors: {grams}{frozen}."
+
+
+def negatives(name: str) -> str:
+    """Table of language models that differ in their negatives, one change at a time."""
+    lines = [
+        "| arm | negatives | FF, by block | FF, last block | CPU seconds | seeds | command |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for runs in rows(name):
+        first = runs[0]
+        special = {"softmax": "all", "hinton": "rollouts" if "--rollouts" in first["command"] else "two streams"}
+        count = special.get(first["arm"], first["negatives"])
+        seconds = sum(run["ff_seconds"] for run in runs) / len(runs)
+        seeds = ", ".join(sorted(str(run["seed"]) for run in runs))
+        lines.append(
+            f"| {first['arm']} | {count} | {blocks_of(runs)} | {spread(runs, 'ff', 4)} | {seconds:.0f} | {seeds} | "
+            f"`{without_seed(first['command'])}` |"
+        )
+    return "\n".join([*lines, "", origin(name)])
+
+
+def blocks_of(runs: list[dict[str, Any]]) -> str:
+    """Loss of every block, mean over runs."""
+    return " ".join(
+        f"{sum(values) / len(runs):.4f}" for values in zip(*(run["per_block"] for run in runs), strict=True)
+    )
+
+
+def setting(run: dict[str, Any]) -> str:
+    """What a run shares with those that stand beside it: the text, the sizes and the steps."""
+    words = re.findall(r"--(?:data|tokens|layers|width|context|batch|steps) \S+", run["command"])
+    return " ".join(sorted(words))
+
+
+def curve(name: str) -> str:
+    """Tables of losses while networks learn, a column a run, a table for each text and size."""
+    settings: dict[str, list[dict[str, Any]]] = {}
+    for runs in rows(name):
+        settings.setdefault(setting(runs[0]), []).extend(runs)
+    parts = []
+    for runs in settings.values():
+        columns, ends = {}, []
+        for run in runs:
+            label = f"{run['arm']}, {run['layers_per_block']} layers a block"
+            if "ff" in run:
+                columns[label] = dict(run["curve"]["ff"])
+                blocks = f"blocks {blocks_of([run])}, {run['ff_seconds']:.0f} CPU seconds"
+                ends.append(f"- {label}: {blocks}. `{run['command']}`")
+            if "backprop" in run:
+                columns["twin"] = dict(run["curve"]["backprop"])
+                one = f"; of one layer {run['one_layer_backprop']:.4f}" if "one_layer_backprop" in run else ""
+                ends.append(f"- twin: {run['backprop']:.4f}, {run['backprop_seconds']:.0f} CPU seconds{one}.")
+        points = sorted({tokens for column in columns.values() for tokens in column})
+        lines = [f"| million tokens | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+        for tokens in points:
+            cells = (f"{column[tokens]:.4f}" if tokens in column else "" for column in columns.values())
+            lines.append(f"| {tokens / 1e6:.2f} | {' | '.join(cells)} |")
+        floor = floors_of(runs) if any("ngram" in run for run in runs) else ""
+        parts += [f"`{setting(runs[0])}`:", "\n".join(lines), "On the whole validation text:", "\n".join(ends), floor]
+    return "\n\n".join([*filter(None, parts), origin(name)])
+
+
+def aesop(name: str) -> str:
+    """Table of Hinton's experiment."""
+    lines = [
+        "| arm | negatives | accuracy, learned strings, % | accuracy, held out, % | nats, learned | nats, held out | "
+        "epochs | command |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for runs in rows(name):
+        first = runs[0]
+        flat = [
+            {f"{split}_{key}": 100 * run[split][key] if key == "accuracy" else run[split][key]}
+            for run in runs
+            for split in ("train", "held_out")
+            for key in ("accuracy", "nats")
+        ]
+        digits = {"train_accuracy": 1, "held_out_accuracy": 1, "train_nats": 3, "held_out_nats": 3}
+        cells = [spread([part for part in flat if key in part], key, digits[key]) for key in digits]
+        source = "" if first["arm"] in ("frozen", "twin") else first["negatives"].replace("_", "-")
+        lines.append(
+            f"| {first['arm']} | {source} | {' | '.join(cells)} | {first['epochs']} | "
+            f"`{without_seed(first['command'])}` |"
+        )
+    return "\n".join([*lines, "", origin(name)])
