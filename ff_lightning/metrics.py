@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 from torchmetrics import Metric
 
+from ff_lightning.blocks import LocalStep
+
 
 def separation(g_pos: Tensor, g_neg: Tensor, threshold: Tensor | None = None) -> Tensor:
     """Share of samples on the right side.
@@ -61,6 +63,27 @@ def margin(g_pos: Tensor, g_neg: Tensor) -> Tensor:
     g_pos, g_neg = g_pos.float(), g_neg.float()
     spread = ((g_pos.var(correction=0) + g_neg.var(correction=0)) / 2).sqrt()
     return torch.where(spread > 0, goodness_gap(g_pos, g_neg) / spread.clamp_min(1e-30), 0.0)
+
+
+def local_values(step: LocalStep, modules: Sequence[nn.Module]) -> dict[str, Tensor]:
+    """What a local loss says of its block, by the name that is logged; of a pair of blocks, of each.
+
+    Args:
+        step: with its loss, and goodness of both kinds if the task has them.
+        modules: what ``step.block`` counts; one may have a ``threshold``.
+    """
+    name = f"block_{step.block}"
+    loss = step.loss.detach()
+    values: dict[str, Tensor] = {}
+    if step.below is not None:
+        values = local_values(step.below, modules)
+        loss = loss - step.below.loss.detach()
+    values[f"train/loss/{name}"] = loss
+    if step.g_pos is not None and step.g_neg is not None:
+        threshold = getattr(modules[step.block], "threshold", None)
+        values[f"train/separation/{name}"] = separation(step.g_pos, step.g_neg, threshold)
+        values[f"train/goodness_gap/{name}"] = goodness_gap(step.g_pos, step.g_neg)
+    return values
 
 
 class ExactSums(Metric, ABC):

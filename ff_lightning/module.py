@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -13,14 +11,12 @@ from typing import Any, Literal
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
-from torch.utils._pytree import tree_leaves
 
 from ff_lightning.batches import refuse_non_finite, seed_default_generator
 from ff_lightning.blocks import BlockStack, LocalStep, Signal, refuse_shared_parameters
@@ -28,7 +24,9 @@ from ff_lightning.checkpoints import AtomicCheckpointIO
 from ff_lightning.compilation import compile_steps, undo_compile
 from ff_lightning.distributed import eager
 from ff_lightning.errors import InputError, positive
-from ff_lightning.metrics import goodness_gap, separation
+from ff_lightning.hyperparameters import save_plain_hyperparameters
+from ff_lightning.metrics import local_values
+from ff_lightning.refusals import refuse_flags
 from ff_lightning.schedules import HoldThenDecay, Schedule, Simultaneous, update_ranges
 from ff_lightning.sharding import mend_checkpoints, shard_blocks
 from ff_lightning.updates import BlockUpdates, Gradients, gradient_sync
@@ -84,7 +82,7 @@ class FFLightningModule(pl.LightningModule):
                 f"Passed `accumulate_batches={accumulate_batches}`. `accumulate_batches` must be a whole number, 1 or "
                 "more."
             )
-        self._save_plain_hyperparameters()
+        save_plain_hyperparameters(self, inspect.currentframe())
         self.automatic_optimization = False
         self.network = network
         self.make_optimizer = optimizer
@@ -188,7 +186,7 @@ class FFLightningModule(pl.LightningModule):
         for step in losses if waiting else ():
             found.append(step.loss.detach())
             if logged:
-                values |= self._block_values(step)
+                values |= local_values(step, self.local_modules())
             for callback in watching:
                 callback.on_local_step(self.trainer, self, step)
             yield step
@@ -216,20 +214,6 @@ class FFLightningModule(pl.LightningModule):
         """Whether Lightning writes the metrics of this batch to the loggers."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         return (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0
-
-    def _block_values(self, step: LocalStep) -> dict[str, Tensor]:
-        name = f"block_{step.block}"
-        loss = step.loss.detach()
-        values: dict[str, Tensor] = {}
-        if step.below is not None:
-            values = self._block_values(step.below)
-            loss = loss - step.below.loss.detach()
-        values[f"train/loss/{name}"] = loss
-        if step.g_pos is not None and step.g_neg is not None:
-            threshold = getattr(self.local_modules()[step.block], "threshold", None)
-            values[f"train/separation/{name}"] = separation(step.g_pos, step.g_neg, threshold)
-            values[f"train/goodness_gap/{name}"] = goodness_gap(step.g_pos, step.g_neg)
-        return values
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """One optimizer a local module, and one scheduler for each if asked for."""
@@ -298,26 +282,7 @@ class FFLightningModule(pl.LightningModule):
         """
         if self.trainer.state.fn == "fit":
             gradient_sync(self.trainer.strategy)
-        if self._compiler_ctx is not None:
-            raise InputError(
-                "Passed a module compiled by `torch.compile`. Blocks are compiled one by one: pass "
-                "`compile_blocks=True` to the module instead."
-            )
-        if self.trainer.accumulate_grad_batches != 1:
-            raise InputError(
-                f"Passed `Trainer(accumulate_grad_batches={self.trainer.accumulate_grad_batches})`. Blocks accumulate "
-                "their own gradients: pass `accumulate_batches` to the module."
-            )
-        if self.trainer.gradient_clip_val:
-            raise InputError(
-                f"Passed `Trainer(gradient_clip_val={self.trainer.gradient_clip_val})`. Blocks clip their own "
-                "gradients: pass `clip_norm` to the module."
-            )
-        if any(isinstance(callback, LearningRateFinder) for callback in self.trainer.callbacks):  # type: ignore[attr-defined]
-            raise InputError(
-                "Passed a `LearningRateFinder`, or called `Tuner.lr_find`. It looks for the learning rate of one "
-                "optimizer and one loss, and every block has its own: compare short runs with different `optimizer`s."
-            )
+        refuse_flags(self)
         return []
 
     def setup(self, stage: str) -> None:
@@ -386,20 +351,3 @@ class FFLightningModule(pl.LightningModule):
         ours = checkpoint.get("ff_lightning", {})
         self.seed = int(ours.get("seed", self.seed))
         self._restored = ours.get("gradients")
-
-    def _save_plain_hyperparameters(self) -> None:
-        """Save the arguments of the outermost ``__init__``, but no module or callable.
-
-        Objects would be pickled into checkpoints, which could then not be loaded with ``weights_only=True``.
-        Built by the command line, the arguments are plain configuration, and the checkpoint rebuilds the class.
-        """
-        frame = inspect.currentframe()
-        assert frame is not None
-        with warnings.catch_warnings():  # Lightning warns of modules among them, which are taken out below
-            warnings.simplefilter("ignore", UserWarning)
-            self.save_hyperparameters(frame=frame.f_back)
-        plain = (type(None), bool, int, float, str)
-        for name, value in list(self.hparams.items()):
-            if not all(isinstance(leaf, plain) for leaf in tree_leaves(value)):
-                del self.hparams[name]
-        self._hparams_initial = copy.deepcopy(self._hparams)

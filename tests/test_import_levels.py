@@ -29,6 +29,8 @@ LEVELS = {
         "strategies",
         "checkpoints",
         "records",
+        "refusals",
+        "hyperparameters",
         "compilation",
         "sharding",
     },  # "" is the package's `__init__`
