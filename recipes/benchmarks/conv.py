@@ -3,10 +3,10 @@
     python recipes/benchmarks/conv.py --data path/to/cifar10_jpeg --tier T2 [--seed 0 1 2] [--validation-only]
 
 Tiers: T1 contrasts the true class with classes of each block's own prediction, T2 compares all classes at once, T3 does
-so in overlapping pairs of blocks. With `--recipe mnist_labelled_conv` the label is in the input, and T1 contrasts it with
-wrong labels. `--data` is a folder with Parquet files in the hub's layout, whose name decides the
-recipe, or `mnist`, `fashion_mnist` or `cifar10_jpeg` below the folder that `FF_LIGHTNING_DATA` names, or scikit-learn's
-`digits`. Further arguments change the recipe, of FF and twin alike: `--trainer.max_epochs 5`.
+so in overlapping pairs of blocks. With `--recipe mnist_labelled_conv` the label is in the input and contrasted with a
+wrong one, tier T1. `--data` is a folder with Parquet files in the hub's layout, whose name decides the recipe, or
+`mnist`, `fashion_mnist` or `cifar10_jpeg` below the folder that `FF_LIGHTNING_DATA` names, or scikit-learn's `digits`.
+Further arguments change the recipe, of FF and twin alike: `--trainer.max_epochs 5`.
 
 Validation images are cut from the training set and choose the readout; the test set is looked at once, at the end.
 The last line is JSON; `cpu_minutes` are those of training FF, a seed.
