@@ -68,7 +68,7 @@ class LabelledConvReLU(nn.Module):
     def share(self, image: Tensor) -> Tensor:
         """The image part of the pre-activation, ``(N, out_channels, H, W)``, which no label changes."""
         z: Tensor = self.image(self.norm(image).contiguous(memory_format=torch.channels_last))
-        return z
+        return z.contiguous(memory_format=torch.channels_last)  # of one channel, the layout of an image is ambiguous
 
     def forward(self, x: Tensor | Labelled) -> Tensor:  # noqa: D102
         if isinstance(x, Tensor):

@@ -101,9 +101,11 @@ def test_the_image_part_is_computed_once(labels: LabelPart) -> None:
 
 @PARTS
 def test_the_label_reaches_the_last_block(labels: LabelPart) -> None:
-    goodness = label_goodness(double(labels), IMAGES, 10)
-    assert goodness.std(-1).min() > 1e-6
-    assert len(goodness[-1].argmax(-1).unique()) > 1
+    """And there its effect differs from image to image: neither image nor label alone says the goodness."""
+    goodness = label_goodness(double(labels), IMAGES, 10)[-1]
+    assert goodness.std(-1).min() > 1e-3
+    alone = goodness.mean(0, keepdim=True) + goodness.mean(1, keepdim=True) - goodness.mean()
+    assert (goodness - alone).abs().mean() > 1e-3
 
 
 def test_blocks_are_told_the_label_once_or_each() -> None:
