@@ -33,7 +33,7 @@ class LabelPart(nn.Module, ABC):
 
     every_block = False
 
-    def __init__(self, scale: float = 1.0) -> None:
+    def __init__(self, scale: float = 0.3) -> None:
         super().__init__()
         self.scale = positive("scale", scale)
 
@@ -61,7 +61,7 @@ class _Planes(LabelPart, ABC):
 
     planes: Tensor | None
 
-    def __init__(self, scale: float = 1.0) -> None:
+    def __init__(self, scale: float = 0.3) -> None:
         super().__init__(scale)
         self.register_buffer("planes", None)
         self.filters: nn.Parameter | None = None
@@ -95,7 +95,7 @@ class WavePlanes(_Planes):
         scale: see :class:`LabelPart`.
     """
 
-    def __init__(self, wavelengths: Sequence[float] = (4.0, 6.0, 9.0), *, scale: float = 1.0) -> None:
+    def __init__(self, wavelengths: Sequence[float] = (4.0, 6.0, 9.0), *, scale: float = 0.3) -> None:
         super().__init__(scale)
         if not wavelengths or not all(2 <= length < math.inf for length in wavelengths):
             raise InputError(f"Passed `wavelengths={list(wavelengths)}`. Needed: one or more, each at least 2 pixels.")
@@ -133,7 +133,7 @@ class LabelBias(LabelPart):
 
     every_block = True
 
-    def __init__(self, scale: float = 1.0) -> None:
+    def __init__(self, scale: float = 0.3) -> None:
         super().__init__(scale)
         self.weight: nn.Parameter | None = None
 

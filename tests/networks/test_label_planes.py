@@ -52,13 +52,13 @@ def test_every_class_adds_something_else(kind: type[LabelPart]) -> None:
     table = sized(kind(scale=2.0))()
     assert table.shape == ((10, 6, 1, 1) if kind is LabelBias else (10, 6, 5, 7))
     assert all(not torch.equal(one, other) for one, other in itertools.combinations(table, 2))
-    plain = sized(kind())()
+    plain = sized(kind(scale=1.0))()
     torch.testing.assert_close(table, 2 * plain)
     assert 0.3 < float(plain.square().mean()) < 3
 
 
 def test_planes_are_seen_by_filters_of_their_own() -> None:
-    part = sized(LearnedPlanes())
+    part = sized(LearnedPlanes(1.0))
     torch.testing.assert_close(part(), F.conv2d(part.planes, part.filters, padding=1))
 
 

@@ -59,10 +59,12 @@ def test_a_layer_is_a_convolution_over_the_image_and_the_plane_of_its_label(labe
     images = layer.norm(IMAGES).tolist()
     if isinstance(labels, LabelBias):  # a plane would be less bright at the borders, so it is part of the bias
         filters = torch.cat([layer.image.weight, torch.zeros(6, 1, 3, 3)], 1).tolist()
-        told = [(torch.zeros(8, 8).tolist(), (layer.image.bias + row).tolist()) for row in layer.label.weight]
+        shifts = layer.image.bias + labels.scale * layer.label.weight
+        told = [(torch.zeros(8, 8).tolist(), shift.tolist()) for shift in shifts]
     else:
         filters = torch.cat([layer.image.weight, layer.label.filters], 1).tolist()
-        told = [(plane.tolist(), layer.image.bias.tolist()) for plane in layer.label.planes.squeeze(1)]
+        planes = labels.scale * layer.label.planes.squeeze(1)
+        told = [(plane.tolist(), layer.image.bias.tolist()) for plane in planes]
     for row, (image, label) in enumerate([*zip(images, CLASSES, strict=True), *zip(images, WRONG, strict=True)]):
         plane, bias = told[int(label)]
         expected = references_conv.labelled_layer(image, plane, filters, bias)
@@ -203,13 +205,13 @@ def test_streamed_and_fused_updates_are_the_same_and_resume(labels: LabelPart, t
         (WavePlanes(), {}),
         (LearnedPlanes(), {"negatives": HardWrongLabel(0.025)}),
         (LabelBias(), {"negatives": HardWrongLabel(0.025, blocks=2), "readout": GoodnessReadout(first_block=1)}),
-        (WavePlanes(), {"readout": LinearReadout(64 * 16 + 64 * 16, 10)}),
+        (WavePlanes(), {"readout": LinearReadout(64 * 16 + 64 * 16, 10), "optimizer": ADAM}),
     ],
     ids=["waves", "planes, hard", "bias, but first", "linear readout"],
 )
 def test_it_learns_digits(labels: LabelPart, task: dict[str, Any], tmp_path: Path) -> None:
     net = network(labels, (32, 64, 64), loss=SymBa(40.0), pool_after=[0])
-    module = ff.FFClassifier(net, optimizer=partial(MuonAdamW, lr=4e-3), **task)
+    module = ff.FFClassifier(net, **{"optimizer": partial(MuonAdamW, lr=4e-3)} | task)
     run = trainer(tmp_path, max_epochs=5, num_sanity_val_steps=0)
     run.fit(module, ImageDataModule("digits", batch_size=50))
     assert run.callback_metrics["val/accuracy"] > 0.85
