@@ -31,7 +31,7 @@ class Labelled:
     """Images with candidate labels, so that the first block can compute what does not depend on the label once.
 
     Attributes:
-        image: ``(B, …)``, floating.
+        image: ``(B, …)``, floating; ``(S * B, …)`` activities where a block above the first is told the labels.
         labels: ``(S, B)`` int64: ``S`` labels for every image.
         shared: what :meth:`BlockStack.share` made of the image, if it is to serve several passes.
     """
@@ -51,8 +51,8 @@ class Signal:
     """What travels between blocks: detached tensors, so a stack can be cut anywhere.
 
     Attributes:
-        h: ``(S * B, …)``, the ``S`` streams one after the other, or :class:`Labelled` before the first block.
-            With two streams the first is positive and the second negative.
+        h: ``(S * B, …)``, the ``S`` streams one after the other, or :class:`Labelled` before a block that is told the
+            labels. With two streams the first is positive and the second negative.
         streams: ``S``.
         labels: ``(B,)`` int64, the true classes, for blocks that give every class a goodness; ``None`` for others.
         draw: gives the source of randomness of a block, by its index.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -110,7 +111,7 @@ class EarlyExit(Readout):
                 answered[rows[~unclear]] = index
                 rows = rows[unclear]
                 h = kept(h, unclear)
-                x = kept(x, unclear) if isinstance(x, Tensor) else x
+                x = kept(x, unclear) if isinstance(x, Tensor) else replace(x, labels=x.labels[:, unclear])
             if not len(rows):
                 break
             x = block.pass_on(x, h)

@@ -67,3 +67,41 @@ def deeper_forward(x: Tensor, filters: Sequence[Tensor], num_classes: int, stage
         if index % 2 == 0:
             shortcut = F.avg_pool2d(x, 2) if ends_stage else x
     return goodness
+
+
+def wave(label: int, num_classes: int, height: int, width: int, wavelengths: Sequence[float]) -> list[list[float]]:
+    """The wave of a class, pixel by pixel, at mean square 1: it runs at an angle of its own."""
+    length = wavelengths[label % len(wavelengths)]
+    angle, phase = math.pi * label / num_classes, 2 * math.pi * label / num_classes
+    heights = [
+        [
+            math.cos(2 * math.pi * (math.cos(angle) * column + math.sin(angle) * row) / length + phase)
+            for column in range(width)
+        ]
+        for row in range(height)
+    ]
+    size = math.sqrt(mean([mean([value * value for value in row]) for row in heights]))
+    return [[value / size for value in row] for row in heights]
+
+
+def labelled_layer(image: Map, plane: Sequence[Sequence[float]], filters: Sequence[Map], bias: Sequence[float]) -> Map:
+    """Convolution of an image with its label's plane as the last channel, zeros around it, and ReLU; pixel by pixel."""
+    maps = [*image, plane]
+    rows, columns, reach = len(plane), len(plane[0]), len(filters[0][0]) // 2
+
+    def seen(channel: Sequence[Sequence[float]], row: int, column: int) -> float:
+        return channel[row][column] if 0 <= row < rows and 0 <= column < columns else 0.0
+
+    def unit(weights: Map, shift: float, row: int, column: int) -> float:
+        terms = [
+            weight * seen(channel, row + i - reach, column + j - reach)
+            for channel, square in zip(maps, weights, strict=True)
+            for i, line in enumerate(square)
+            for j, weight in enumerate(line)
+        ]
+        return max(math.fsum(terms) + shift, 0.0)
+
+    return [
+        [[unit(weights, shift, row, column) for column in range(columns)] for row in range(rows)]
+        for weights, shift in zip(filters, bias, strict=True)
+    ]

@@ -119,6 +119,24 @@ def test_convolutional_networks_are_compared_with_their_twins(
         assert all(len(one["test_by_block"]) == 3 for one in result["by_seed"])
 
 
+@pytest.mark.filterwarnings("ignore")
+def test_a_network_with_the_label_in_its_input_is_of_tier_1(
+    benchmark: Any, capsys: pytest.CaptureFixture[str], shared_data: Path
+) -> None:
+    del shared_data
+    labelled = ["--data", "mnist", "--recipe", "mnist_labelled_conv"]
+    few = ["--data.limit", "200", "--data.validation", "100", "--trainer.max_epochs", "1"]
+    script = benchmark("conv", *labelled, "--no-twin", "--validation-only", *few)
+    script.main()
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert (result["tier"], result["recipe"]) == ("T1", "mnist_labelled_conv")
+    assert len(result["by_seed"][0]["validation_by_block"]) == 3
+    benchmark("conv", *labelled, "--tier", "T2")
+    with pytest.raises(SystemExit):
+        script.main()
+    assert "mnist_labelled_conv is of tier T1" in capsys.readouterr().err
+
+
 def test_overhead_adds_up_what_each_kind_of_step_costs(benchmark: Any) -> None:
     overhead = benchmark("overhead")
     plan = overhead.Plan("mlp", steps=20, epochs=2, threads=1)

@@ -5,6 +5,12 @@ from ff_lightning.networks.conv import ConvReLU as ConvReLU
 from ff_lightning.networks.gpt import GPT as GPT
 from ff_lightning.networks.hinton import HintonGPT as HintonGPT
 from ff_lightning.networks.hinton import HintonMLP as HintonMLP
+from ff_lightning.networks.label_planes import LabelBias as LabelBias
+from ff_lightning.networks.label_planes import LabelPart as LabelPart
+from ff_lightning.networks.label_planes import LearnedPlanes as LearnedPlanes
+from ff_lightning.networks.label_planes import WavePlanes as WavePlanes
+from ff_lightning.networks.labelled_conv import LabelledConvNet as LabelledConvNet
+from ff_lightning.networks.labelled_conv import LabelledConvReLU as LabelledConvReLU
 from ff_lightning.networks.local_fields import LocalFields as LocalFields
 from ff_lightning.networks.mlp import MLP as MLP
 from ff_lightning.networks.mlp import DenseReLU as DenseReLU

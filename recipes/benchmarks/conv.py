@@ -1,11 +1,12 @@
-"""Test accuracy of convolutional stacks whose blocks give every class a goodness, with the twin beside it.
+"""Test accuracy of convolutional stacks, with the twin beside it.
 
     python recipes/benchmarks/conv.py --data path/to/cifar10_jpeg --tier T2 [--seed 0 1 2] [--validation-only]
 
 Tiers: T1 contrasts the true class with classes of each block's own prediction, T2 compares all classes at once, T3 does
-so in overlapping pairs of blocks. `--data` is a folder with Parquet files in the hub's layout, whose name decides the
-recipe, or `mnist`, `fashion_mnist` or `cifar10_jpeg` below the folder that `FF_LIGHTNING_DATA` names, or scikit-learn's
-`digits`. Further arguments change the recipe, of FF and twin alike: `--trainer.max_epochs 5`.
+so in overlapping pairs of blocks. With `--recipe mnist_labelled_conv` the label is in the input and contrasted with a
+wrong one, tier T1. `--data` is a folder with Parquet files in the hub's layout, whose name decides the recipe, or
+`mnist`, `fashion_mnist` or `cifar10_jpeg` below the folder that `FF_LIGHTNING_DATA` names, or scikit-learn's `digits`.
+Further arguments change the recipe, of FF and twin alike: `--trainer.max_epochs 5`.
 
 Validation images are cut from the training set and choose the readout; the test set is looked at once, at the end.
 The last line is JSON; `cpu_minutes` are those of training FF, a seed.
@@ -34,6 +35,7 @@ RECIPES = {
     "cifar10_jpeg": "cifar_conv",
     "cifar10": "cifar_conv",
 }
+LABEL_IN_THE_INPUT = {"mnist_labelled_conv"}
 TIERS = {"T1": ["with/own_contrast"], "T2": ["with/class_softmax"], "T3": ["with/class_softmax", "with/overlapping"]}
 
 
@@ -86,7 +88,7 @@ def tested(run: LightningCLI) -> dict[str, float]:
 
 
 def one_seed(args: argparse.Namespace, recipe: str, seed: int) -> dict[str, object]:
-    run, minutes = trained(args, [recipe, *TIERS[args.tier]], seed)
+    run, minutes = trained(args, [recipe, *args.overlays], seed)
     goodness, labels = validated(run)
     readout, validation = best_readout(goodness, labels)
     result: dict[str, object] = {
@@ -122,6 +124,9 @@ def main() -> None:
     args, args.changes = parser.parse_known_args()
     torch.set_num_threads(args.threads)
     recipe = args.recipe or RECIPES[folder(args.data).name]
+    if recipe in LABEL_IN_THE_INPUT and args.tier != "T1":
+        parser.error(f"--recipe {recipe} is of tier T1")
+    args.overlays = [] if recipe in LABEL_IN_THE_INPUT else TIERS[args.tier]
 
     by_seed = []
     for seed in args.seed:
@@ -138,7 +143,7 @@ def main() -> None:
         "cpu_minutes": average("cpu_minutes"),
         "twin_cpu_minutes": average("twin_cpu_minutes"),
         "seeds": args.seed,
-        "recipe": " + ".join([recipe, *TIERS[args.tier]]),
+        "recipe": " + ".join([recipe, *args.overlays]),
         "by_seed": by_seed,
     }
     print(json.dumps(result | provenance()))
