@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -111,7 +112,7 @@ class EarlyExit(Readout):
                 answered[rows[~unclear]] = index
                 rows = rows[unclear]
                 h = kept(h, unclear)
-                x = kept(x, unclear) if isinstance(x, Tensor) else replace(x, labels=x.labels[:, unclear])
+                x = kept_input(x, unclear)
             if not len(rows):
                 break
             x = block.pass_on(x, h)
@@ -121,6 +122,15 @@ class EarlyExit(Readout):
 def kept(h: Tensor, unclear: Tensor) -> Tensor:
     """Rows ``(S * B, …)`` of the images that go on, of every label; ``unclear`` is ``(B,)``."""
     return h.view(-1, len(unclear), *h.shape[1:])[:, unclear].flatten(0, 1)
+
+
+def kept_input(x: Any, unclear: Tensor) -> Any:
+    """What a block received, cut to the images that go on: a tensor, labels beside an image, or several tensors."""
+    if isinstance(x, Tensor):
+        return kept(x, unclear)
+    if isinstance(x, Labelled):
+        return replace(x, labels=x.labels[:, unclear])  # of the image, nothing is passed on
+    return replace(x, **{part.name: kept(getattr(x, part.name), unclear) for part in fields(x)})
 
 
 def lead(scores: Tensor) -> Tensor:

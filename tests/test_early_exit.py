@@ -18,7 +18,7 @@ from ff_lightning.early_exit import EarlyExit, lead
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import ChannelGroups
 from ff_lightning.losses import ClassSoftmax
-from ff_lightning.networks import MLP, DenseReLU
+from ff_lightning.networks import MLP, DenseReLU, ResNet
 from ff_lightning.readouts import GoodnessReadout, LinearReadout, label_goodness
 from tests.training import ADAM, digits, mlp, trainer
 
@@ -73,6 +73,19 @@ def test_answers_equal_those_one_by_one(
     answer = EarlyExit(margins, first_block=first_block).answer(stack, IMAGES, 10)
     assert answer.block.tolist() == blocks
     assert set(blocks) == set(range(first_block, 3))
+    torch.testing.assert_close(answer.scores, torch.tensor(scores, dtype=torch.float64), rtol=1e-10, atol=1e-12)
+
+
+def test_shortcuts_are_cut_with_the_activities() -> None:
+    torch.manual_seed(0)
+    stack = ResNet((1, 8, 8), 20, stages=2, layers_per_stage=2).double().eval()
+    images = IMAGES.view(-1, 1, 8, 8)
+    goodness = label_goodness(stack, images, 10)
+    margins = [float(lead(scores).median()) for scores in goodness.cumsum(0)[:-1]]
+    scores, blocks = one_by_one(goodness, margins, 0)
+    answer = EarlyExit(margins).answer(stack, images, 10)
+    assert answer.block.tolist() == blocks
+    assert len(set(blocks)) > 2
     torch.testing.assert_close(answer.scores, torch.tensor(scores, dtype=torch.float64), rtol=1e-10, atol=1e-12)
 
 

@@ -93,8 +93,8 @@ def add_label(z: Tensor, table: Tensor, labels: Tensor) -> Tensor:
     """
     rows = table.movedim(1, -1)
     added = F.one_hot(labels, len(rows)).to(z.dtype) @ rows.flatten(1).to(z.dtype)  # its gradient sums in float32
-    added = added.unflatten(-1, rows.shape[1:]).movedim(-1, 2)
-    z = z.unsqueeze(0) if z.shape[0] == labels.shape[1] else z.unflatten(0, labels.shape)
+    added = added.view(*labels.shape, *rows.shape[1:]).movedim(-1, 2)
+    z = z.unsqueeze(0) if z.shape[0] == labels.shape[1] else z.view(*labels.shape, *z.shape[1:])
     return (z + added).flatten(0, 1)
 
 
