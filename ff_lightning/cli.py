@@ -71,6 +71,14 @@ CHECKPOINT_WORDS = ("last", "best", "hpc")
 """Values of ``--ckpt_path`` by which Lightning finds a file itself."""
 
 
+WITH_RECIPE = {
+    "fit": "Train the network of a recipe.",
+    "validate": "Evaluate a checkpoint on validation data.",
+    "test": "Evaluate a checkpoint on test data.",
+    "predict": "Write predictions for validation data, or with --folder for pictures in a folder.",
+}
+"""What the subcommands of the Trainer are for, in the words of this project."""
+
 WITHOUT_RECIPE: dict[str, tuple[Callable[[], Parser], Callable[..., None]]] = {
     "generate": (generate_parser, generate),
     "predict --folder": (predict_parser, predict_folder),
@@ -78,6 +86,8 @@ WITHOUT_RECIPE: dict[str, tuple[Callable[[], Parser], Callable[..., None]]] = {
     "report": (report_parser, report),
 }
 """Subcommands that need a checkpoint, or the folder of a run, and no recipe: their parsers, and what they run."""
+
+DESCRIPTION = "Train networks block by block, for example: ff-lightning fit --config recipes/digits_mlp.yaml"
 
 
 class SaveConfig(SaveConfigCallback):
@@ -114,6 +124,8 @@ class FFLightningCLI(RecipeCLI):
         """Name those that are no methods of the Trainer among those there are; `main` runs them."""
         super()._add_subcommands(parser, **kwargs)
         assert parser._subcommands_action is not None
+        for action in parser._subcommands_action._choices_actions:
+            action.help = WITH_RECIPE.get(action.dest, action.help)
         parser._subcommands_action.add_subcommand("generate", generate_parser(), help="Continue a text.")
         parser._subcommands_action.add_subcommand("export", export_parser(), help="Write a classifier as a program.")
         parser._subcommands_action.add_subcommand("report", report_parser(), help="Write a page about runs.")
@@ -293,7 +305,7 @@ def _train_or_evaluate(words: list[str]) -> None:
         save_config_callback=SaveConfig,
         save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
         seed_everything_default=0,
-        parser_kwargs={"prog": "ff-lightning", "description": "Train networks block by block."},
+        parser_kwargs={"prog": "ff-lightning", "description": DESCRIPTION},
         parser_class=RecipeParser,
         subclass_mode_model=True,
         subclass_mode_data=True,

@@ -24,7 +24,7 @@ NOISE = (
 """How the lines of jsonargparse's nested messages begin that only repeat what was passed."""
 
 UNKNOWN = re.compile(
-    r"ption '([^']+)' is not accepted|does not accept option '([^']+)'|unrecognized arguments: --([^ =]+)"
+    r"ption '([^']+)' is not accepted|does not accept option '([^']+)'|unrecognized arguments: --([^ =\n]+)[^\n]*"
     r"|invalid choice: '([^']+)'"
 )
 """How jsonargparse says that a name is unknown."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections.abc import Sequence
 from functools import partial
@@ -30,16 +31,27 @@ def with_own_recipes(words: Sequence[str]) -> list[str]:
     Args:
         words: of the command; a path that begins with ``recipes/`` and is no file here is taken from the package.
 
+    Raises:
+        InputError: the package has no recipe of that name; names the nearest ones.
+
     >>> Path(with_own_recipes(["--config", "recipes/digits_mlp.yaml"])[1]).is_file()
     True
     """
-    return [word if Path(word).is_file() else _own(word) for word in words]
+    return [_own(word) for word in words]
 
 
 def _own(word: str) -> str:
     option, equals, path = word.rpartition("=") if word.startswith("--config=") else ("", "", word)
-    files = [folder / path for folder in FOLDERS] if path.startswith("recipes/") else []
-    return option + equals + next((str(file) for file in files if file.is_file()), path)
+    if Path(path).is_file() or not (path.startswith("recipes/") and path.endswith(".yaml")):
+        return word
+    recipes = {
+        file.relative_to(folder).as_posix(): file for folder in FOLDERS for file in (folder / "recipes").rglob("*.yaml")
+    }
+    if path not in recipes:
+        near = " or ".join(f"`{name}`" for name in difflib.get_close_matches(path, recipes, n=2))
+        hint = f" Did you mean {near}?" if near else ""
+        raise InputError(f"Passed `{path}`. There is no such recipe, neither here nor in the package.{hint}")
+    return option + equals + str(recipes[path])
 
 
 class RecipeParser(Parser):

@@ -33,7 +33,7 @@ def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("args", "says"),
     [
         (["--model.network.widhts", "[9]"], "Option 'widhts' is not accepted; did you mean 'widths'?"),
-        (["--trianer.max_epochs", "9"], "arguments: --trianer.max_epochs; did you mean 'trainer.max_epochs'? 9"),
+        (["--trianer.max_epochs", "9"], "arguments: --trianer.max_epochs 9; did you mean 'trainer.max_epochs'?"),
         (["--data.batch_sise", "9"], "Option 'batch_sise' is not accepted; did you mean 'batch_size'?"),
         (
             ["--data.batch_size", "many"],
@@ -243,7 +243,7 @@ def test_a_callback_that_a_recipe_brings_takes_the_place_of_the_usual_one(capsys
 @pytest.mark.parametrize(
     ("args", "present", "absent"),
     [
-        (["--help"], ["fit", "validate", "test", "predict", "generate", "export"], ["tune"]),
+        (["--help"], ["generate", "export", "Train the network of a recipe.", "for example"], ["tune", "optimization"]),
         (["fit", "--help"], ["--model", "ff_lightning.data.ImageDataModule", "--best.monitor"], ["auto_lr_find"]),
         (
             ["fit", "--model.help", "ff_lightning.FFClassifier"],

@@ -16,6 +16,7 @@ import wandb
 import yaml
 
 from ff_lightning.cli import main
+from tests.command_line import error_of
 from tests.test_compilation import needs_compiler
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -245,9 +246,10 @@ def test_wandb_online_differs_from_offline_in_one_word() -> None:
     assert online == offline
 
 
-def test_recipes_are_found_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_recipes_are_found_from_any_folder(capsys: pytest.CaptureFixture[str]) -> None:
     short = ["--config", "recipes/digits_mlp.yaml", "--config=recipes/with/smoke.yaml"]
     assert main(["fit", *short, *FEW]) == 0
     assert updates("digits_mlp-smoke") == 2
-    assert main(["fit", "--config", "recipes/digits_mpl.yaml"]) == 2
+    said = error_of(capsys, "fit", "--config", "recipes/digits_mpl.yaml")
+    assert said.startswith("Passed `recipes/digits_mpl.yaml`. There is no such recipe")
+    assert "Did you mean `recipes/digits_mlp.yaml`" in said

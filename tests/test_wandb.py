@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -24,11 +27,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wandb.teardown()
 
 
+def configs(*names: str) -> list[str]:
+    return [word for name in names for word in ("--config", str(RECIPES / f"{name}.yaml"))]
+
+
 def fit(recipe: str, *words: str, overlay: str = "wandb_offline") -> list[Path]:
     """Train two updates an epoch, and give the run files so far, the newest last."""
-    names = [recipe, "with/smoke", f"with/{overlay}"]
-    configs = [word for name in names for word in ("--config", str(RECIPES / f"{name}.yaml"))]
-    assert main(["fit", *configs, "--trainer.default_root_dir", "run", *words]) == 0
+    recipes = configs(recipe, "with/smoke", f"with/{overlay}")
+    assert main(["fit", *recipes, "--trainer.default_root_dir", "run", *words]) == 0
     wandb.finish()
     wandb.teardown()
     files = sorted(Path("runs/wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns)
@@ -41,6 +47,11 @@ def fit(recipe: str, *words: str, overlay: str = "wandb_offline") -> list[Path]:
 def logged(path: Path) -> dict[str, Any]:
     """The last value of every key."""
     return {key: value for row in history(path) for key, value in row.items()}
+
+
+def steps(path: Path) -> list[int]:
+    """The updates after which training values were logged."""
+    return [row["trainer/global_step"] for row in history(path) if "train/loss" in row]
 
 
 def run_id(path: Path) -> str:
@@ -63,14 +74,11 @@ def test_a_classifier_leaves_every_curve_and_picture() -> None:
     assert all((path.parent / "files" / name).is_file() for name in picture["filenames"])
     axes = {record.metric.glob_name: record.metric for record in records(path) if record.HasField("metric")}
     assert axes["*"].step_metric == "trainer/global_step"
-    config = {item.key for record in records(path) if record.HasField("run") for item in record.run.config.update}
-    config |= {
-        item.key or item.nested_key[0]
-        for record in records(path)
-        if record.HasField("config")
-        for item in record.config.update
-    }
-    assert {"network", "optimizer", "lr_scheduler", "trainer", "source", "batch_size"} <= config
+    assert steps(path) == [0, 1]
+    updates = [item for record in records(path) for item in (*record.run.config.update, *record.config.update)]
+    config = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in updates}
+    assert {"network", "optimizer", "lr_scheduler", "trainer"} <= config.keys()
+    assert (config["source"], config["batch_size"]) == ("digits", 100)
 
 
 def test_checkpoints_become_artifacts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,16 +93,33 @@ def test_checkpoints_become_artifacts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_language_model_leaves_a_table_of_samples_and_goes_on_under_its_id() -> None:
-    small = ["--model.network.width", "32", "--data.context", "16"]
+    small = ["--model.network.width", "32", "--data.context", "16", "--trainer.max_epochs", "2"]
     small += ["--config", str(RECIPES / "with/samples.yaml"), "--trainer.callbacks.max_new_tokens", "8"]
     (first,) = fit("pydoc_gpt", *small)
     values = logged(first)
     assert {"val/loss", "val/loss/block_1", "samples/distinct_4", "pictures/losses", "samples"} <= values.keys()
     table = values["samples"]
-    assert (table["_type"], table["nrows"]) == ("table-file", 1)
+    assert table["_type"] == "table-file"
+    assert [row["samples"]["nrows"] for row in history(first) if "samples" in row] == [1, 2]
     assert json.loads((first.parent / "files" / table["path"]).read_text())["columns"] == ["step", "text"]
-    first_again, second = fit("pydoc_gpt", *small, "--ckpt_path", "run/last.ckpt", "--trainer.max_epochs", "2")
+    first_again, second = fit("pydoc_gpt", *small, "--ckpt_path", "run/last.ckpt", "--trainer.max_epochs", "3")
     assert first_again == first
     assert run_id(second) == run_id(first)
-    assert [row["trainer/global_step"] for row in history(second) if "train/loss" in row] == [2, 3]
+    assert (steps(first), steps(second)) == ([0, 1, 2, 3], [4, 5])
     assert json.loads(Path("run/run.json").read_text())["run"]["wandb_id"] == run_id(first)
+
+
+def test_all_ranks_are_one_run() -> None:
+    """In processes of its own: the launcher starts the second one by repeating the command."""
+    words = configs("digits_mlp", "with/smoke", "with/ddp", "with/wandb_offline")
+    done = subprocess.run(
+        [sys.executable, "-m", "ff_lightning", "fit", *words, "--trainer.accelerator", "cpu"],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(RECIPES.parent)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr
+    (path,) = Path("runs/wandb").glob("offline-run-*/*.wandb")
+    assert steps(path) == [0, 1]
+    assert {"val/accuracy", "pictures/validation"} <= logged(path).keys()
