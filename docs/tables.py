@@ -14,7 +14,7 @@ from pathlib import Path
 from tables_common import DOCS, rows
 from tables_hardware import gpt_steps, memory, parallel, precisions, resumes, step_times
 from tables_images import changes, class_goodness, errors, whole_errors
-from tables_language import aesop, curve, language, negatives
+from tables_language import aesop, curve, language, negatives, tries
 
 START = "<!-- results: written by `python docs/tables.py`, from docs/results/*.jsonl -->"
 END = "<!-- end of results -->"
@@ -35,6 +35,7 @@ SECTIONS = {
     "Images: Hinton's other networks": [(whole_errors, "hinton")],
     "Language: tiny Shakespeare, characters": [(language, "language")],
     "Language: more layers, more text": [(curve, "language_scale")],
+    "Language: rates for byte-pair tokens": [(tries, "language_rates")],
     "Language: Hinton's strings of Aesop": [(aesop, "aesop")],
     "Memory of a step": [(memory, "memory")],
     "Time of a step": [(step_times, "step_time"), (gpt_steps, "step_time_gpt")],

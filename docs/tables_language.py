@@ -121,6 +121,17 @@ def curve(name: str) -> str:
     return "\n\n".join([*filter(None, parts), origin(name)])
 
 
+def tries(name: str) -> str:
+    """Table of short trainings, one network a row, that were made to choose a setting."""
+    lines = ["| arm | FF, by block | twin | CPU seconds | command |", "|---|---|---|---|---|"]
+    for (run,) in rows(name):
+        ours, twin = (blocks_of([run]), "") if "ff" in run else ("", f"{run['backprop']:.4f}")
+        seconds = run["ff_seconds"] if "ff" in run else run["backprop_seconds"]
+        arm = run["arm"] if "ff" in run else "backprop"
+        lines.append(f"| {arm} | {ours} | {twin} | {seconds:.0f} | `{run['command']}` |")
+    return "\n".join([*lines, "", origin(name)])
+
+
 def aesop(name: str) -> str:
     """Table of Hinton's experiment."""
     lines = [
