@@ -15,6 +15,7 @@ from tables_common import DOCS, rows
 from tables_hardware import gpt_steps, memory, parallel, precisions, resumes, step_times
 from tables_images import changes, class_goodness, errors, whole_errors
 from tables_language import aesop, curve, language, negatives, tries
+from tables_summary import summary
 
 START = "<!-- results: written by `python docs/tables.py`, from docs/results/*.jsonl -->"
 END = "<!-- end of results -->"
@@ -55,7 +56,7 @@ def section(title: str) -> str:
 def main() -> int:
     """Rewrite the tables; exit status 1 if that changed something."""
     pages = {
-        "README.md": f"{errors('mnist_mlp')}\n\n{language('language')}",
+        "README.md": summary(),
         "docs/explanation/what_failed.md": changes("ablations"),
         "docs/explanation/own_negatives.md": negatives("negatives"),
         "docs/results.md": "\n\n".join(filter(None, map(section, SECTIONS))),

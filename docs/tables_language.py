@@ -8,8 +8,8 @@ from typing import Any
 from tables_common import origin, rows, spread, without_seed
 
 
-def language(name: str) -> str:
-    """Table of language models, each beside the twin of the same layers, text, length and seed."""
+def beside_twins(name: str) -> dict[str, list[dict[str, Any]]]:
+    """Runs, by command, each with what the twin of the same layers, text, length and seed reached."""
     everything = [run for group in rows(name) for run in group]
     twins = {(comparable(run), run["seed"]): run for run in everything if "backprop" in run}
     groups: dict[str, list[dict[str, Any]]] = {}
@@ -19,12 +19,17 @@ def language(name: str) -> str:
         depth = {"gap": run["ff"] - best, "kept": 100 * (one - run["ff"]) / (one - best), "twin": best}
         command = re.sub(r" --(seed \d+|no-\S+|twin-\S+ \S+)", "", run["command"]) + rates_of(twin, run)
         groups.setdefault(command, []).append(run | depth)
+    return groups
+
+
+def language(name: str) -> str:
+    """Table of language models."""
     lines = [
         "| arm, tier | layers, in a block | FF, by block | FF, last block | gap to twin | FF, mean of blocks | twin | "
         "gain of depth kept, % | seeds | command |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for command, runs in groups.items():
+    for command, runs in beside_twins(name).items():
         first = runs[0]
         cells = (("ff", 4), ("gap", 4), ("ff_average", 4), ("twin", 4), ("kept", 0))
         values = " | ".join(spread(runs, key, digits) for key, digits in cells)

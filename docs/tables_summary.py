@@ -1,0 +1,42 @@
+"""The table of the README: the main results, each beside the twin."""
+
+from __future__ import annotations
+
+from tables_common import origin, rows, spread, without_seed
+from tables_images import seeds_of
+from tables_language import beside_twins
+
+
+def summary() -> str:
+    """One line a result: Forward-Forward, the same network by backprop, and the command."""
+    lines = [
+        "| what | tier | Forward-Forward | same network, backprop | seeds | command |",
+        "|---|---|---|---|---|---|",
+    ]
+    images = rows("mnist_mlp")
+    twins = {runs[0]["recipe"]: spread(runs, "test_error") for runs in images}
+    for runs in images:
+        first = runs[0]
+        if first["tier"] != "backprop":
+            seeds = ", ".join(str(run["seed"]) for run in runs)
+            lines.append(
+                f"| `{first['recipe']}`, test error, % | {first['tier']} | {spread(runs, 'test_error')} | "
+                f"{twins.get(first['recipe'] + ' + with/twin', '')} | {seeds} | `{without_seed(first['command'])}` |"
+            )
+    for runs in rows("class_goodness"):
+        first, (each, seeds) = runs[0], seeds_of(runs)
+        found = [one for one in each if "twin_test" in one]
+        lines.append(
+            f"| `{first['recipe']}`, test accuracy, % | {first['tier']} | {spread(each, 'test')} | "
+            f"{spread(found, 'twin_test') if found else ''} | {seeds} | `{without_seed(first['command'])}` |"
+        )
+    for command, runs in beside_twins("language").items():
+        first = runs[0]
+        if first["layers_per_block"] == 2 and len(runs) == 3:
+            seeds = ", ".join(sorted(str(run["seed"]) for run in runs))
+            what = f"GPT, {first['layers']} layers, {first['arm']}, tiny Shakespeare, nats a character"
+            lines.append(
+                f"| {what} | {first['tier']} | "
+                f"{spread(runs, 'ff', 4)} | {spread(runs, 'twin', 4)} | {seeds} | `{command}` |"
+            )
+    return "\n\n".join(["\n".join(lines), *dict.fromkeys(map(origin, ("mnist_mlp", "class_goodness", "language")))])
