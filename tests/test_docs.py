@@ -18,6 +18,8 @@ from ff_lightning.cli import main
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SNIPPETS = [page for page in PAGES if page.parent.name != "tutorials"]
+"""Pages whose snippets run here; those of the tutorials run as notebooks."""
 NEEDS_DATA = re.compile("mnist|fashion|cifar|shakespeare|aesop|novels|gutenberg")
 """Recipes and names of texts that a machine may not have."""
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -31,14 +33,14 @@ def commands() -> list[str]:
     """All `ff-lightning` commands of all pages, each once."""
     lines = [
         line.strip()
-        for page in PAGES
+        for page in SNIPPETS
         for body in blocks(page, "bash")
         for line in body.replace("\\\n", " ").splitlines()
     ]
     return list(dict.fromkeys(" ".join(line.split()) for line in lines if line.startswith("ff-lightning ")))
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [p for p in SNIPPETS if blocks(p, "python")], ids=lambda p: str(p.relative_to(ROOT)))
 def test_python_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The snippets of a page are one program, in their order."""
     monkeypatch.chdir(tmp_path)
