@@ -98,13 +98,18 @@ def setting(run: dict[str, Any]) -> str:
     return " ".join(sorted(words))
 
 
-def curve(name: str) -> str:
-    """Tables of losses while networks learn, a column a run, a table for each text and size."""
+def by_setting(name: str) -> list[list[dict[str, Any]]]:
+    """Runs with the same text, sizes and steps together."""
     settings: dict[str, list[dict[str, Any]]] = {}
     for runs in rows(name):
         settings.setdefault(setting(runs[0]), []).extend(runs)
+    return list(settings.values())
+
+
+def curve(name: str) -> str:
+    """Tables of losses while networks learn, a column a run, a table for each text and size."""
     parts = []
-    for runs in settings.values():
+    for runs in by_setting(name):
         columns, ends = {}, []
         for run in runs:
             label = f"{run['arm']}, {run['layers_per_block']} layers a block"

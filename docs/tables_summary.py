@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tables_common import origin, rows, spread, without_seed
 from tables_images import seeds_of
-from tables_language import beside_twins
+from tables_language import beside_twins, by_setting
 
 
 def summary() -> str:
@@ -39,4 +39,13 @@ def summary() -> str:
                 f"| {what} | {first['tier']} | "
                 f"{spread(runs, 'ff', 4)} | {spread(runs, 'twin', 4)} | {seeds} | `{command}` |"
             )
-    return "\n\n".join(["\n".join(lines), *dict.fromkeys(map(origin, ("mnist_mlp", "class_goodness", "language")))])
+    for runs in by_setting("language_scale"):
+        twin = next(f"{run['backprop']:.4f}" for run in runs if "backprop" in run)
+        for run in runs:
+            what = f"GPT, {run['layers']} layers, {run['arm']}, 25 novels, nats a character"
+            lines.append(
+                f"| {what} | {run['tier']} | {run['ff']:.4f} | {twin} | {run['seed']} | "
+                f"`{without_seed(run['command'])}` |"
+            )
+    files = ("mnist_mlp", "class_goodness", "language", "language_scale")
+    return "\n\n".join(["\n".join(lines), *dict.fromkeys(map(origin, files))])
