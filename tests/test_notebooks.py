@@ -39,7 +39,8 @@ def test_a_notebook_runs(path: Path, tmp_path: Path) -> None:
         recipe = yaml.safe_load((ROOT / f"recipes/{name}.yaml").read_text())
         recipe["trainer"] |= smoke
         if name == "pydoc_gpt":
-            recipe["data"]["init_args"]["max_characters"] = 50_000
+            recipe["model"]["init_args"]["network"]["init_args"]["width"] = 32
+            recipe["data"]["init_args"] |= {"max_characters": 50_000, "context": 32}
         (tmp_path / f"recipes/{name}.yaml").write_text(yaml.safe_dump(recipe))
     (tmp_path / "my_text.txt").write_text("".join(topics[name] for name in sorted(topics)[:20]))  # the reader's own
     commands = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where `ff-lightning` is

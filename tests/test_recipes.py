@@ -23,7 +23,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 OVERLAYS = sorted(path.stem for path in RECIPES.glob("with/*.yaml"))
 OWN_TEST = {"smoke", "ddp", "fsdp", "layer_parallel", "compile", "wandb", "wandb_offline", "rollouts"}
-FEW = ["--data.limit", "300", "--trainer.enable_progress_bar", "false"]
+FEW = ["--data.limit", "300", "--data.eval_batch_size", "100", "--trainer.enable_progress_bar", "false"]
 
 CHANGED = {
     "cifar_resnet": ["--model.network.width", "10"],
