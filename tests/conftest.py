@@ -17,6 +17,13 @@ def _lightning_speaks() -> None:
     rank_zero_only.rank = 0
 
 
+@pytest.fixture(autouse=True)
+def _no_launcher() -> None:
+    """Lightning leaves these behind, and takes them for those of a launcher that starts the other ranks."""
+    for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "NODE_RANK", "LOCAL_RANK"):
+        os.environ.pop(name, None)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Folder of local copies of real data sets."""
