@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,9 +11,8 @@ from torch import Tensor
 from ff_lightning.data.strings import ShuffledRows
 from tests.ddp_cases import CASES, NOT_EQUAL, RESUMED, Language, fit, strings
 from tests.test_compilation import needs_compiler
-from tests.training import assert_same_weights, weights
+from tests.training import assert_same_weights, on_two_ranks, weights
 
-ROOT = Path(__file__).parent.parent
 BATCHES = 14
 
 
@@ -24,12 +20,7 @@ BATCHES = 14
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with the weights of every case after training on two ranks."""
     folder = tmp_path_factory.mktemp("two_ranks")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, "-m", "tests.ddp_cases", str(folder)], env=environment, cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    on_two_ranks("tests.ddp_cases", folder)
     return folder
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import pickle
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -23,9 +20,8 @@ from ff_lightning.sharding import replace_folder
 from tests import texts
 from tests.ddp_cases import RESUMED, SaveBetween
 from tests.sharded_cases import CASES, fit
-from tests.training import assert_same_weights, classifier, loader, trainer
+from tests.training import assert_same_weights, classifier, loader, on_two_ranks, trainer
 
-ROOT = Path(__file__).parent.parent
 BATCHES = 7
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 
@@ -37,12 +33,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fit(folder / "one", RESUMED, sharded=False, ranks=1, callbacks=[SaveBetween()])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, "-m", "tests.sharded_cases", str(folder)], env=environment, cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    on_two_ranks("tests.sharded_cases", folder)
     return folder
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,9 +20,8 @@ from ff_lightning.readouts import LinearReadout
 from ff_lightning.strategies import LayerParallelStrategy
 from ff_lightning.strategies.layer_parallel import refuse_task
 from tests.strategies.layer_cases import BATCHES, CASES, RESUMED, WIDTH, SaveBetween, Seen, fit
-from tests.training import assert_same_weights, classifier, mlp, trainer, weights
+from tests.training import assert_same_weights, classifier, mlp, on_two_ranks, trainer, weights
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before:UserWarning")
 
 
@@ -43,16 +39,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Pat
     """Folder with what two ranks have made of every case."""
     folder = tmp_path_factory.mktemp("two_ranks")
     fit(folder, RESUMED, ranks=1, callbacks=[SaveBetween("one.ckpt")])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, "-m", "tests.strategies.layer_cases", str(folder)],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    on_two_ranks("tests.strategies.layer_cases", folder)
     return folder
 
 
