@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tables_common import DOCS, rows
 from tables_hardware import gpt_steps, memory, parallel, precisions, resumes, step_times
-from tables_images import changes, class_goodness, errors, whole_errors
+from tables_images import changes, class_goodness, errors
 from tables_language import aesop, curve, language, negatives, tries
 from tables_summary import summary
 
@@ -33,7 +33,6 @@ def replace(path: Path, body: str) -> bool:
 SECTIONS = {
     "Images: label in the input": [(errors, "mnist_mlp")],
     "Images: goodness of every class": [(class_goodness, "class_goodness")],
-    "Images: Hinton's other networks": [(whole_errors, "hinton")],
     "Language: tiny Shakespeare, characters": [(language, "language")],
     "Language: more layers, more text": [(curve, "language_scale")],
     "Language: rates for byte-pair tokens": [(tries, "language_rates")],

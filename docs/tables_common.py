@@ -32,6 +32,11 @@ def spread(runs: list[dict[str, Any]], key: str, digits: int = 2) -> str:
     return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
+def seeds_of(runs: list[dict[str, Any]]) -> str:
+    """The seeds of runs that have one each."""
+    return ", ".join(sorted(str(run["seed"]) for run in runs))
+
+
 def origin(name: str) -> str:
     """Where and when the runs of a file were made."""
     runs = [run for group in rows(name) for run in group]

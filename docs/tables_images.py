@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tables_common import origin, rows, spread, without_seed
+from tables_common import origin, rows, seeds_of, spread, without_seed
 
 
 def errors(name: str) -> str:
@@ -16,11 +16,10 @@ def errors(name: str) -> str:
     for runs in rows(name):
         first = runs[0]
         minutes = f"{sum(run['train_cpu_seconds'] for run in runs) / len(runs) / 60:.1f}"
-        seeds = ", ".join(str(run["seed"]) for run in runs)
         command = without_seed(first["command"])
         lines.append(
             f"| `{first['recipe']}` | {first['tier']} | {spread(runs, 'test_error')} | "
-            f"{spread(runs, 'validation_error')} | {first['epochs']} | {minutes} | {seeds} | `{command}` |"
+            f"{spread(runs, 'validation_error')} | {first['epochs']} | {minutes} | {seeds_of(runs)} | `{command}` |"
         )
     return "\n".join([*lines, "", origin(name)])
 
@@ -34,7 +33,7 @@ def changes(name: str) -> str:
     return "\n".join([*lines, "", origin(name)])
 
 
-def seeds_of(runs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+def by_seed(runs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
     """What each seed gave, and the seeds."""
     each = [one for run in runs for one in run["by_seed"]]
     return each, ", ".join(str(seed) for run in runs for seed in run["seeds"])
@@ -48,7 +47,7 @@ def class_goodness(name: str) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for runs in rows(name):
-        first, (each, seeds) = runs[0], seeds_of(runs)
+        first, (each, seeds) = runs[0], by_seed(runs)
         columns = zip(*(one["test_by_block"] for one in each), strict=True)
         blocks = " ".join(f"{sum(column) / len(each):.2f}" for column in columns)
         chosen = [{"validation": one["validation"][one["readout"]]} for one in each]
@@ -59,23 +58,6 @@ def class_goodness(name: str) -> str:
         lines.append(
             f"| `{first['recipe']}` | {first['tier']} | {spread(each, 'test')} | {blocks} | "
             f"{spread(chosen, 'validation')} | {readouts} | {twin} | {minutes} | {seeds} | "
-            f"`{without_seed(first['command'])}` |"
-        )
-    return "\n".join([*lines, "", origin(name)])
-
-
-def whole_errors(name: str) -> str:
-    """Table of test errors of a whole network."""
-    lines = [
-        "| recipe | tier | test error, % | validation error, % | twin, test error, % | CPU minutes | seeds | command |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for runs in rows(name):
-        first, (each, seeds) = runs[0], seeds_of(runs)
-        twins = [one for one in each if "twin_test" in one]
-        lines.append(
-            f"| `{first['recipe']}` | {first['tier']} | {spread(each, 'test')} | {spread(each, 'val')} | "
-            f"{spread(twins, 'twin_test') if twins else ''} | {spread(each, 'cpu_minutes', 1)} | {seeds} | "
             f"`{without_seed(first['command'])}` |"
         )
     return "\n".join([*lines, "", origin(name)])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tables_common import origin, rows, spread, without_seed
+from tables_common import origin, rows, seeds_of, spread, without_seed
 
 
 def beside_twins(name: str) -> dict[str, list[dict[str, Any]]]:
@@ -33,10 +33,9 @@ def language(name: str) -> str:
         first = runs[0]
         cells = (("ff", 4), ("gap", 4), ("ff_average", 4), ("twin", 4), ("kept", 0))
         values = " | ".join(spread(runs, key, digits) for key, digits in cells)
-        seeds = ", ".join(sorted(str(run["seed"]) for run in runs))
         lines.append(
             f"| {first['arm']}, {first['tier']} | {first['layers']}, {first['layers_per_block']} | {blocks_of(runs)} | "
-            f"{values} | {seeds} | `{command}` |"
+            f"{values} | {seeds_of(runs)} | `{command}` |"
         )
     return "\n".join([*lines, "", floors_of([run for runs in rows(name) for run in runs]), "", origin(name)])
 
@@ -77,10 +76,9 @@ def negatives(name: str) -> str:
         special = {"softmax": "all", "hinton": "rollouts" if "--rollouts" in first["command"] else "two streams"}
         count = special.get(first["arm"], first["negatives"])
         seconds = sum(run["ff_seconds"] for run in runs) / len(runs)
-        seeds = ", ".join(sorted(str(run["seed"]) for run in runs))
         lines.append(
-            f"| {first['arm']} | {count} | {blocks_of(runs)} | {spread(runs, 'ff', 4)} | {seconds:.0f} | {seeds} | "
-            f"`{without_seed(first['command'])}` |"
+            f"| {first['arm']} | {count} | {blocks_of(runs)} | {spread(runs, 'ff', 4)} | {seconds:.0f} | "
+            f"{seeds_of(runs)} | `{without_seed(first['command'])}` |"
         )
     return "\n".join([*lines, "", origin(name)])
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from tables_common import origin, rows, spread, without_seed
-from tables_images import seeds_of
+from tables_common import origin, rows, seeds_of, spread, without_seed
+from tables_images import by_seed
 from tables_language import beside_twins, by_setting
 
 
@@ -18,13 +18,13 @@ def summary() -> str:
     for runs in images:
         first = runs[0]
         if first["tier"] != "backprop":
-            seeds = ", ".join(str(run["seed"]) for run in runs)
             lines.append(
                 f"| `{first['recipe']}`, test error, % | {first['tier']} | {spread(runs, 'test_error')} | "
-                f"{twins.get(first['recipe'] + ' + with/twin', '')} | {seeds} | `{without_seed(first['command'])}` |"
+                f"{twins.get(first['recipe'] + ' + with/twin', '')} | {seeds_of(runs)} | "
+                f"`{without_seed(first['command'])}` |"
             )
     for runs in rows("class_goodness"):
-        first, (each, seeds) = runs[0], seeds_of(runs)
+        first, (each, seeds) = runs[0], by_seed(runs)
         found = [one for one in each if "twin_test" in one]
         lines.append(
             f"| `{first['recipe']}`, test accuracy, % | {first['tier']} | {spread(each, 'test')} | "
@@ -33,11 +33,10 @@ def summary() -> str:
     for command, runs in beside_twins("language").items():
         first = runs[0]
         if first["layers_per_block"] == 2 and len(runs) == 3:
-            seeds = ", ".join(sorted(str(run["seed"]) for run in runs))
             what = f"GPT, {first['layers']} layers, {first['arm']}, tiny Shakespeare, nats a character"
             lines.append(
                 f"| {what} | {first['tier']} | "
-                f"{spread(runs, 'ff', 4)} | {spread(runs, 'twin', 4)} | {seeds} | `{command}` |"
+                f"{spread(runs, 'ff', 4)} | {spread(runs, 'twin', 4)} | {seeds_of(runs)} | `{command}` |"
             )
     for runs in by_setting("language_scale"):
         twin = next(f"{run['backprop']:.4f}" for run in runs if "backprop" in run)
