@@ -11,9 +11,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from tables_circuits import predictive, spiking
 from tables_common import DOCS, rows
 from tables_hardware import gpt_steps, memory, parallel, precisions, resumes, step_times
-from tables_images import changes, class_goodness, errors
+from tables_images import changes, class_goodness, errors, experiments
 from tables_language import aesop, curve, language, negatives, tries
 from tables_summary import summary
 
@@ -33,6 +34,10 @@ def replace(path: Path, body: str) -> bool:
 SECTIONS = {
     "Images: label in the input": [(errors, "mnist_mlp")],
     "Images: goodness of every class": [(class_goodness, "class_goodness")],
+    "Images: Hinton's experiments": [(experiments, "hinton")],
+    "Images: learned without labels": [(experiments, "scff")],
+    "Predictive Forward-Forward": [(predictive, "predictive")],
+    "Spiking Forward-Forward": [(spiking, "spiking")],
     "Language: tiny Shakespeare, characters": [(language, "language")],
     "Language: more layers, more text": [(curve, "language_scale")],
     "Language: rates for byte-pair tokens": [(tries, "language_rates")],

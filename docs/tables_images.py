@@ -61,3 +61,24 @@ def class_goodness(name: str) -> str:
             f"`{without_seed(first['command'])}` |"
         )
     return "\n".join([*lines, "", origin(name)])
+
+
+def experiments(name: str) -> str:
+    """Table of networks whose benchmark trains several seeds in one run, with errors in percent."""
+    lines = [
+        "| recipe | tier | test error, % | by block | validation error, % | twin, test, % | CPU minutes, FF / twin | seeds | "
+        "command |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for runs in rows(name):
+        first, (each, seeds) = runs[0], by_seed(runs)
+        columns = [[one[key] for one in each] for key in sorted(each[0]) if key.startswith("test/block")]
+        blocks = " ".join(f"{sum(column) / len(each):.2f}" for column in columns)
+        twins = [one for one in each if "twin_test" in one]
+        twin = spread(twins, "twin_test") if twins else ""
+        minutes = spread(each, "cpu_minutes", 1) + (f" / {spread(twins, 'twin_cpu_minutes', 1)}" if twins else "")
+        lines.append(
+            f"| `{first['recipe']}` | {first['tier']} | {spread(each, 'test')} | {blocks} | {spread(each, 'val')} | "
+            f"{twin} | {minutes} | {seeds} | `{without_seed(first['command'])}` |"
+        )
+    return "\n".join([*lines, "", origin(name)])

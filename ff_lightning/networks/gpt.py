@@ -26,6 +26,9 @@ class GPT(TokenStack):
             over tokens; 0 for none.
         average: predict with the mean of what all blocks say instead of with the last one alone.
         inherit: blocks above the first are read with a constant copy of its readout instead of their own.
+        remind: blocks above the first read the embedding of the token again, beside the activities from below. A
+            block that predicts words loses sight of which token it stands on; with large vocabularies that costs more
+            than a block above can add.
         expansion: hidden units of the MLP for each channel of the stream.
         taps: positions that the convolutions see.
 
@@ -48,6 +51,7 @@ class GPT(TokenStack):
         dream_weight: float = 0.0,
         average: bool = False,
         inherit: bool = False,
+        remind: bool = False,
         expansion: int = 4,
         taps: int = 4,
     ) -> None:
@@ -56,7 +60,15 @@ class GPT(TokenStack):
         if residual:
             _check_residual(average=average, inherit=inherit)
         blocks = transformer_blocks(
-            vocab_size, width, layers, layers_per_block, heads, context, expansion=expansion, taps=taps
+            vocab_size,
+            width,
+            layers,
+            layers_per_block,
+            heads,
+            context,
+            expansion=expansion,
+            taps=taps,
+            remind=remind,
         )
         super().__init__(
             [

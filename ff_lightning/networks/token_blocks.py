@@ -67,7 +67,7 @@ class TokenGoodness(Goodness):
     mean square 1; ``W`` and ``b`` start at 0. Computed in float32 whatever the autocast.
 
     Args:
-        width: of the activities.
+        width: of the activities; what travels behind them is not read.
         vocab_size: ``V``, number of candidates.
         inherit: have no parameters, and read with those of the first block.
         squared: read the squares of the activities; ``False`` reads the activities themselves, as a linear softmax.
@@ -78,6 +78,7 @@ class TokenGoodness(Goodness):
 
     def __init__(self, width: int, vocab_size: int, *, inherit: bool = False, squared: bool = True) -> None:
         super().__init__()
+        self.width = width
         self.squared = squared
         self.weight = None if inherit else nn.Parameter(torch.zeros(vocab_size, width))
         self.bias = None if inherit else nn.Parameter(torch.zeros(vocab_size))
@@ -96,7 +97,7 @@ class TokenGoodness(Goodness):
 
     def energies(self, h: Tensor) -> Tensor:
         """What is weighed, ``(B, T, width)``, at least float32: the squares of the normalised activities."""
-        x = h.to(accumulation_dtype(h))
+        x = h[..., : self.width].to(accumulation_dtype(h))
         return unit_energy(x) if self.squared else rms_norm(x)
 
     def parameters_or(self, inherited: Readout | None, dtype: torch.dtype) -> Readout:
@@ -115,12 +116,13 @@ class SequenceContrast(nn.Module):
     itself. It judges contexts and says nothing of candidate tokens: a made-up context has no true next token.
 
     Args:
-        width: of the activities.
+        width: of the activities; what travels behind them is not read.
         weight: of this loss beside the loss over tokens; positive.
     """
 
     def __init__(self, width: int, *, weight: float = 0.1) -> None:
         super().__init__()
+        self.width = width
         self.weight = positive("weight", weight)
         self.map = hidden_linear(width, width)
         self.goodness = MeanOfSquares()
@@ -128,7 +130,7 @@ class SequenceContrast(nn.Module):
 
     def forward(self, h: Tensor, dreams: Tensor, dreamed: Tensor) -> Tensor:
         """Weighted loss of real ``(B, T, width)`` against made-up activities ``(D, T, width)``; ``dreamed (D, T)``."""
-        g_pos, g_neg = (self.goodness(self.map(rms_norm(x))) for x in (h, dreams))
+        g_pos, g_neg = (self.goodness(self.map(rms_norm(x[..., : self.width]))) for x in (h, dreams))
         loss: Tensor = self.weight * self.loss(g_pos, g_neg[dreamed])
         return loss
 
@@ -136,15 +138,29 @@ class SequenceContrast(nn.Module):
 class TokenLayers(nn.Module):
     """What a block computes: layers, in the first block of a transformer behind the embedding of tokens.
 
+    Before some layers the embedding can be added again: ``x = N(x) + N(e)``, both of mean square 1 at every position.
+    A block that has no embedding of its own finds ``e`` behind its input, where the block below put it.
+
     Args:
         layers: from the input upwards.
         embedding: of tokens, for a first block.
+        reminders: indices of the layers before which the embedding is added again.
+        carry: put the embedding behind the activities, constant, for the block above.
     """
 
-    def __init__(self, layers: Sequence[Layer], embedding: nn.Embedding | None = None) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Layer],
+        embedding: nn.Embedding | None = None,
+        *,
+        reminders: Sequence[int] = (),
+        carry: bool = False,
+    ) -> None:
         super().__init__()
         self.embedding = embedding
         self.layers = nn.ModuleList(layers)
+        self.reminders = tuple(reminders)
+        self.carry = carry
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -157,12 +173,16 @@ class TokenLayers(nn.Module):
         return [layer.new_cache() for layer in self]
 
     def forward(self, x: Tensor, caches: Sequence[Any] | None = None) -> Tensor:
-        """Tokens ``(B, T)`` or activities ``(B, T, width)``, to activities."""
+        """Tokens ``(B, T)`` or activities ``(B, T, width)``, to activities; twice the width where embeddings travel."""
         if self.embedding is not None:
-            x = self.embedding(x)
+            x = e = self.embedding(x)
+        elif self.reminders:
+            x, e = x.chunk(2, -1)
         for index, layer in enumerate(self):
+            if index in self.reminders:
+                x = rms_norm(x) + rms_norm(e)
             x = layer(x, None if caches is None else caches[index])
-        return x
+        return torch.cat([x, e.detach().to(x.dtype)], -1) if self.carry else x
 
     def pair(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
         """Both streams at once: position ``t`` of the second has ``fake[t]`` there and ``real`` before it.

@@ -164,7 +164,10 @@ class TokenStack(BlockStack):
         blocks = copy.deepcopy(list(self.token_blocks()))
         readout = blocks[0].readout if self.inherit else blocks[-1].readout
         layers = [layer for block in blocks for layer in block.layer]
-        whole = TokenBlock(TokenLayers(layers, blocks[0].layer.embedding), readout, TokenSoftmax())
+        lengths = [len(block.layer) for block in blocks]
+        reminders = [sum(lengths[:i]) + r for i, block in enumerate(blocks) for r in block.layer.reminders]
+        layer = TokenLayers(layers, blocks[0].layer.embedding, reminders=reminders)
+        whole = TokenBlock(layer, readout, TokenSoftmax())
         stack = TokenStack([whole], vocab_size=self.vocab_size, context=self.context)
         stack.prior.copy_(self.prior)
         return stack
@@ -221,6 +224,7 @@ def transformer_blocks(
     *,
     expansion: int = 4,
     taps: int = 4,
+    remind: bool = False,
 ) -> list[TokenLayers]:
     """Transformer layers cut into blocks of equal size, behind an embedding, which is standard normal.
 
@@ -233,6 +237,7 @@ def transformer_blocks(
         context: largest number of positions.
         expansion: of the MLP.
         taps: of the convolutions.
+        remind: add the embedding again where a block begins.
 
     Raises:
         InputError: the layers cannot be cut like that.
@@ -241,4 +246,12 @@ def transformer_blocks(
     embedding = nn.Embedding(vocab_size, width)
     every = [TransformerLayer(width, heads, context, expansion=expansion, taps=taps) for _ in range(layers)]
     starts = range(0, layers, layers_per_block)
-    return [TokenLayers(every[start : start + layers_per_block], None if start else embedding) for start in starts]
+    return [
+        TokenLayers(
+            every[start : start + layers_per_block],
+            None if start else embedding,
+            reminders=[0] if remind and start else [],
+            carry=remind and start + layers_per_block < layers,
+        )
+        for start in starts
+    ]

@@ -64,6 +64,7 @@ def network(args: argparse.Namespace, layers: int, arm: str = "own", layers_per_
         "softmax": TokenSoftmax(),
     }
     parts: dict[str, Any] = {"residual": arm == "residual", "inherit": args.inherit and layers > layers_per_block}
+    parts |= {"remind": args.remind}
     return GPT(vocab_size, loss=losses[arm], dream_weight=0.1 if args.rollouts else 0.0, **parts, **sizes)
 
 
@@ -206,6 +207,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--layers-per-block", type=int, default=1)
     parser.add_argument("--inherit", action="store_true", help="read all blocks with the readout of the first")
+    parser.add_argument("--remind", action="store_true", help="blocks above the first read the embedding again")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--context", type=int, default=64)
     parser.add_argument("--negatives", type=int, default=16)

@@ -20,6 +20,7 @@ from tests.texts import CONTEXT, awake, gpt, windows
 ARMS: dict[str, dict[str, Any]] = {
     "own": {},
     "inherit": {"inherit": True},
+    "remind": {"remind": True},
     "residual": {"residual": True, "loss": LogisticContrast(4, from_below=True)},
     "logistic": {"loss": LogisticContrast(4)},
     "softmax": {"loss": TokenSoftmax()},
@@ -174,8 +175,23 @@ def test_one_block_is_the_same_function() -> None:
     assert len(whole) == 1
     assert torch.equal(whole(tokens), network(tokens))
     assert {id(p) for p in whole.parameters()}.isdisjoint(id(p) for p in network.parameters())
-    inherited = awake(gpt(inherit=True))
-    assert torch.equal(inherited.as_one_block()(tokens), inherited(tokens))
+    for arm in ({"inherit": True}, {"remind": True}, {"remind": True, "layers": 4, "layers_per_block": 2}):
+        other = awake(gpt(**arm))
+        assert torch.equal(other.as_one_block()(tokens), other(tokens))
+
+
+def test_a_reminded_block_reads_the_embedding_beside_the_activities() -> None:
+    network = awake(gpt(remind=True))
+    tokens = windows(2)[:, :-1]
+    first, second, third = network.token_blocks()
+    e = first.layer.embedding(tokens)
+    unit = lambda x: x / x.square().mean(-1, keepdim=True).sqrt()  # noqa: E731
+    h = next(iter(first.layer))(e)
+    torch.testing.assert_close(first(tokens), torch.cat([h, e], -1))
+    for block in (second, third):
+        h = next(iter(block.layer))(unit(h) + unit(e))
+    torch.testing.assert_close(third(second(first(tokens))), h)
+    assert not first(tokens)[..., h.shape[-1] :].requires_grad
 
 
 def test_goodness_of_every_block() -> None:
