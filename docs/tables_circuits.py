@@ -16,8 +16,8 @@ def _maybe(runs: list[dict[str, Any]], key: str, digits: int = 2) -> str:
 def predictive(name: str) -> str:
     """Table of predictive Forward-Forward: what it classifies, reconstructs and makes up."""
     lines = [
-        "| recipe | tier | test error, % | validation error, % | squared error of reconstructions, from the top, of the "
-        "mean image | samples recognised, share | error of their judge, % | epochs | CPU minutes | seeds | command |",
+        "| recipe | tier | test error, % | validation error, % | squared error of reconstructions, from the top, of "
+        "the mean image | samples recognised, share | error of their judge, % | epochs | CPU minutes | seeds | command |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for runs in rows(name):
@@ -36,8 +36,8 @@ def predictive(name: str) -> str:
 def spiking(name: str) -> str:
     """Table of spiking networks beside their twin and a linear readout."""
     lines = [
-        "| data | tier | test error, % | by block | validation error, % | twin by surrogate gradients, test, % | linear "
-        "readout, test, % | memory, 100 steps over 10 | epochs | CPU minutes, FF / twin | seeds | command |",
+        "| data | tier | test error, % | by block | validation error, % | twin by surrogate gradients, test, % | "
+        "linear readout, test, % | memory, 100 steps over 10 | epochs | CPU minutes, FF / twin | seeds | command |",
         "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for runs in rows(name):
@@ -46,9 +46,9 @@ def spiking(name: str) -> str:
         blocks = " ".join(f"{sum(column) / len(column):.2f}" for column in columns)
         each = [{key: run.get(f"{key}_seconds", 0) / 60 for key in ("train_cpu", "twin_train_cpu")} for run in runs]
         minutes = " / ".join(spread(each, key, 1) for key in each[0] if each[0][key])
+        others = " | ".join(_maybe(runs, key) for key in ("validation_error", "twin_test_error", "linear_error"))
         lines.append(
-            f"| {first['data']} | {first['tier']} | {_maybe(runs, 'test_error')} | {blocks} | "
-            f"{_maybe(runs, 'validation_error')} | {_maybe(runs, 'twin_test_error')} | {_maybe(runs, 'linear_error')} | "
+            f"| {first['data']} | {first['tier']} | {_maybe(runs, 'test_error')} | {blocks} | {others} | "
             f"{_maybe(runs, 'memory_ratio', 3)} | {first['epochs']} | {minutes} | {seeds_of(runs)} | "
             f"`{without_seed(first['command'])}` |"
         )

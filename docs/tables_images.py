@@ -66,8 +66,8 @@ def class_goodness(name: str) -> str:
 def experiments(name: str) -> str:
     """Table of networks whose benchmark trains several seeds in one run, with errors in percent."""
     lines = [
-        "| recipe | tier | test error, % | by block | validation error, % | twin, test, % | CPU minutes, FF / twin | seeds | "
-        "command |",
+        "| recipe | tier | test error, % | by block | validation error, % | twin, test, % | CPU minutes, FF / twin | "
+        "seeds | command |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for runs in rows(name):
