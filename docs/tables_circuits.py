@@ -17,7 +17,8 @@ def predictive(name: str) -> str:
     """Table of predictive Forward-Forward: what it classifies, reconstructs and makes up."""
     lines = [
         "| recipe | tier | test error, % | validation error, % | squared error of reconstructions, from the top, of "
-        "the mean image | samples recognised, share | error of their judge, % | epochs | CPU minutes | seeds | command |",
+        "the mean image | samples recognised, share | error of their judge, % | epochs | CPU minutes | seeds | "
+        "command |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for runs in rows(name):
