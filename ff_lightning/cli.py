@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ import ff_lightning.data
 import ff_lightning.networks  # noqa: F401  so that `--help` knows what there is to choose from
 from ff_lightning.callbacks import (
     BlockPictures,
+    BlockSummary,
     BlockTable,
     ClassificationPictures,
     GeneratedPictures,
@@ -44,6 +44,7 @@ from ff_lightning.checkpoints import check_checkpoint, check_fit
 from ff_lightning.cli_errors import Parser, explain
 from ff_lightning.cli_export import export, export_parser
 from ff_lightning.cli_generate import generate, generate_parser
+from ff_lightning.cli_messages import only_what_matters
 from ff_lightning.cli_predict import predict_folder, predict_parser
 from ff_lightning.cli_recipes import RecipeCLI, RecipeParser, with_own_recipes
 from ff_lightning.cli_report import report, report_parser
@@ -53,20 +54,6 @@ from ff_lightning.module import FFLightningModule
 from ff_lightning.records import read_record
 from ff_lightning.tasks.language_modelling import LanguageModelling
 
-EXPECTED_WARNINGS = (
-    "LightningCLI's args parameter is intended to run",  # `main([...])` in a notebook or a test
-    "Checkpoint directory .* exists and is not empty",  # said by `before_fit`
-    "Experiment logs directory .* exists and is not empty",
-    "Using ModelCheckpoint with manual optimization",  # the state after the update is what we want to keep
-    "You are using `LearningRateMonitor` callback with models that have no learning rate schedulers",
-    "The '.*_dataloader' does not have many workers",  # images are cut from memory, there is no work for them
-    "The number of training batches .* is smaller than the logging interval",
-    "Precision .* is not supported by the model summary",
-    "You're using the WeightAveraging callback with a model that overrides the configure_model",  # for shards alone
-    "You're using the WeightAveraging callback, but loading a checkpoint outside the 'fit' stage",  # to evaluate it
-    r"\s*skip_none parameter was deprecated",  # jsonargparse; its older versions lack the new name
-    r".isinstance\(treespec, LeafSpec\). is deprecated",  # Lightning's own
-)
 CHECKPOINT_WORDS = ("last", "best", "hpc")
 """Values of ``--ckpt_path`` by which Lightning finds a file itself."""
 
@@ -176,6 +163,8 @@ class FFLightningCLI(RecipeCLI):
         if config.logger in (None, True):
             version = "" if self.subcommand == "fit" else self.subcommand
             kwargs["logger"] = CSVLogger(config.default_root_dir, name="", version=version)
+        if config.enable_model_summary is None:  # there is ours
+            kwargs["enable_model_summary"] = False
         try:
             trainer = super().instantiate_trainer(**kwargs)
         except (ValueError, TypeError, MisconfigurationException) as error:
@@ -246,6 +235,7 @@ def default_callbacks(trainer: Namespace, command: str = "") -> list[pl.Callback
     # After the bar, which must be gone when they print.
     callbacks += [
         RunRecord(command),
+        *([BlockSummary()] if trainer.enable_model_summary is None else []),
         BlockTable(),
         LanguageTable(),
         ClassificationPictures(),
@@ -273,9 +263,7 @@ def main(args: Sequence[str] | None = None) -> int:
     # As a network learns, many weights and moments of Adam fade into denormal numbers, with which CPUs compute
     # many times more slowly. Threads started later inherit this.
     torch.set_flush_denormal(True)
-    with warnings.catch_warnings():
-        for expected in EXPECTED_WARNINGS:
-            warnings.filterwarnings("ignore", expected)
+    with only_what_matters():
         try:
             words = sys.argv[1:] if args is None else list(args)
             name = " ".join(words[:1])

@@ -1,0 +1,44 @@
+"""What others say during a run that a user of the command line need not hear."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+EXPECTED_WARNINGS = (
+    "LightningCLI's args parameter is intended to run",  # `main([...])` in a notebook or a test
+    "Checkpoint directory .* exists and is not empty",  # said by `before_fit`
+    "Experiment logs directory .* exists and is not empty",
+    "Using ModelCheckpoint with manual optimization",  # the state after the update is what we want to keep
+    "You are using `LearningRateMonitor` callback with models that have no learning rate schedulers",
+    "The '.*_dataloader' does not have many workers",  # images are cut from memory, there is no work for them
+    "The number of training batches .* is smaller than the logging interval",
+    "Precision .* is not supported by the model summary",
+    "You're using the WeightAveraging callback with a model that overrides the configure_model",  # for shards alone
+    "You're using the WeightAveraging callback, but loading a checkpoint outside the 'fit' stage",  # to evaluate it
+    r"\s*skip_none parameter was deprecated",  # jsonargparse; its older versions lack the new name
+    r".isinstance\(treespec, LeafSpec\). is deprecated",  # Lightning's own
+)
+
+ADVERTS = ("litlogger", "litmodels")
+"""Products that Lightning recommends in every run."""
+
+
+def _is_no_advert(record: logging.LogRecord) -> bool:
+    return not any(product in record.getMessage() for product in ADVERTS)
+
+
+@contextmanager
+def only_what_matters() -> Iterator[None]:
+    """Leave out expected warnings and advertisements."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    logger.addFilter(_is_no_advert)
+    try:
+        with warnings.catch_warnings():
+            for expected in EXPECTED_WARNINGS:
+                warnings.filterwarnings("ignore", expected)
+            yield
+    finally:
+        logger.removeFilter(_is_no_advert)

@@ -1,0 +1,54 @@
+"""What is said of a network before its training, and what is not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.table import Table
+
+import ff_lightning as ff
+from ff_lightning.callbacks.summary import summary_table
+from ff_lightning.cli import main
+from ff_lightning.networks import MLP
+from ff_lightning.readouts import LinearReadout
+from tests.texts import gpt
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def cells(table: Table) -> list[tuple[str, ...]]:
+    return list(zip(*(map(str, column.cells) for column in table.columns), strict=True))
+
+
+def test_every_local_module_has_a_row() -> None:
+    network = MLP(64, [20, 10], num_classes=10)
+    module = ff.FFClassifier(network, readout=LinearReadout(30, 10))
+    rows = cells(summary_table(module))
+    assert rows[0] == ("block 0", "LabelledReLU", "MeanOfSquares", "SymBa", "1.3 K")
+    assert [row[0] for row in rows] == ["block 0", "block 1", "", "all"]
+    assert rows[2] == ("", "LinearReadout", "", "", "310  ")
+    assert rows[-1][-1] == "1.8 K"
+
+
+def test_a_twin_is_one_row() -> None:
+    rows = cells(summary_table(ff.BackpropTwin(MLP(64, [20, 10], num_classes=10))))
+    assert len(rows) == 2
+    assert rows[0][0] == ""
+
+
+def test_a_language_model_names_its_contrast() -> None:
+    rows = cells(summary_table(ff.FFLanguageModel(gpt())))
+    assert [row[3] for row in rows] == 3 * ["LinearContrast"] + [""]
+
+
+@pytest.mark.parametrize(("given", "shown"), [([], True), (["--trainer.enable_model_summary", "false"], False)])
+def test_the_command_line_shows_it_unless_told_not_to(
+    given: list[str], shown: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["fit", "--config", str(RECIPES / "digits_mlp.yaml"), "--config", str(RECIPES / "with/smoke.yaml")]
+    assert main([*words, "--trainer.default_root_dir", str(tmp_path), *given]) == 0
+    out = capsys.readouterr()
+    assert ("what learns by itself" in out.out) == shown
+    assert "litlogger" not in out.out + out.err
+    assert "FLOPs" not in out.out
