@@ -1,0 +1,248 @@
+"""`mnist_mlp` beside the settings of two public Forward-Forward repositories, for the same CPU time.
+
+    python recipes/benchmarks/peers.py --data path/to/mnist [--seed 0] [--trainer.max_epochs 5]
+
+Ours is the recipe `mnist_mlp`, 784-1000x3; the CPU seconds that its training takes are what the others get:
+
+- `loewex`, the settings of github.com/loeweX/Forward-Forward: 784-1000x3, batches of 100 images, SGD with momentum, sum
+  of squares against the width under a logistic loss, peer normalisation, uniform wrong labels, a linear softmax on the
+  side. Images are loaded one by one by way of Pillow, as there (in this process; it has workers).
+  `loewex_preloaded_samples_per_second` is the same loop on batches cut from one tensor.
+- `mpezeshki`, those of github.com/mpezeshki/pytorch_forward_forward: 784-500x2, all images in one batch, Adam at .03,
+  mean of squares against 2, shuffled labels, layer after layer. A sample counts when both layers have learned from it.
+
+Both are written anew from what these repositories do. Their schedules are pressed into the time that there is, which
+helps them. Errors are those on 5,000 validation images; the test set stays closed. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from PIL import Image
+from recipe import load, provenance
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+LOEWEX_EPOCHS = 100
+"""The length of its training, to which its time is drawn out."""
+
+Images = tuple[Tensor, Tensor]
+"""Pixels ``(N, 784)`` in [0, 1] and classes ``(N,)``."""
+
+
+class StraightThroughReLU(torch.autograd.Function):
+    """ReLU whose derivative is 1 everywhere."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        del ctx
+        return x.clamp(min=0)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
+        del ctx
+        return grad
+
+
+def with_label(x: Tensor, label: Tensor) -> Tensor:
+    """``(B, 784)`` pixels, the first ten of which are ``label``, ``(B, 10)`` or ``(10,)``."""
+    return torch.cat([label.expand(*x.shape[:-1], 10), x[..., 10:]], -1)
+
+
+class Items(Dataset[tuple[Tensor, Tensor, Tensor, int]]):
+    """An image with its label, with a wrong one and with none, made one by one."""
+
+    def __init__(self, images: Images) -> None:
+        self.x, self.y = (images[0] * 255).round().to(torch.uint8).view(-1, 28, 28), images[1]
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor, Tensor, int]:
+        picture = Image.fromarray(self.x[index].numpy())  # as torchvision's MNIST and ToTensor do
+        x, y = torch.from_numpy(np.array(picture)).float().div(255).flatten(), int(self.y[index])
+        wrong = (y + int(torch.randint(1, 10, ()))) % 10
+        return (*three(x, torch.tensor(y), torch.tensor(wrong)), y)
+
+
+def three(x: Tensor, y: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Images with the right, a wrong and the neutral label."""
+    right, other = (with_label(x, F.one_hot(label, 10).to(x.dtype)) for label in (y, wrong))
+    return right, other, with_label(x, torch.full((10,), 0.1))
+
+
+class Loewex:
+    """The network and the training step of loeweX."""
+
+    def __init__(self, widths: tuple[int, ...] = (1000, 1000, 1000)) -> None:
+        sizes = (784, *widths)
+        self.layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(sizes, widths, strict=False))
+        for layer in self.layers:
+            nn.init.normal_(layer.weight, std=layer.weight.shape[0] ** -0.5)
+            nn.init.zeros_(layer.bias)
+        self.means = [torch.full((width,), 0.5) for width in widths]
+        self.softmax = nn.Linear(sum(widths[1:]), 10, bias=False)
+        nn.init.zeros_(self.softmax.weight)
+        groups = [
+            {"params": self.layers.parameters(), "lr": 1e-3, "weight_decay": 3e-4},
+            {"params": self.softmax.parameters(), "lr": 1e-2, "weight_decay": 3e-3},
+        ]
+        self.optimizer = torch.optim.SGD(groups, momentum=0.9)
+        self.rates = [group["lr"] for group in self.optimizer.param_groups]
+
+    @staticmethod
+    def normalised(z: Tensor) -> Tensor:
+        return z / (z.square().mean(-1, keepdim=True).sqrt() + 1e-8)
+
+    def step(self, right: Tensor, other: Tensor, neutral: Tensor, y: Tensor, progress: float) -> None:
+        """One update: one loss summed over layers, and that of the softmax."""
+        z, loss = self.normalised(torch.cat([right, other])), torch.zeros(())
+        is_right = (torch.arange(len(z)) < len(right)).float()
+        for index, layer in enumerate(self.layers):
+            z = StraightThroughReLU.apply(layer(z))
+            activity = z[: len(right)].mean(0)
+            self.means[index] = 0.9 * self.means[index].detach() + 0.1 * activity
+            loss = loss + 0.03 * (self.means[index] - self.means[index].mean()).square().mean()
+            logits = z.square().sum(-1) - z.shape[1]
+            loss = loss + F.binary_cross_entropy_with_logits(logits, is_right)
+            z = self.normalised(z).detach()
+        loss = loss + F.cross_entropy(self.scores(neutral), y)
+        self.optimizer.zero_grad()
+        loss.backward()
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * min(1.0, 2 * (1 - progress))
+        self.optimizer.step()
+
+    def scores(self, neutral: Tensor) -> Tensor:
+        """What the softmax says of images with the neutral label; its gradient is its own."""
+        with torch.no_grad():
+            z, seen = self.normalised(neutral), []
+            for layer in self.layers:
+                z = self.normalised(layer(z).relu())
+                seen.append(z)
+        logits: Tensor = self.softmax(torch.cat(seen[1:], -1))
+        return logits
+
+    def batches(self, images: Images, *, preloaded: bool) -> Iterator[tuple[Tensor, ...]]:
+        """Batches of 100 without end."""
+        while not preloaded:
+            yield from DataLoader(Items(images), batch_size=100, shuffle=True, drop_last=True)
+        while True:
+            for rows in torch.randperm(len(images[0])).split(100):
+                x, y = images[0][rows], images[1][rows]
+                yield *three(x, y, (y + torch.randint(1, 10, y.shape)) % 10), y
+
+    def train(self, images: Images, seconds: float, *, preloaded: bool = False) -> float:
+        """Train for so many CPU seconds, and return the images learned from per CPU second."""
+        started, seen = time.process_time(), 0
+        for right, other, neutral, y in self.batches(images, preloaded=preloaded):
+            self.step(right, other, neutral, y, (time.process_time() - started) / seconds)
+            seen += len(y)
+            if time.process_time() - started >= seconds:
+                break
+        return seen / (time.process_time() - started)
+
+    def predict(self, x: Tensor) -> Tensor:
+        return self.scores(with_label(x, torch.full((10,), 0.1))).argmax(-1)
+
+
+class Mpezeshki:
+    """The network and the training of mpezeshki, on standardised pixels."""
+
+    def __init__(self, widths: tuple[int, ...] = (500, 500)) -> None:
+        self.layers = [nn.Linear(*pair) for pair in zip((784, *widths), widths, strict=False)]
+
+    @staticmethod
+    def overlaid(x: Tensor, y: Tensor) -> Tensor:
+        x = (x - 0.1307) / 0.3081
+        return with_label(x, F.one_hot(y, 10).to(x.dtype) * x.max())
+
+    @staticmethod
+    def forward(layer: nn.Linear, x: Tensor) -> Tensor:
+        return F.relu(layer(x / (x.norm(2, 1, keepdim=True) + 1e-4)))
+
+    def train(self, images: Images, seconds: float) -> float:
+        """Train every layer for its share of the CPU seconds, and return images per CPU second."""
+        x, y = images
+        positive, negative = self.overlaid(x, y), self.overlaid(x, y[torch.randperm(len(y))])
+        started, updates = time.process_time(), 0
+        for index, layer in enumerate(self.layers, start=1):
+            optimizer = torch.optim.Adam(layer.parameters(), lr=0.03)
+            while time.process_time() - started < seconds * index / len(self.layers):
+                g_pos, g_neg = (self.forward(layer, z).square().mean(1) for z in (positive, negative))
+                optimizer.zero_grad()
+                F.softplus(torch.cat([2 - g_pos, g_neg - 2])).mean().backward()
+                optimizer.step()
+                updates += 1
+            with torch.no_grad():
+                positive, negative = self.forward(layer, positive), self.forward(layer, negative)
+        return updates * len(x) / len(self.layers) / (time.process_time() - started)
+
+    @torch.no_grad()
+    def predict(self, x: Tensor) -> Tensor:
+        goodness = []
+        for label in range(10):
+            z, total = self.overlaid(x, torch.full((len(x),), label)), torch.zeros(len(x))
+            for layer in self.layers:
+                z = self.forward(layer, z)
+                total += z.square().mean(1)
+            goodness.append(total)
+        return torch.stack(goodness).argmax(0)
+
+
+def error(predict: Callable[[Tensor], Tensor], images: Images) -> float:
+    return round(100 * (predict(images[0]) != images[1]).float().mean().item(), 2)
+
+
+def whole(loader: DataLoader[tuple[Tensor, Tensor]]) -> Images:
+    x, y = (torch.cat(parts) for parts in zip(*loader, strict=True))
+    return x.flatten(1), y
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="ylecun/mnist")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    args, changes = parser.parse_known_args()
+    torch.set_num_threads(args.threads)
+
+    run = load(["mnist_mlp"], ["--seed_everything", str(args.seed), "--data.source", args.data, *changes])
+    run.trainer.check_val_every_n_epoch = run.trainer.max_epochs
+    started = time.process_time()
+    run.trainer.fit(run.model, run.datamodule)
+    seconds = time.process_time() - started
+    train, validation = whole(run.datamodule.train_dataloader()), whole(run.datamodule.val_dataloader())
+
+    torch.manual_seed(args.seed)
+    loewex, mpezeshki = Loewex(), Mpezeshki()
+    ours = run.trainer.max_epochs * len(train[0]) / seconds
+    theirs = loewex.train(train, seconds)
+    full = LOEWEX_EPOCHS * len(train[0]) / theirs
+    result = {
+        "samples_per_second": round(ours),
+        "loewex_samples_per_second": round(theirs),
+        "loewex_preloaded_samples_per_second": round(Loewex().train(train, seconds / 10, preloaded=True)),
+        "mpezeshki_samples_per_second": round(mpezeshki.train(train, seconds)),
+        "speedup": round(ours / theirs, 2),
+        "cpu_seconds": round(seconds, 1),
+        "epochs": run.trainer.max_epochs,
+        "validation_error": round(100 * (1 - float(run.trainer.callback_metrics["val/accuracy"])), 2),
+        "loewex_validation_error": error(loewex.predict, validation),
+        "mpezeshki_validation_error": error(mpezeshki.predict, validation),
+        "loewex_cpu_seconds_of_100_epochs": round(full),
+        "share_of_its_time": round(seconds / full, 3),
+        "seed": args.seed,
+    }
+    print(json.dumps(result | provenance()))
+
+
+if __name__ == "__main__":
+    main()
