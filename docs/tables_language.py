@@ -110,15 +110,17 @@ def curve(name: str) -> str:
     for runs in by_setting(name):
         columns, ends = {}, []
         for run in runs:
-            label = f"{run['arm']}, {run['layers_per_block']} layers a block"
+            reminded = ", reminded" if "--remind" in run["command"] else ""
+            label = f"{run['arm']}, {run['layers_per_block']} layers a block{reminded}"
             if "ff" in run:
                 columns[label] = dict(run["curve"]["ff"])
                 blocks = f"blocks {blocks_of([run])}, {run['ff_seconds']:.0f} CPU seconds"
                 ends.append(f"- {label}: {blocks}. `{run['command']}`")
             if "backprop" in run:
-                columns["twin"] = dict(run["curve"]["backprop"])
+                columns[f"twin{reminded}"] = dict(run["curve"]["backprop"])
                 one = f"; of one layer {run['one_layer_backprop']:.4f}" if "one_layer_backprop" in run else ""
-                ends.append(f"- twin: {run['backprop']:.4f}, {run['backprop_seconds']:.0f} CPU seconds{one}.")
+                seconds = f"{run['backprop_seconds']:.0f} CPU seconds"
+                ends.append(f"- twin{reminded}: {run['backprop']:.4f}, {seconds}{one}. `{run['command']}`")
         points = sorted({tokens for column in columns.values() for tokens in column})
         lines = [f"| million tokens | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
         for tokens in points:

@@ -40,8 +40,9 @@ def summary() -> str:
             )
     for runs in by_setting("language_scale"):
         twin = next(f"{run['backprop']:.4f}" for run in runs if "backprop" in run)
-        for run in runs:
-            what = f"GPT, {run['layers']} layers, {run['arm']}, 25 novels, nats a character"
+        for run in (run for run in runs if "ff" in run):
+            unit = "byte-pair token" if "--tokens" in run["command"] else "character"
+            what = f"GPT, {run['layers']} layers, {run['arm']}, 25 novels, nats a {unit}"
             lines.append(
                 f"| {what} | {run['tier']} | {run['ff']:.4f} | {twin} | {run['seed']} | "
                 f"`{without_seed(run['command'])}` |"

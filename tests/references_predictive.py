@@ -99,6 +99,22 @@ def prediction_gradient(prediction: Prediction, above: Row, below: Row) -> tuple
     return outer(errors, above), errors
 
 
+def unit_columns(weights: Matrix) -> Matrix:
+    """Synapses scaled so that those of every unit above have unit length."""
+    lengths = [math.sqrt(sum(w * w for w in column)) for column in zip(*weights, strict=True)]
+    return [[w / length for w, length in zip(row, lengths, strict=True)] for row in weights]
+
+
+def along_directions(weights: Matrix, gradient: Matrix) -> Matrix:
+    """Gradient for weights of which only the directions of columns count, from that for the directions."""
+    columns = []
+    for w, g in zip(zip(*weights, strict=True), zip(*gradient, strict=True), strict=True):
+        length = math.sqrt(sum(v * v for v in w))
+        along = sum(a * b for a, b in zip(w, g, strict=True)) / length
+        columns.append([(b - along * a / length) / length for a, b in zip(w, g, strict=True)])
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
 def outer(after: Row, before: Row) -> Matrix:
     return [[a * b for b in before] for a in after]
 

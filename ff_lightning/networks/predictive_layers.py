@@ -141,7 +141,9 @@ class LatentPrediction(Prediction):
     """Predicts the top layer from a latent state, which nothing drives but the error of its own prediction.
 
     The latent state is of any sign and length. From it the same rule learns as Oja's subspace rule does: the latent
-    units come to span the main directions in which the top layer varies.
+    units come to span the main directions in which the top layer varies. The synapses of a latent unit count by their
+    direction alone, as if scaled to unit length. Without that they grow for as long as they learn, until steps along
+    the error overshoot and latent states mean nothing any more.
 
     Args:
         latents: units of the latent state.
@@ -158,12 +160,21 @@ class LatentPrediction(Prediction):
         nn.init.orthogonal_(self.linear.weight)
         self.rate = positive("latent_rate", rate)
 
+    def directions(self) -> Tensor:
+        """Synapses ``(units, latents)``, those of every latent unit of unit length."""
+        return F.normalize(self.linear.weight, dim=0)
+
+    def forward(self, above: Tensor) -> Tensor:  # noqa: D102
+        drive = F.linear(above, self.directions(), self.linear.bias)
+        predicted: Tensor = _Clipped.apply(drive, self.ceiling)  # type: ignore[no-untyped-call]
+        return predicted
+
     @torch.no_grad()
     def infer(self, top: Tensor, steps: int) -> Tensor:
         """Latent states ``(B, latents)`` of top-layer activities ``(B, units)``: from zero along the error."""
-        latent = top.new_zeros(len(top), self.linear.in_features)
+        latent, back = top.new_zeros(len(top), self.linear.in_features), self.directions().T
         for _ in range(steps):
-            latent = latent + self.rate * F.linear(top - self(latent), self.linear.weight.T)
+            latent = latent + self.rate * F.linear(top - self(latent), back)
         return latent
 
 

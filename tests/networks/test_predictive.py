@@ -90,7 +90,9 @@ class Paper:
                 self.train_predictions(images, states)
 
     def train_predictions(self, images: list[reference.Row], states: list[list[reference.Row]]) -> None:
-        latents = [[0.0] * len(self.predictions[-1].weights[0]) for _ in images]
+        raw = self.predictions[-1].weights
+        self.predictions[-1].weights = reference.unit_columns(raw)
+        latents = [[0.0] * len(raw[0]) for _ in images]
         for n in [*range(len(images))] * self.network.steps:
             latents[n] = reference.inferred(self.predictions[-1], states[n][-1], latents[n], LATENT_RATE)
         for level, prediction in enumerate(self.predictions):
@@ -98,7 +100,12 @@ class Paper:
             for image, z, latent in zip(images, states, latents, strict=False):
                 ladder = [image, *z]
                 above = latent if level == len(self.layers) else reference.unit_rms(z[level])
-                found.append(reference.prediction_gradient(prediction, above, ladder[level]))
+                weights, bias = reference.prediction_gradient(prediction, above, ladder[level])
+                if level == len(self.layers):
+                    weights = reference.along_directions(raw, weights)
+                found.append((weights, bias))
+            if level == len(self.layers):
+                prediction.weights = raw
             for name, gradients in zip(("weights", "bias"), zip(*found, strict=True), strict=True):
                 step = RATE * torch.tensor(gradients).double().mean(0)
                 setattr(prediction, name, (torch.tensor(getattr(prediction, name)).double() - step).tolist())
@@ -110,6 +117,16 @@ class Paper:
             h = [max(w + b, 0.0) for w, b in zip(drive, layer.bias, strict=True)]
             states.append(h)
         return states
+
+
+def test_latent_states_stay_finite_however_long_synapses_grow() -> None:
+    """Steps along the error overshot when the synapses had doubled in length."""
+    prediction = circuits().top_prediction
+    top = torch.rand(5, prediction.linear.out_features)
+    expected = prediction.infer(top, 50)
+    prediction.linear.weight.data.mul_(10.0)
+    torch.testing.assert_close(prediction.infer(top, 50), expected)
+    assert expected.abs().max() < 10
 
 
 def test_every_update_of_every_synapse_is_the_papers() -> None:
