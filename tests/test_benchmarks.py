@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "benchmarks"
 
@@ -147,3 +148,43 @@ def test_overhead_adds_up_what_each_kind_of_step_costs(benchmark: Any) -> None:
     share, _ = overhead.extra(plan, shown, bare, 100, 5)
     every_epoch = 97 * 0.01 + 2 * 0.11 + 1.0
     assert share == pytest.approx((5 * every_epoch + 0.5 + 2.0) / 500)
+
+
+@pytest.fixture(scope="module")
+def digits() -> tuple[torch.Tensor, torch.Tensor]:
+    """Scikit-learn's digits in the size of MNIST's."""
+    images, classes = load_digits(return_X_y=True)
+    x = torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16
+    return torch.nn.functional.interpolate(x, size=28, mode="bilinear").flatten(1), torch.tensor(classes)
+
+
+def test_the_peers_learn(benchmark: Any, digits: tuple[torch.Tensor, torch.Tensor]) -> None:
+    peers = benchmark("peers")
+    torch.manual_seed(0)
+    loewex, mpezeshki = peers.Loewex((100, 100, 100)), peers.Mpezeshki((50, 50))
+    assert loewex.train(digits, 2.0, preloaded=True) > 0
+    assert mpezeshki.train(digits, 3.0) > 0
+    assert peers.error(loewex.predict, digits) < 50
+    assert peers.error(mpezeshki.predict, digits) < 85
+    right, other, neutral, y = next(iter(loewex.batches(digits, preloaded=False)))
+    assert right.shape == other.shape == neutral.shape == (100, 784)
+    assert torch.equal(right[:, :10].argmax(1), y)
+    assert not (other[:, :10].argmax(1) == y).any()
+    assert torch.equal(right[:, 10:], neutral[:, 10:])
+
+
+def test_no_loss_of_a_peer_reaches_another_layer(
+    benchmark: Any, digits: tuple[torch.Tensor, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gradient of the first layer is the same whatever the second one is."""
+    peers = benchmark("peers")
+    found = []
+    for scale in (1.0, 3.0):
+        torch.manual_seed(0)
+        loewex = peers.Loewex((20, 20, 20))
+        monkeypatch.setattr(loewex.optimizer, "step", lambda: None)
+        loewex.layers[1].weight.data.mul_(scale)
+        loewex.step(*next(iter(loewex.batches(digits, preloaded=True))), 0.0)
+        found.append([layer.weight.grad for layer in loewex.layers])
+    assert torch.equal(found[0][0], found[1][0])
+    assert not torch.equal(found[0][1], found[1][1])
