@@ -110,17 +110,19 @@ def curve(name: str) -> str:
     for runs in by_setting(name):
         columns, ends = {}, []
         for run in runs:
-            reminded = ", reminded" if "--remind" in run["command"] else ""
-            label = f"{run['arm']}, {run['layers_per_block']} layers a block{reminded}"
+            rate = re.search(r"--muon-lr (\S+)", run["command"])
+            special = (", reminded" if "--remind" in run["command"] else "") + (f", Muon {rate[1]}" if rate else "")
+            label = f"{run['arm']}, {run['layers_per_block']} layers a block{special}"
             if "ff" in run:
                 columns[label] = dict(run["curve"]["ff"])
                 blocks = f"blocks {blocks_of([run])}, {run['ff_seconds']:.0f} CPU seconds"
                 ends.append(f"- {label}: {blocks}. `{run['command']}`")
+            if "backprop" in run["curve"]:
+                columns[f"twin{special}"] = dict(run["curve"]["backprop"])
             if "backprop" in run:
-                columns[f"twin{reminded}"] = dict(run["curve"]["backprop"])
                 one = f"; of one layer {run['one_layer_backprop']:.4f}" if "one_layer_backprop" in run else ""
                 seconds = f"{run['backprop_seconds']:.0f} CPU seconds"
-                ends.append(f"- twin{reminded}: {run['backprop']:.4f}, {seconds}{one}. `{run['command']}`")
+                ends.append(f"- twin{special}: {run['backprop']:.4f}, {seconds}{one}. `{run['command']}`")
         points = sorted({tokens for column in columns.values() for tokens in column})
         lines = [f"| million tokens | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
         for tokens in points:

@@ -39,10 +39,11 @@ def summary() -> str:
                 f"{spread(runs, 'ff', 4)} | {spread(runs, 'twin', 4)} | {seeds_of(runs)} | `{command}` |"
             )
     for runs in by_setting("language_scale"):
+        if "--tokens" in runs[0]["command"]:
+            continue  # the text says where these stand
         twin = next(f"{run['backprop']:.4f}" for run in runs if "backprop" in run)
-        for run in (run for run in runs if "ff" in run):
-            unit = "byte-pair token" if "--tokens" in run["command"] else "character"
-            what = f"GPT, {run['layers']} layers, {run['arm']}, 25 novels, nats a {unit}"
+        for run in runs:
+            what = f"GPT, {run['layers']} layers, {run['arm']}, 25 novels, nats a character"
             lines.append(
                 f"| {what} | {run['tier']} | {run['ff']:.4f} | {twin} | {run['seed']} | "
                 f"`{without_seed(run['command'])}` |"

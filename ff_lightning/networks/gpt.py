@@ -27,8 +27,7 @@ class GPT(TokenStack):
         average: predict with the mean of what all blocks say instead of with the last one alone.
         inherit: blocks above the first are read with a constant copy of its readout instead of their own.
         remind: blocks above the first read the embedding of the token again, beside the activities from below. A
-            block that predicts words loses sight of which token it stands on; with large vocabularies that costs more
-            than a block above can add.
+            block that predicts one of many tokens loses sight of the one it stands on.
         expansion: hidden units of the MLP for each channel of the stream.
         taps: positions that the convolutions see.
 

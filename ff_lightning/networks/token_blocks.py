@@ -138,8 +138,9 @@ class SequenceContrast(nn.Module):
 class TokenLayers(nn.Module):
     """What a block computes: layers, in the first block of a transformer behind the embedding of tokens.
 
-    Before some layers the embedding can be added again: ``x = N(x) + N(e)``, both of mean square 1 at every position.
-    A block that has no embedding of its own finds ``e`` behind its input, where the block below put it.
+    Before some layers the embedding can be added again, as long as the stream is at that position:
+    ``x + |x| / |e| * e``. A block that has no embedding of its own finds ``e`` behind its input, where the block below
+    put it.
 
     Args:
         layers: from the input upwards.
@@ -180,7 +181,7 @@ class TokenLayers(nn.Module):
             x, e = x.chunk(2, -1)
         for index, layer in enumerate(self):
             if index in self.reminders:
-                x = rms_norm(x) + rms_norm(e)
+                x = x + rms_norm(e) * x.square().mean(-1, keepdim=True).sqrt()
             x = layer(x, None if caches is None else caches[index])
         return torch.cat([x, e.detach().to(x.dtype)], -1) if self.carry else x
 

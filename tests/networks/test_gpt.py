@@ -185,11 +185,10 @@ def test_a_reminded_block_reads_the_embedding_beside_the_activities() -> None:
     tokens = windows(2)[:, :-1]
     first, second, third = network.token_blocks()
     e = first.layer.embedding(tokens)
-    unit = lambda x: x / x.square().mean(-1, keepdim=True).sqrt()  # noqa: E731
     h = next(iter(first.layer))(e)
     torch.testing.assert_close(first(tokens), torch.cat([h, e], -1))
     for block in (second, third):
-        h = next(iter(block.layer))(unit(h) + unit(e))
+        h = next(iter(block.layer))(h + e * (h.norm(dim=-1) / e.norm(dim=-1)).unsqueeze(-1))
     torch.testing.assert_close(third(second(first(tokens))), h)
     carried = first(tokens)[..., h.shape[-1] :].sum()
     assert not any(grad.any() for grad in torch.autograd.grad(carried, list(first.layer.parameters())))
