@@ -39,6 +39,7 @@ LEVELS = {
         "cli_errors",
         "cli_export",
         "cli_generate",
+        "cli_messages",
         "cli_models",
         "cli_predict",
         "cli_recipes",
