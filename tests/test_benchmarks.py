@@ -162,8 +162,8 @@ def test_the_peers_learn(benchmark: Any, digits: tuple[torch.Tensor, torch.Tenso
     peers = benchmark("peers")
     torch.manual_seed(0)
     loewex, mpezeshki = peers.Loewex((100, 100, 100)), peers.Mpezeshki((50, 50))
-    assert loewex.train(digits, 2.0, preloaded=True) > 0
-    assert mpezeshki.train(digits, 3.0) > 0
+    assert loewex.train(digits, 1.0, preloaded=True) > 0
+    assert mpezeshki.train(digits, 2.0) > 0
     assert peers.error(loewex.predict, digits) < 50
     assert peers.error(mpezeshki.predict, digits) < 85
     right, other, neutral, y = next(iter(loewex.batches(digits, preloaded=False)))

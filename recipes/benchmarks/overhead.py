@@ -111,7 +111,8 @@ def train(plan: Plan, shows: bool, mine: Semaphore, theirs: Semaphore, result: A
         }
         callbacks: list[pl.Callback] = [clock]
         if shows:
-            anything = Namespace(dict.fromkeys(["callbacks", "enable_progress_bar", "logger", "enable_checkpointing"]))
+            unset = ("callbacks", "logger", "enable_progress_bar", "enable_checkpointing", "enable_model_summary")
+            anything = Namespace(dict.fromkeys(unset))
             callbacks += [*default_callbacks(anything), BestCheckpoint(**built.config.best.as_dict())]
             flags |= {"enable_progress_bar": True, "enable_checkpointing": True}
             flags["logger"] = CSVLogger(folder, name="", version="")

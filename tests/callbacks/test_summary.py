@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from jsonargparse import Namespace
 from rich.table import Table
 
 import ff_lightning as ff
-from ff_lightning.callbacks.summary import summary_table
-from ff_lightning.cli import main
+from ff_lightning.callbacks.summary import BlockSummary, summary_table
+from ff_lightning.cli import default_callbacks, main
 from ff_lightning.networks import MLP
 from ff_lightning.readouts import LinearReadout
 from tests.texts import gpt
@@ -42,13 +43,18 @@ def test_a_language_model_names_its_contrast() -> None:
     assert [row[3] for row in rows] == 3 * ["LinearContrast"] + [""]
 
 
-@pytest.mark.parametrize(("given", "shown"), [([], True), (["--trainer.enable_model_summary", "false"], False)])
-def test_the_command_line_shows_it_unless_told_not_to(
-    given: list[str], shown: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_line_shows_it_and_no_advertisement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["fit", "--config", str(RECIPES / "digits_mlp.yaml"), "--config", str(RECIPES / "with/smoke.yaml")]
-    assert main([*words, "--trainer.default_root_dir", str(tmp_path), *given]) == 0
+    assert main([*words, "--trainer.default_root_dir", str(tmp_path)]) == 0
     out = capsys.readouterr()
-    assert ("what learns by itself" in out.out) == shown
+    assert "what learns by itself" in out.out
     assert "litlogger" not in out.out + out.err
     assert "FLOPs" not in out.out
+
+
+@pytest.mark.parametrize("given", [None, True, False])
+def test_it_is_left_out_where_something_is_said_of_summaries(given: bool | None) -> None:
+    trainer = Namespace(
+        callbacks=None, enable_progress_bar=False, logger=False, enable_checkpointing=False, enable_model_summary=given
+    )
+    assert any(isinstance(callback, BlockSummary) for callback in default_callbacks(trainer)) == (given is None)
