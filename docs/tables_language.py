@@ -137,7 +137,8 @@ def tries(name: str) -> str:
     """Table of short trainings, one network a row, that were made to choose a setting."""
     lines = ["| arm | FF, by block | twin | CPU seconds | command |", "|---|---|---|---|---|"]
     for (run,) in rows(name):
-        ours, twin = (blocks_of([run]), "") if "ff" in run else ("", f"{run['backprop']:.4f}")
+        ours = blocks_of([run]) if "ff" in run else ""
+        twin = f"{run['backprop']:.4f}" if "backprop" in run else ""
         seconds = run["ff_seconds"] if "ff" in run else run["backprop_seconds"]
         arm = run["arm"] if "ff" in run else "backprop"
         lines.append(f"| {arm} | {ours} | {twin} | {seconds:.0f} | `{run['command']}` |")
