@@ -75,5 +75,5 @@ def draw_generated(rows: Tensor, names: list[str]) -> Figure:
             ax.set_xticks([])
             ax.set_yticks([])
         axes[row, 0].set_ylabel(label, rotation=0, ha="right", va="center")
-    figure.suptitle("Reconstructions of test images, and samples of every class", fontsize=10)
+    figure.suptitle("Reconstructions, and samples of every class", fontsize=10)
     return figure
