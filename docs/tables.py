@@ -14,7 +14,7 @@ from pathlib import Path
 from tables_circuits import predictive, spiking
 from tables_common import DOCS, rows
 from tables_hardware import gpt_steps, memory, parallel, precisions, resumes, step_times
-from tables_images import changes, class_goodness, errors, experiments
+from tables_images import changes, class_goodness, errors, experiments, peers
 from tables_language import aesop, curve, language, negatives, tries
 from tables_summary import summary
 
@@ -33,6 +33,7 @@ def replace(path: Path, body: str) -> bool:
 
 SECTIONS = {
     "Images: label in the input": [(errors, "mnist_mlp")],
+    "Images: public repositories": [(peers, "peers")],
     "Images: goodness of every class": [(class_goodness, "class_goodness")],
     "Images: Hinton's experiments": [(experiments, "hinton")],
     "Images: learned without labels": [(experiments, "scff")],

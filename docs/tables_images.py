@@ -82,3 +82,22 @@ def experiments(name: str) -> str:
             f"{twin} | {minutes} | {seeds} | `{without_seed(first['command'])}` |"
         )
     return "\n".join([*lines, "", origin(name)])
+
+
+def peers(name: str) -> str:
+    """Table of `mnist_mlp` beside the settings of public repositories, all with the same CPU time."""
+    lines = [
+        "| setting | samples a CPU second | validation error after this time, % |",
+        "|---|---|---|",
+    ]
+    notes = []
+    for (run,) in rows(name):
+        for who in ("", "loewex_", "loewex_preloaded_", "mpezeshki_"):
+            error = run.get(f"{who}validation_error", "")
+            label = who.strip("_").replace("_", ", ") or "`mnist_mlp`"
+            lines.append(f"| {label} | {run[f'{who}samples_per_second']} | {error} |")
+        notes.append(
+            f"{run['cpu_seconds']} CPU seconds each, {run['epochs']} epochs of ours. 100 epochs of loewex would take "
+            f"{run['loewex_cpu_seconds_of_100_epochs']} CPU seconds at this speed. `{run['command']}`"
+        )
+    return "\n".join([*lines, "", *notes, "", origin(name)])
