@@ -36,7 +36,6 @@ SECTIONS = {
     "Images: public repositories": [(peers, "peers")],
     "Images: goodness of every class": [(class_goodness, "class_goodness")],
     "Images: Hinton's experiments": [(experiments, "hinton")],
-    "Images: learned without labels": [(experiments, "scff")],
     "Predictive Forward-Forward": [(predictive, "predictive")],
     "Spiking Forward-Forward": [(spiking, "spiking")],
     "Language: tiny Shakespeare, characters": [(language, "language")],

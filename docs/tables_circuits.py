@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from tables_common import origin, rows, seeds_of, spread, without_seed
-
-
-def _maybe(runs: list[dict[str, Any]], key: str, digits: int = 2) -> str:
-    """Mean and spread over the runs that have the value; empty if none has."""
-    found = [run for run in runs if run.get(key) is not None]
-    return spread(found, key, digits) if found else ""
+from tables_common import means, origin, rows, seeds_of, spread, spread_if_any, without_seed
 
 
 def predictive(name: str) -> str:
@@ -24,11 +16,11 @@ def predictive(name: str) -> str:
     for runs in rows(name):
         first = runs[0]
         keys = "reconstruction_error", "reconstruction_error_from_top", "mean_image_error"
-        pictures = ", ".join(_maybe(runs, key, 1) or "none" for key in keys)
+        pictures = ", ".join(spread_if_any(runs, key, 1) or "none" for key in keys)
         lines.append(
-            f"| `{first['recipe']}` | {first['tier']} | {_maybe(runs, 'test_error')} | "
-            f"{spread(runs, 'validation_error')} | {pictures} | {_maybe(runs, 'recognised_samples', 3)} | "
-            f"{_maybe(runs, 'judge_validation_error')} | {first['epochs']} | {spread(runs, 'cpu_minutes', 1)} | "
+            f"| `{first['recipe']}` | {first['tier']} | {spread_if_any(runs, 'test_error')} | "
+            f"{spread(runs, 'validation_error')} | {pictures} | {spread_if_any(runs, 'recognised_samples', 3)} | "
+            f"{spread_if_any(runs, 'judge_validation_error')} | {first['epochs']} | {spread(runs, 'cpu_minutes', 1)} | "
             f"{seeds_of(runs)} | `{without_seed(first['command'])}` |"
         )
     return "\n".join([*lines, "", origin(name)])
@@ -44,13 +36,12 @@ def spiking(name: str) -> str:
     for runs in rows(name):
         first = runs[0]
         columns = zip(*(run["test_error_by_block"] for run in runs if "test_error_by_block" in run), strict=True)
-        blocks = " ".join(f"{sum(column) / len(column):.2f}" for column in columns)
         each = [{key: run.get(f"{key}_seconds", 0) / 60 for key in ("train_cpu", "twin_train_cpu")} for run in runs]
         minutes = " / ".join(spread(each, key, 1) for key in each[0] if each[0][key])
-        others = " | ".join(_maybe(runs, key) for key in ("validation_error", "twin_test_error", "linear_error"))
+        others = " | ".join(spread_if_any(runs, key) for key in ("validation_error", "twin_test_error", "linear_error"))
         lines.append(
-            f"| {first['data']} | {first['tier']} | {_maybe(runs, 'test_error')} | {blocks} | {others} | "
-            f"{_maybe(runs, 'memory_ratio', 3)} | {first['epochs']} | {minutes} | {seeds_of(runs)} | "
+            f"| {first['data']} | {first['tier']} | {spread_if_any(runs, 'test_error')} | {means(columns)} | "
+            f"{others} | {spread_if_any(runs, 'memory_ratio', 3)} | {first['epochs']} | {minutes} | {seeds_of(runs)} | "
             f"`{without_seed(first['command'])}` |"
         )
     return "\n".join([*lines, "", origin(name)])

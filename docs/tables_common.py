@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,17 @@ def spread(runs: list[dict[str, Any]], key: str, digits: int = 2) -> str:
     values = [run[key] for run in runs]
     mean = f"{sum(values) / len(values):.{digits}f}"
     return mean if len(values) == 1 else f"{mean} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def spread_if_any(runs: list[dict[str, Any]], key: str, digits: int = 2) -> str:
+    """The same over the runs that have the value; empty if none has."""
+    found = [run for run in runs if run.get(key) is not None]
+    return spread(found, key, digits) if found else ""
+
+
+def means(columns: Iterable[Sequence[float]]) -> str:
+    """Mean of every column, such as a block over seeds."""
+    return " ".join(f"{sum(column) / len(column):.2f}" for column in columns)
 
 
 def seeds_of(runs: list[dict[str, Any]]) -> str:

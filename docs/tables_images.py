@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tables_common import origin, rows, seeds_of, spread, without_seed
+from tables_common import means, origin, rows, seeds_of, spread, without_seed
 
 
 def errors(name: str) -> str:
@@ -49,14 +49,13 @@ def class_goodness(name: str) -> str:
     for runs in rows(name):
         first, (each, seeds) = runs[0], by_seed(runs)
         columns = zip(*(one["test_by_block"] for one in each), strict=True)
-        blocks = " ".join(f"{sum(column) / len(each):.2f}" for column in columns)
         chosen = [{"validation": one["validation"][one["readout"]]} for one in each]
         readouts = ", ".join(dict.fromkeys(f"`{one['readout']}`" for one in each))
         twins = [one for one in each if "twin_test" in one]
         twin = spread(twins, "twin_test") if twins else ""
         minutes = f"{spread(each, 'cpu_minutes', 1)}" + (f" / {spread(twins, 'twin_cpu_minutes', 1)}" if twins else "")
         lines.append(
-            f"| `{first['recipe']}` | {first['tier']} | {spread(each, 'test')} | {blocks} | "
+            f"| `{first['recipe']}` | {first['tier']} | {spread(each, 'test')} | {means(columns)} | "
             f"{spread(chosen, 'validation')} | {readouts} | {twin} | {minutes} | {seeds} | "
             f"`{without_seed(first['command'])}` |"
         )
@@ -73,13 +72,12 @@ def experiments(name: str) -> str:
     for runs in rows(name):
         first, (each, seeds) = runs[0], by_seed(runs)
         columns = [[one[key] for one in each] for key in sorted(each[0]) if key.startswith("test/block")]
-        blocks = " ".join(f"{sum(column) / len(each):.2f}" for column in columns)
         twins = [one for one in each if "twin_test" in one]
         twin = spread(twins, "twin_test") if twins else ""
         minutes = spread(each, "cpu_minutes", 1) + (f" / {spread(twins, 'twin_cpu_minutes', 1)}" if twins else "")
         lines.append(
-            f"| `{first['recipe']}` | {first['tier']} | {spread(each, 'test')} | {blocks} | {spread(each, 'val')} | "
-            f"{twin} | {minutes} | {seeds} | `{without_seed(first['command'])}` |"
+            f"| `{first['recipe']}` | {first['tier']} | {spread(each, 'test')} | {means(columns)} | "
+            f"{spread(each, 'val')} | {twin} | {minutes} | {seeds} | `{without_seed(first['command'])}` |"
         )
     return "\n".join([*lines, "", origin(name)])
 

@@ -129,8 +129,13 @@ class Prediction(nn.Module):
         self.ceiling = ceiling
 
     def forward(self, above: Tensor) -> Tensor:  # noqa: D102
-        predicted: Tensor = _Clipped.apply(self.linear(self.norm(above)), self.ceiling)  # type: ignore[no-untyped-call]
+        predicted: Tensor = _Clipped.apply(self.drive(above), self.ceiling)  # type: ignore[no-untyped-call]
         return predicted
+
+    def drive(self, above: Tensor) -> Tensor:
+        """What reaches the units below, before it is clipped."""
+        driven: Tensor = self.linear(self.norm(above))
+        return driven
 
     def local_loss(self, above: Tensor, below: Tensor) -> Tensor:
         """Squared error of the prediction, summed over the units below, a mean over the batch; scalar."""
@@ -164,10 +169,9 @@ class LatentPrediction(Prediction):
         """Synapses ``(units, latents)``, those of every latent unit of unit length."""
         return F.normalize(self.linear.weight, dim=0)
 
-    def forward(self, above: Tensor) -> Tensor:  # noqa: D102
-        drive = F.linear(above, self.directions(), self.linear.bias)
-        predicted: Tensor = _Clipped.apply(drive, self.ceiling)  # type: ignore[no-untyped-call]
-        return predicted
+    def drive(self, above: Tensor) -> Tensor:
+        """The latent state along its directions."""
+        return F.linear(above, self.directions(), self.linear.bias)
 
     @torch.no_grad()
     def infer(self, top: Tensor, steps: int) -> Tensor:
