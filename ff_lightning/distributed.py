@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -40,6 +43,21 @@ def eager(function: Function) -> Function:
 def num_ranks() -> int:
     """How many data-parallel ranks there are: 1 in a single process."""
     return 1 if _one_copy or not (dist.is_available() and dist.is_initialized()) else dist.get_world_size()
+
+
+@cache
+def leave_group_at_exit() -> None:
+    """Have the process group destroyed before the interpreter goes; called again, it does nothing.
+
+    Else threads of gloo may outlive the interpreter and abort a process whose training succeeded (pytorch#190489).
+    Lightning does so for NCCL only. After an exception other ranks may never answer, so nothing is waited for then.
+    """
+
+    def leave() -> None:
+        if dist.is_available() and dist.is_initialized() and getattr(sys, "last_value", None) is None:
+            dist.destroy_process_group()
+
+    atexit.register(leave)
 
 
 def mean_over_ranks(value: Tensor) -> Tensor:

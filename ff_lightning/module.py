@@ -22,7 +22,7 @@ from ff_lightning.batches import refuse_non_finite, seed_default_generator
 from ff_lightning.blocks import BlockStack, LocalStep, Signal, refuse_shared_parameters
 from ff_lightning.checkpoints import AtomicCheckpointIO
 from ff_lightning.compilation import compile_steps, undo_compile
-from ff_lightning.distributed import eager
+from ff_lightning.distributed import eager, leave_group_at_exit
 from ff_lightning.errors import InputError, positive
 from ff_lightning.hyperparameters import save_plain_hyperparameters
 from ff_lightning.metrics import local_values
@@ -286,7 +286,8 @@ class FFLightningModule(pl.LightningModule):
         return []
 
     def setup(self, stage: str) -> None:
-        """Tell Lightning's counters of ``accumulate_batches``, and let no kill damage a checkpoint."""
+        """Tell Lightning's counters of ``accumulate_batches``, and let no kill damage a checkpoint, no exit a run."""
+        leave_group_at_exit()
         if stage == "fit":
             self.trainer.accumulate_grad_batches = self.accumulate_batches
             if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:

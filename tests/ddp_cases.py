@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import shutil
 import sys
 import warnings
@@ -260,8 +262,10 @@ def sleep(folder: Path) -> ff.FFLanguageModel:
 
 
 def main(folder: Path) -> None:
-    """Train every case on this rank and store its weights."""
+    """Train every case on this rank and store its weights, and at the very end whether the group still stands."""
     warnings.filterwarnings("ignore")
+    at_exit = folder / f"at exit, rank {os.environ['RANK']}.txt"
+    atexit.register(lambda: at_exit.write_text(f"group: {torch.distributed.is_initialized()}"))
 
     def store(name: str, case: str, **kwargs: Any) -> None:
         module = fit(folder, case, ranks=2, **kwargs)
