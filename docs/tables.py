@@ -14,7 +14,7 @@ from pathlib import Path
 from tables_circuits import predictive, spiking
 from tables_common import DOCS, rows
 from tables_hardware import gpt_steps, memory, parallel, precisions, resumes, step_times
-from tables_images import changes, class_goodness, errors, experiments, peers
+from tables_images import changes, class_goodness, errors, experiments, peers, self_contrast
 from tables_language import aesop, curve, language, negatives, tries
 from tables_summary import summary
 
@@ -36,6 +36,7 @@ SECTIONS = {
     "Images: public repositories": [(peers, "peers")],
     "Images: goodness of every class": [(class_goodness, "class_goodness")],
     "Images: Hinton's experiments": [(experiments, "hinton")],
+    "Images: self-contrast, without labels": [(self_contrast, "scff")],
     "Predictive Forward-Forward": [(predictive, "predictive")],
     "Spiking Forward-Forward": [(spiking, "spiking")],
     "Language: tiny Shakespeare, characters": [(language, "language")],

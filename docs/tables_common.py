@@ -54,6 +54,6 @@ def origin(name: str) -> str:
     runs = [run for group in rows(name) for run in group]
     facts = [sorted({run[key] for run in runs}) for key in ("hardware", "commit", "date")]
     hardware, commits, dates = (", ".join(values) for values in facts)
-    jpeg = any("cifar10_jpeg" in run["command"] for run in runs)
+    jpeg = any("cifar10_jpeg" in (*run["command"].split(), run.get("data")) for run in runs)
     caution = " CIFAR-10 was read from a copy in JPEG, which is not comparable with published results." if jpeg else ""
     return f"Measured on {hardware}, one thread, {dates}; commit {commits}.{caution}"

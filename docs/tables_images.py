@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tables_common import means, origin, rows, seeds_of, spread, without_seed
+from tables_common import means, origin, rows, seeds_of, spread, spread_if_any, without_seed
 
 
 def errors(name: str) -> str:
@@ -78,6 +78,25 @@ def experiments(name: str) -> str:
         lines.append(
             f"| `{first['recipe']}` | {first['tier']} | {spread(each, 'test')} | {means(columns)} | "
             f"{spread(each, 'val')} | {twin} | {minutes} | {seeds} | `{without_seed(first['command'])}` |"
+        )
+    return "\n".join([*lines, "", origin(name)])
+
+
+def self_contrast(name: str) -> str:
+    """Table of networks that learn without labels, with a linear softmax on what they make of an image."""
+    lines = [
+        "| recipe | tier | test accuracy, % | validation accuracy, % | twin, test, % | CPU minutes, FF / twin | "
+        "seeds | command |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for runs in rows(name):
+        first = runs[0]
+        minutes = " / ".join(filter(None, (spread_if_any(runs, key, 1) for key in ("cpu_minutes", "twin_cpu_minutes"))))
+        seeds = ", ".join(str(seed) for run in runs for seed in run["seeds"])
+        lines.append(
+            f"| `{first['recipe']}` | {first['tier']} | {spread(runs, 'test_accuracy')} | "
+            f"{spread(runs, 'validation_accuracy')} | {spread_if_any(runs, 'twin')} | {minutes} | {seeds} | "
+            f"`{without_seed(first['command'])}` |"
         )
     return "\n".join([*lines, "", origin(name)])
 

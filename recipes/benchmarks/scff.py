@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from pathlib import Path
 
 import torch
 from recipe import load, provenance
@@ -64,6 +65,7 @@ def main() -> None:
         "twin_cpu_minutes": twin_minutes,
         "seeds": [args.seed],
         "recipe": args.recipe,
+        "data": Path(args.data).name if args.data else "hub",
     }
     print(json.dumps(result | provenance()))
 
