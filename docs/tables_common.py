@@ -12,8 +12,8 @@ DOCS = Path(__file__).parent
 
 
 def without_seed(command: str) -> str:
-    """A command without the seeds it names, which stand in a column of their own."""
-    return re.sub(r" --seed(?: \d+)+", "", command)
+    """A command without the seeds it names, which stand in a column of their own, and without a picture that it draws."""
+    return re.sub(r" --seed(?: \d+)+| --sheet \S+", "", command)
 
 
 def rows(name: str) -> list[list[dict[str, Any]]]:
