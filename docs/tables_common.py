@@ -12,7 +12,7 @@ DOCS = Path(__file__).parent
 
 
 def without_seed(command: str) -> str:
-    """A command without the seeds it names, which stand in a column of their own, and without a picture that it draws."""
+    """A command without the seeds it names, which have a column of their own, and without a picture that it draws."""
     return re.sub(r" --seed(?: \d+)+| --sheet \S+", "", command)
 
 

@@ -2,51 +2,73 @@
 
 from __future__ import annotations
 
-from tables_common import origin, rows, seeds_of, spread, without_seed
+from collections.abc import Iterator
+
+from tables_common import origin, rows, seeds_of, spread, spread_if_any, without_seed
 from tables_images import by_seed
 from tables_language import beside_twins, by_setting
 
+HEAD = [
+    "| what | tier | Forward-Forward | same network, backprop | seeds | command |",
+    "|---|---|---|---|---|---|",
+]
 
-def summary() -> str:
-    """One line a result: Forward-Forward, the same network by backprop, and the command."""
-    lines = [
-        "| what | tier | Forward-Forward | same network, backprop | seeds | command |",
-        "|---|---|---|---|---|---|",
-    ]
+
+def line(what: str, tier: str, ff: str, twin: str, seeds: str, command: str) -> str:
+    """A line of the table."""
+    return f"| {what} | {tier} | {ff} | {twin} | {seeds} | `{command}` |"
+
+
+def labels_in_the_input() -> Iterator[str]:
+    """MLPs; a twin is a row of its own, which says so after its name."""
     images = rows("mnist_mlp")
     twins = {runs[0]["recipe"]: spread(runs, "test_error") for runs in images}
     for runs in images:
         first = runs[0]
         if first["tier"] != "backprop":
-            lines.append(
-                f"| `{first['recipe']}`, test error, % | {first['tier']} | {spread(runs, 'test_error')} | "
-                f"{twins.get(first['recipe'] + ' + with/twin', '')} | {seeds_of(runs)} | "
-                f"`{without_seed(first['command'])}` |"
-            )
+            what, twin = f"`{first['recipe']}`, test error, %", twins.get(first["recipe"] + " + with/twin", "")
+            command = without_seed(first["command"])
+            yield line(what, first["tier"], spread(runs, "test_error"), twin, seeds_of(runs), command)
+
+
+def goodness_of_every_class() -> Iterator[str]:
+    """Convolutional networks."""
     for runs in rows("class_goodness"):
         first, (each, seeds) = runs[0], by_seed(runs)
-        found = [one for one in each if "twin_test" in one]
-        lines.append(
-            f"| `{first['recipe']}`, test accuracy, % | {first['tier']} | {spread(each, 'test')} | "
-            f"{spread(found, 'twin_test') if found else ''} | {seeds} | `{without_seed(first['command'])}` |"
-        )
+        what, twin = f"`{first['recipe']}`, test accuracy, %", spread_if_any(each, "twin_test")
+        yield line(what, first["tier"], spread(each, "test"), twin, seeds, without_seed(first["command"]))
+
+
+def other_systems() -> Iterator[str]:
+    """Predictive circuits and spiking networks; more than one seed of each."""
+    for name in ("predictive", "spiking"):
+        for runs in rows(name):
+            first = runs[0]
+            if len(runs) > 1 and "test_error" in first:
+                what, twin = f"{name}, {first['data']}, test error, %", spread_if_any(runs, "twin_test_error")
+                command = without_seed(first["command"])
+                yield line(what, first["tier"], spread(runs, "test_error"), twin, seeds_of(runs), command)
+
+
+def language_models() -> Iterator[str]:
+    """GPTs on characters."""
     for command, runs in beside_twins("language").items():
         first = runs[0]
         if first["layers_per_block"] == 2 and len(runs) == 3:
             what = f"GPT, {first['layers']} layers, {first['arm']}, tiny Shakespeare, nats a character"
-            lines.append(
-                f"| {what} | {first['tier']} | "
-                f"{spread(runs, 'ff', 4)} | {spread(runs, 'twin', 4)} | {seeds_of(runs)} | `{command}` |"
-            )
+            yield line(what, first["tier"], spread(runs, "ff", 4), spread(runs, "twin", 4), seeds_of(runs), command)
     for runs in by_setting("language_scale"):
         if "--tokens" in runs[0]["command"]:
             continue  # the text says where these stand
         twin = next(f"{run['backprop']:.4f}" for run in runs if "backprop" in run)
         for run in runs:
             what = f"GPT, {run['layers']} layers, {run['arm']}, 25 novels, nats a character"
-            lines.append(
-                f"| {what} | {run['tier']} | {run['ff']:.4f} | {twin} | {run['seed']} | "
-                f"`{without_seed(run['command'])}` |"
-            )
-    files = ("mnist_mlp", "class_goodness", "language", "language_scale")
+            yield line(what, run["tier"], f"{run['ff']:.4f}", twin, str(run["seed"]), without_seed(run["command"]))
+
+
+def summary() -> str:
+    """One line a result: Forward-Forward, the same network by backprop, and the command."""
+    parts = (labels_in_the_input, goodness_of_every_class, other_systems, language_models)
+    files = ("mnist_mlp", "class_goodness", "predictive", "spiking", "language", "language_scale")
+    lines = [*HEAD, *(row for part in parts for row in part())]
     return "\n\n".join(["\n".join(lines), *dict.fromkeys(map(origin, files))])
