@@ -38,6 +38,21 @@ class TokenContrast:
     g_neg: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Slopes:
+    """A contrast at every position, and how steep it is there.
+
+    Attributes:
+        loss: ``(B, T)``.
+        g_pos: ``(B, T)``, its derivative with respect to the goodness of the real token.
+        g_neg: ``(B, T, K)``, with respect to the goodness of each negative.
+    """
+
+    loss: Tensor
+    g_pos: Tensor
+    g_neg: Tensor
+
+
 class TokenLoss(nn.Module, ABC):
     """Local loss of a block that scores candidate tokens.
 
@@ -61,7 +76,7 @@ class TokenLoss(nn.Module, ABC):
         return logits
 
 
-class _Sampled(TokenLoss, ABC):
+class SampledContrast(TokenLoss, ABC):
     """A loss with explicit negatives (tier T1).
 
     Args:
@@ -80,8 +95,56 @@ class _Sampled(TokenLoss, ABC):
         """Share of each token among the negatives drawn from ``softmax(logits)``, ``(B, T, V)``."""
         return draw_shares(logits.detach(), self.negatives, generator, even=self.even)
 
+    def source(self, logits: Tensor, below: Tensor) -> Tensor:
+        """The prediction, as logits ``(B, T, V)``, that negatives are drawn from: the block's own."""
+        del below
+        return logits
 
-class LinearContrast(_Sampled):
+    @abstractmethod
+    def goodness(self, logits: Tensor, below: Tensor) -> Tensor:
+        """What is contrasted, ``(B, T, V)``."""
+
+    @abstractmethod
+    def slopes(self, g_pos: Tensor, g_neg: Tensor) -> Slopes:
+        """Loss and its derivatives for goodness of the real tokens ``(B, T)`` and of the negatives ``(B, T, K)``."""
+
+    def among_many(
+        self,
+        energies: Tensor,
+        readout: tuple[Tensor, Tensor],
+        below: Tensor,
+        targets: Tensor,
+        generator: torch.Generator | None,
+    ) -> TokenContrast:
+        """The same contrast for a large vocabulary, where only the tokens compared have a gradient.
+
+        The prediction over all tokens is needed to draw from, and costs a forward pass; the backward pass is that of
+        ``K + 1`` tokens a position, whatever the vocabulary. Loss and gradient are those of :meth:`forward`.
+
+        Args:
+            energies: ``(B, T, width)`` float, what the readout reads.
+            readout: weight ``(V, width)`` and bias ``(V,)``.
+            below: as for :meth:`forward`.
+            targets: as for :meth:`forward`.
+            generator: as for :meth:`forward`.
+        """
+        weight, bias = readout
+        with torch.no_grad():
+            logits = below + F.linear(energies, weight, bias)
+            drawn = draw_tokens(self.source(logits, below), self.negatives, generator, even=self.even)
+            goodness = self.goodness(logits, below)
+            g_pos = goodness.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
+            g_neg = goodness.gather(-1, drawn)
+            found = self.slopes(g_pos, g_neg)
+            compared = torch.cat([drawn, targets.unsqueeze(-1)], -1).flatten(0, -2)
+            shares = torch.cat([found.g_neg, found.g_pos.unsqueeze(-1)], -1).flatten(0, -2).to(energies.dtype)
+        directions = F.embedding_bag(compared, weight, mode="sum", per_sample_weights=shares)
+        biases = F.embedding_bag(compared, bias.unsqueeze(-1), mode="sum", per_sample_weights=shares)
+        slope = (energies.flatten(0, -2) * directions).sum(-1).mean() + biases.mean()
+        return TokenContrast(slope + (found.loss.mean() - slope).detach(), g_pos, g_neg.mean(-1))
+
+
+class LinearContrast(SampledContrast):
     """Mean over ``K`` negatives of ``F(v) - F(y)``, with ``v`` drawn from the block's own prediction (tier T1).
 
     Its value is near 0 throughout training, since negatives follow the block; only its gradient means something.
@@ -101,42 +164,16 @@ class LinearContrast(_Sampled):
         g_pos = g_pos.squeeze(-1)
         return TokenContrast(contrast.mean(), g_pos, contrast.detach() + g_pos)
 
-    def among_many(
-        self,
-        energies: Tensor,
-        readout: tuple[Tensor, Tensor],
-        below: Tensor,
-        targets: Tensor,
-        generator: torch.Generator | None,
-    ) -> TokenContrast:
-        """The same contrast for a large vocabulary, where only the tokens compared have a gradient.
+    def slopes(self, g_pos: Tensor, g_neg: Tensor) -> Slopes:  # noqa: D102
+        loss = g_neg.mean(-1) - g_pos
+        return Slopes(loss, -torch.ones_like(g_pos), torch.full_like(g_neg, 1 / self.negatives))
 
-        The prediction over all tokens is needed to draw from, and costs a forward pass; the backward pass is that of
-        ``K + 1`` tokens a position, whatever the vocabulary. The gradient is the one of :meth:`forward`.
-
-        Args:
-            energies: ``(B, T, width)`` float, what the readout reads.
-            readout: weight ``(V, width)`` and bias ``(V,)``.
-            below: as for :meth:`forward`.
-            targets: as for :meth:`forward`.
-            generator: as for :meth:`forward`.
-        """
-        weight, bias = readout
-        with torch.no_grad():
-            logits = below + F.linear(energies, weight, bias)
-            drawn = draw_tokens(logits, self.negatives, generator, even=self.even)
-            g_pos = logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
-            g_neg = logits.gather(-1, drawn).mean(-1)
-        compared = torch.cat([drawn, targets.unsqueeze(-1)], -1).flatten(0, -2)
-        shares = torch.full_like(compared, 1 / self.negatives, dtype=energies.dtype)
-        shares[:, -1] = -1
-        directions = F.embedding_bag(compared, weight, mode="sum", per_sample_weights=shares)
-        biases = F.embedding_bag(compared, bias.unsqueeze(-1), mode="sum", per_sample_weights=shares)
-        loss = (energies.flatten(0, -2) * directions).sum(-1).mean() + biases.mean()
-        return TokenContrast(loss, g_pos, g_neg)
+    def goodness(self, logits: Tensor, below: Tensor) -> Tensor:  # noqa: D102
+        del below
+        return logits
 
 
-class LogisticContrast(_Sampled):
+class LogisticContrast(SampledContrast):
     """Hinton's logistic loss on the goodness that a block adds to ``below`` (tier T1).
 
     ``softplus(θ - G(y)) + mean_k softplus(G(v_k) - θ)`` with ``G = F - below``. Negatives from ``softmax(below)``
@@ -160,12 +197,23 @@ class LogisticContrast(_Sampled):
     def forward(  # noqa: D102
         self, logits: Tensor, below: Tensor, targets: Tensor, generator: torch.Generator | None
     ) -> TokenContrast:
-        shares = self.draw(below.expand_as(logits) if self.from_below else logits, generator)
-        goodness = logits - below
+        shares = self.draw(self.source(logits, below), generator)
+        goodness = self.goodness(logits, below)
         g_pos = goodness.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         push = (shares * F.softplus(goodness - self.theta)).sum(-1)
         loss = F.softplus(self.theta - g_pos).mean() + push.mean()
         return TokenContrast(loss, g_pos.detach(), (shares * goodness.detach()).sum(-1))
+
+    def source(self, logits: Tensor, below: Tensor) -> Tensor:
+        """The prediction that negatives are drawn from, the block's own or the one below."""
+        return below.expand_as(logits) if self.from_below else logits
+
+    def goodness(self, logits: Tensor, below: Tensor) -> Tensor:  # noqa: D102
+        return logits - below
+
+    def slopes(self, g_pos: Tensor, g_neg: Tensor) -> Slopes:  # noqa: D102
+        loss = F.softplus(self.theta - g_pos) + F.softplus(g_neg - self.theta).mean(-1)
+        return Slopes(loss, -(self.theta - g_pos).sigmoid(), (g_neg - self.theta).sigmoid() / self.negatives)
 
     def calibrated(self, logits: Tensor, below: Tensor) -> Tensor:  # noqa: D102
         return logits if self.from_below else 2 * logits - below

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from ff_lightning.errors import InputError
-from ff_lightning.language import LinearContrast, LogisticContrast, TokenLoss, TokenSoftmax, draw_shares, draw_tokens
+from ff_lightning.language import (
+    LinearContrast,
+    LogisticContrast,
+    SampledContrast,
+    TokenLoss,
+    TokenSoftmax,
+    draw_shares,
+    draw_tokens,
+)
 
 V = 5
 ALL_LOSSES = [LinearContrast(4), LogisticContrast(4), LogisticContrast(4, from_below=True), TokenSoftmax()]
@@ -40,6 +51,29 @@ def test_the_linear_contrast_is_cross_entropy_in_the_mean_of_many_draws() -> Non
     few, many = (gradient(LinearContrast(k, even=False), at, below, targets) for k in (4, 200_000))
     assert (many - exact).abs().max() < 1e-3
     assert (few - exact).abs().max() > 10 * (many - exact).abs().max()
+
+
+@pytest.mark.parametrize("even", [True, False])
+@pytest.mark.parametrize("below_shape", [(V,), (2, 3, V)])
+@pytest.mark.parametrize("kind", [LinearContrast, LogisticContrast, partial(LogisticContrast, from_below=True)])
+def test_among_many_tokens_loss_and_gradient_are_the_same(
+    kind: Callable[..., SampledContrast], below_shape: tuple[int, ...], even: bool
+) -> None:
+    loss, targets = kind(4, even=even), torch.tensor([[0, 1, 2], [3, 4, 0]])
+    random = torch.Generator().manual_seed(5)
+    energies, weight, bias, below = (
+        torch.randn(shape, dtype=torch.float64, generator=random) for shape in ((2, 3, 7), (V, 7), (V,), below_shape)
+    )
+    leaves = [leaf.requires_grad_() for leaf in (energies, weight, bias)]
+    dense = loss(below + F.linear(energies, weight, bias), below, targets, torch.Generator().manual_seed(1))
+    few = loss.among_many(energies, (weight, bias), below, targets, torch.Generator().manual_seed(1))
+    assert dense.g_pos is not None
+    assert dense.g_neg is not None
+    for ours, expected in ((few.loss, dense.loss), (few.g_pos, dense.g_pos), (few.g_neg, dense.g_neg)):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
+    gradients = zip(*(torch.autograd.grad(contrast.loss, leaves) for contrast in (few, dense)), strict=True)
+    for ours, expected in gradients:
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
 
 
 def test_evenly_spread_draws_have_the_same_mean_and_less_noise() -> None:

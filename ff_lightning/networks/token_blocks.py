@@ -14,7 +14,7 @@ from ff_lightning.blocks import Block, LocalStep, Signal
 from ff_lightning.distributed import whole
 from ff_lightning.errors import InputError, positive
 from ff_lightning.goodness import Goodness, MeanOfSquares, accumulation_dtype
-from ff_lightning.language import LinearContrast, TokenLoss
+from ff_lightning.language import SampledContrast, TokenLoss
 from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.networks.attention import TransformerLayer, hidden_linear
 from ff_lightning.networks.functional import rms_norm, unit_energy
@@ -268,7 +268,7 @@ class TokenBlock(Block):
             raise InputError("Passed a signal without next tokens. A `TokenBlock` needs a `TextSignal` with `labels`.")
         h, dreams = self._activities(signal)
         below = signal.below
-        if isinstance(self.loss, LinearContrast) and below.shape[-1] >= MANY and not self.residual:
+        if isinstance(self.loss, SampledContrast) and below.shape[-1] >= MANY and not self.residual:
             with torch.autocast(h.device.type, enabled=False):
                 energies = self.goodness.energies(h)
                 readout = self.goodness.parameters_or(signal.readout, energies.dtype)

@@ -5,7 +5,8 @@
 `--data` is a text file, of which the last 10 % are for validation; a token is a character unless `--tokens` says
 otherwise. Trained one after the other, each from the same seed on the same windows: the FF network; its twin, the same
 layers under one softmax, by backprop; the twin of one layer; and random layers that are never trained under a trained
-readout (`frozen`). `ff` is the last block alone, `ff_average` the mean of what all blocks say. Losses are nats a token
+readout (`frozen`). `ff` is the last block alone, `ff_average` the mean of what all blocks say
+(`average_up_to_block`: of the lowest 1, 2, … of them). Losses are nats a token
 on all validation windows. Optimizer, schedule and clipping are the same for all; the twin may have rates of its own.
 With `--evaluations N` both are also judged on part of the validation text N times while they learn (`curve`). Every
 result goes to stderr as soon as it is there; the last line of stdout is JSON.
@@ -116,11 +117,12 @@ def measure(args: argparse.Namespace, name: str, model: LanguageModelling) -> di
     seconds = time.process_time() - started
     trainer.limit_val_batches = 1.0
     (values,) = trainer.validate(model, text, verbose=False)
-    blocks = [values[f"val/loss/block_{index}"] for index in range(len(model.network))]
     model.network.average = len(model.network) > 1 and not model.network.residual
     (mean,) = trainer.validate(model, text, verbose=False) if model.network.average else (values,)
     found = {"nats": values["val/loss"], "average": mean["val/loss"], "accuracy": values["val/accuracy"]}
-    found |= {"per_block": blocks, "seconds": seconds}
+    for name, losses in {"per_block": values, "average_up_to_block": mean}.items():
+        found[name] = [losses[f"val/loss/block_{index}"] for index in range(len(model.network))]
+    found["seconds"] = seconds
     found = {key: rounded(value) for key, value in found.items()} | {"curve": curve.points}
     print(json.dumps({name: found}), file=sys.stderr, flush=True)
     return found
@@ -138,6 +140,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         buffer = SleepBuffer(args.context) if args.rollouts else None
         ff = measure(args, "ff", FFLanguageModel(stack, rollouts=buffer, **ours))
         result |= {"ff": ff["nats"], "ff_average": ff["average"], "per_block": ff["per_block"]}
+        result |= {"average_up_to_block": ff["average_up_to_block"]}
         result |= {"accuracy": ff["accuracy"], "ff_seconds": ff["seconds"], "curve": {"ff": ff["curve"]}}
     if args.twin:
         twin = measure(args, "backprop", LanguageTwin(network(args, args.layers), **theirs))
