@@ -115,7 +115,7 @@ def curve(name: str) -> str:
             label = f"{run['arm']}, {run['layers_per_block']} layers a block{special}"
             if "ff" in run:
                 columns[label] = dict(run["curve"]["ff"])
-                blocks = f"blocks {blocks_of([run])}, {run['ff_seconds']:.0f} CPU seconds"
+                blocks = f"blocks {blocks_of([run])}{mean_of(run)}, {run['ff_seconds']:.0f} CPU seconds"
                 ends.append(f"- {label}: {blocks}. `{run['command']}`")
             if "backprop" in run["curve"]:
                 columns[f"twin{special}"] = dict(run["curve"]["backprop"])
@@ -131,6 +131,13 @@ def curve(name: str) -> str:
         floor = floors_of(runs) if any("ngram" in run for run in runs) else ""
         parts += [f"`{setting(runs[0])}`:", "\n".join(lines), "On the whole validation text:", "\n".join(ends), floor]
     return "\n\n".join([*filter(None, parts), origin(name)])
+
+
+def mean_of(run: dict[str, Any]) -> str:
+    """What the mean of several blocks predicts, as far as a run has it."""
+    if "average_up_to_block" in run:
+        return f"; mean of the lowest 1, 2, …: {' '.join(f'{nats:.4f}' for nats in run['average_up_to_block'])}"
+    return f"; mean of all {run['ff_average']:.4f}" if "ff_average" in run else ""
 
 
 def tries(name: str) -> str:
