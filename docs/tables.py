@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tables_circuits import predictive, spiking
 from tables_common import DOCS, rows
-from tables_hardware import gpt_steps, memory, parallel, precisions, resumes, step_times
+from tables_hardware import gpt_steps, memory, overheads, parallel, precisions, resumes, step_times
 from tables_images import changes, class_goodness, errors, experiments, peers, self_contrast
 from tables_language import aesop, curve, language, negatives, tries
 from tables_summary import summary
@@ -45,6 +45,7 @@ SECTIONS = {
     "Language: Hinton's strings of Aesop": [(aesop, "aesop")],
     "Memory of a step": [(memory, "memory")],
     "Time of a step": [(step_times, "step_time"), (gpt_steps, "step_time_gpt")],
+    "Callbacks and logging": [(overheads, "overhead")],
     "Two ranks": [(parallel, "parallel")],
     "Killed and resumed": [(resumes, "resume")],
     "Loss in half precision": [(precisions, "precision")],

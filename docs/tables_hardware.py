@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tables_common import origin, rows
+from tables_common import origin, rows, spread
 
 
 def step_times(name: str) -> str:
@@ -105,3 +105,20 @@ def precisions(name: str) -> str:
             parts.append("\n".join(lines))
         parts.append(f"`{run['command']}`")
     return "\n\n".join([*parts, origin(name)])
+
+
+def overheads(name: str) -> str:
+    """Table of what callbacks and logging cost."""
+    lines = [
+        "| network | share of CPU time | of wall time | a step without, ms | extra: a step, a logged one, an epoch, ms "
+        "| command |",
+        "|---|---|---|---|---|---|",
+    ]
+    for runs in rows(name):
+        first = runs[0]
+        extra = ", ".join(spread(runs, f"{kind}_extra_ms", 1) for kind in ("step", "logged", "epoch"))
+        lines.append(
+            f"| {first['network']} | {spread(runs, 'overhead', 3)} | {spread(runs, 'wall_overhead', 3)} | "
+            f"{spread(runs, 'step_ms', 1)} | {extra} | `{first['command']}` |"
+        )
+    return "\n".join([*lines, "", origin(name)])
