@@ -22,23 +22,23 @@ EXPECTED_WARNINGS = (
     r".isinstance\(treespec, LeafSpec\). is deprecated",  # Lightning's own
 )
 
-ADVERTS = ("litlogger", "litmodels")
-"""Products that Lightning recommends in every run."""
+NOISE = ("litlogger", "litmodels", "TPU available: False")
+"""Parts of Lightning's messages in every run that nobody misses: products that it recommends, and the lack of a TPU."""
 
 
-def _is_no_advert(record: logging.LogRecord) -> bool:
-    return not any(product in record.getMessage() for product in ADVERTS)
+def _is_no_noise(record: logging.LogRecord) -> bool:
+    return not any(part in record.getMessage() for part in NOISE)
 
 
 @contextmanager
 def only_what_matters() -> Iterator[None]:
-    """Leave out expected warnings and advertisements."""
+    """Leave out expected warnings, advertisements, and news of TPUs."""
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    logger.addFilter(_is_no_advert)
+    logger.addFilter(_is_no_noise)
     try:
         with warnings.catch_warnings():
             for expected in EXPECTED_WARNINGS:
                 warnings.filterwarnings("ignore", expected)
             yield
     finally:
-        logger.removeFilter(_is_no_advert)
+        logger.removeFilter(_is_no_noise)

@@ -43,12 +43,15 @@ def test_a_language_model_names_its_contrast() -> None:
     assert [row[3] for row in rows] == 3 * ["LinearContrast"] + [""]
 
 
-def test_the_command_line_shows_it_and_no_advertisement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_shows_it_and_no_advertisement(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     words = ["fit", "--config", str(RECIPES / "digits_mlp.yaml"), "--config", str(RECIPES / "with/smoke.yaml")]
     assert main([*words, "--trainer.default_root_dir", str(tmp_path)]) == 0
     out = capsys.readouterr()
     assert "what learns by itself" in out.out
-    assert "litlogger" not in out.out + out.err
+    assert "GPU available" in caplog.text, "Lightning's messages are heard at all"
+    assert not any(part in caplog.text + out.out + out.err for part in ("litlogger", "TPU available"))
     assert "FLOPs" not in out.out
 
 
