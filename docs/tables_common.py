@@ -12,8 +12,8 @@ DOCS = Path(__file__).parent
 
 
 def without_seed(command: str) -> str:
-    """A command without the seeds it names, which have a column of their own, and without a picture that it draws."""
-    return re.sub(r" --seed(?: \d+)+| --sheet \S+", "", command)
+    """A command without seeds, which have a column, and without what changes no training: pictures, other parts."""
+    return re.sub(r" --seed(?: \d+)+| --sheet \S+| --parts(?: (?:ff|twin|linear|memory))+", "", command)
 
 
 def rows(name: str) -> list[list[dict[str, Any]]]:
