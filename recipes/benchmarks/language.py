@@ -120,8 +120,8 @@ def measure(args: argparse.Namespace, name: str, model: LanguageModelling) -> di
     model.network.average = len(model.network) > 1 and not model.network.residual
     (mean,) = trainer.validate(model, text, verbose=False) if model.network.average else (values,)
     found = {"nats": values["val/loss"], "average": mean["val/loss"], "accuracy": values["val/accuracy"]}
-    for name, losses in {"per_block": values, "average_up_to_block": mean}.items():
-        found[name] = [losses[f"val/loss/block_{index}"] for index in range(len(model.network))]
+    for key, losses in {"per_block": values, "average_up_to_block": mean}.items():
+        found[key] = [losses[f"val/loss/block_{index}"] for index in range(len(model.network))]
     found["seconds"] = seconds
     found = {key: rounded(value) for key, value in found.items()} | {"curve": curve.points}
     print(json.dumps({name: found}), file=sys.stderr, flush=True)
