@@ -117,7 +117,7 @@ def curve(name: str) -> str:
                 columns[label] = dict(run["curve"]["ff"])
                 blocks = f"blocks {blocks_of([run])}{mean_of(run)}, {run['ff_seconds']:.0f} CPU seconds"
                 ends.append(f"- {label}: {blocks}. `{run['command']}`")
-            if "backprop" in run["curve"]:
+            if "backprop" in run.get("curve", {}):
                 columns[f"twin{special}"] = dict(run["curve"]["backprop"])
             if "backprop" in run:
                 one = f"; of one layer {run['one_layer_backprop']:.4f}" if "one_layer_backprop" in run else ""
@@ -129,6 +129,8 @@ def curve(name: str) -> str:
             cells = (f"{column[tokens]:.4f}" if tokens in column else "" for column in columns.values())
             lines.append(f"| {tokens / 1e6:.2f} | {' | '.join(cells)} |")
         floor = floors_of(runs) if any("ngram" in run for run in runs) else ""
+        if alone := [run for run in runs if "one_layer_backprop" in run and "backprop" not in run]:
+            ends.append(f"- twin of one layer: {alone[0]['one_layer_backprop']:.4f}. `{alone[0]['command']}`")
         parts += [f"`{setting(runs[0])}`:", "\n".join(lines), "On the whole validation text:", "\n".join(ends), floor]
     return "\n\n".join([*filter(None, parts), origin(name)])
 
