@@ -74,7 +74,8 @@ def negatives(name: str) -> str:
     for runs in rows(name):
         first = runs[0]
         special = {"softmax": "all", "hinton": "rollouts" if "--rollouts" in first["command"] else "two streams"}
-        count = special.get(first["arm"], first["negatives"])
+        more = " and rollouts" if "--rollouts" in first["command"] else ""
+        count = special.get(first["arm"], f"{first['negatives']}{more}")
         seconds = sum(run["ff_seconds"] for run in runs) / len(runs)
         lines.append(
             f"| {first['arm']} | {count} | {blocks_of(runs)} | {spread(runs, 'ff', 4)} | {seconds:.0f} | "
