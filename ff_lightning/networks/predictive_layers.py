@@ -214,7 +214,7 @@ class LatentPrior(nn.Module):
             products = torch.einsum("bc,bi,bj->cij", member, latent, latent)
         found = zip((self.counts, self.sums, self.products), (member.sum(0), sums, products), strict=True)
         for moment, value in found:
-            moment.mul_(self.momentum).add_(mean_over_ranks(value))
+            moment.mul_(self.momentum).add_(mean_over_ranks(value / len(labels)))  # the same on any number of ranks
 
     @torch.no_grad()
     def sample(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
