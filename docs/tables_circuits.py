@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tables_common import means, origin, rows, seeds_of, spread, spread_if_any, without_seed
+from tables_common import means, origin, rows, seeds_of, spread, spread_if_any, training_command
 
 
 def predictive(name: str) -> str:
@@ -21,7 +21,7 @@ def predictive(name: str) -> str:
             f"| `{first['recipe']}` | {first['tier']} | {spread_if_any(runs, 'test_error')} | "
             f"{spread(runs, 'validation_error')} | {pictures} | {spread_if_any(runs, 'recognised_samples', 3)} | "
             f"{spread_if_any(runs, 'judge_validation_error')} | {first['epochs']} | {spread(runs, 'cpu_minutes', 1)} | "
-            f"{seeds_of(runs)} | `{without_seed(first['command'])}` |"
+            f"{seeds_of(runs)} | `{training_command(first['command'])}` |"
         )
     return "\n".join([*lines, "", origin(name)])
 
@@ -42,6 +42,6 @@ def spiking(name: str) -> str:
         lines.append(
             f"| {first['data']} | {first['tier']} | {spread_if_any(runs, 'test_error')} | {means(columns)} | "
             f"{others} | {spread_if_any(runs, 'memory_ratio', 3)} | {first['epochs']} | {minutes} | {seeds_of(runs)} | "
-            f"`{without_seed(first['command'])}` |"
+            f"`{training_command(first['command'])}` |"
         )
     return "\n".join([*lines, "", origin(name)])

@@ -11,7 +11,7 @@ from typing import Any
 DOCS = Path(__file__).parent
 
 
-def without_seed(command: str) -> str:
+def training_command(command: str) -> str:
     """A command without seeds, which have a column, and without what changes no training: pictures, other parts."""
     return re.sub(r" --seed(?: \d+)+| --sheet \S+| --parts(?: (?:ff|twin|linear|memory))+", "", command)
 
@@ -22,7 +22,7 @@ def rows(name: str) -> list[list[dict[str, Any]]]:
     groups: dict[str, list[dict[str, Any]]] = {}
     for line in file.read_text().splitlines() if file.exists() else ():
         run = json.loads(line)
-        groups.setdefault(without_seed(run["command"]), []).append(run)
+        groups.setdefault(training_command(run["command"]), []).append(run)
     return list(groups.values())
 
 
@@ -45,8 +45,8 @@ def means(columns: Iterable[Sequence[float]]) -> str:
 
 
 def seeds_of(runs: list[dict[str, Any]]) -> str:
-    """The seeds of runs that have one each."""
-    return ", ".join(sorted(str(run["seed"]) for run in runs))
+    """The seeds of runs that have one each, or several."""
+    return ", ".join(sorted(str(seed) for run in runs for seed in run.get("seeds", [run.get("seed")])))
 
 
 def origin(name: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tables_common import means, origin, rows, seeds_of, spread, spread_if_any, without_seed
+from tables_common import means, origin, rows, seeds_of, spread, spread_if_any, training_command
 
 
 def errors(name: str) -> str:
@@ -16,7 +16,7 @@ def errors(name: str) -> str:
     for runs in rows(name):
         first = runs[0]
         minutes = f"{sum(run['train_cpu_seconds'] for run in runs) / len(runs) / 60:.1f}"
-        command = without_seed(first["command"])
+        command = training_command(first["command"])
         lines.append(
             f"| `{first['recipe']}` | {first['tier']} | {spread(runs, 'test_error')} | "
             f"{spread(runs, 'validation_error')} | {first['epochs']} | {minutes} | {seeds_of(runs)} | `{command}` |"
@@ -33,10 +33,14 @@ def changes(name: str) -> str:
     return "\n".join([*lines, "", origin(name)])
 
 
-def by_seed(runs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], str]:
-    """What each seed gave, and the seeds."""
-    each = [one for run in runs for one in run["by_seed"]]
-    return each, ", ".join(str(seed) for run in runs for seed in run["seeds"])
+def by_seed(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What each seed gave."""
+    return [one for run in runs for one in run["by_seed"]]
+
+
+def minutes_of(runs: list[dict[str, Any]]) -> str:
+    """CPU minutes of Forward-Forward, and of the twin where it was trained."""
+    return " / ".join(filter(None, (spread_if_any(runs, key, 1) for key in ("cpu_minutes", "twin_cpu_minutes"))))
 
 
 def class_goodness(name: str) -> str:
@@ -47,17 +51,15 @@ def class_goodness(name: str) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for runs in rows(name):
-        first, (each, seeds) = runs[0], by_seed(runs)
+        first, each = runs[0], by_seed(runs)
         columns = zip(*(one["test_by_block"] for one in each), strict=True)
         chosen = [{"validation": one["validation"][one["readout"]]} for one in each]
         readouts = ", ".join(dict.fromkeys(f"`{one['readout']}`" for one in each))
-        twins = [one for one in each if "twin_test" in one]
-        twin = spread(twins, "twin_test") if twins else ""
-        minutes = f"{spread(each, 'cpu_minutes', 1)}" + (f" / {spread(twins, 'twin_cpu_minutes', 1)}" if twins else "")
+        twin = spread_if_any(each, "twin_test")
         lines.append(
             f"| `{first['recipe']}` | {first['tier']} | {spread(each, 'test')} | {means(columns)} | "
-            f"{spread(chosen, 'validation')} | {readouts} | {twin} | {minutes} | {seeds} | "
-            f"`{without_seed(first['command'])}` |"
+            f"{spread(chosen, 'validation')} | {readouts} | {twin} | {minutes_of(each)} | {seeds_of(runs)} | "
+            f"`{training_command(first['command'])}` |"
         )
     return "\n".join([*lines, "", origin(name)])
 
@@ -70,14 +72,13 @@ def experiments(name: str) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for runs in rows(name):
-        first, (each, seeds) = runs[0], by_seed(runs)
+        first, each = runs[0], by_seed(runs)
         columns = [[one[key] for one in each] for key in sorted(each[0]) if key.startswith("test/block")]
-        twins = [one for one in each if "twin_test" in one]
-        twin = spread(twins, "twin_test") if twins else ""
-        minutes = spread(each, "cpu_minutes", 1) + (f" / {spread(twins, 'twin_cpu_minutes', 1)}" if twins else "")
+        twin = spread_if_any(each, "twin_test")
         lines.append(
             f"| `{first['recipe']}` | {first['tier']} | {spread(each, 'test')} | {means(columns)} | "
-            f"{spread(each, 'val')} | {twin} | {minutes} | {seeds} | `{without_seed(first['command'])}` |"
+            f"{spread(each, 'val')} | {twin} | {minutes_of(each)} | {seeds_of(runs)} | "
+            f"`{training_command(first['command'])}` |"
         )
     return "\n".join([*lines, "", origin(name)])
 
@@ -91,12 +92,10 @@ def self_contrast(name: str) -> str:
     ]
     for runs in rows(name):
         first = runs[0]
-        minutes = " / ".join(filter(None, (spread_if_any(runs, key, 1) for key in ("cpu_minutes", "twin_cpu_minutes"))))
-        seeds = ", ".join(str(seed) for run in runs for seed in run["seeds"])
         lines.append(
             f"| `{first['recipe']}` | {first['tier']} | {spread(runs, 'test_accuracy')} | "
-            f"{spread(runs, 'validation_accuracy')} | {spread_if_any(runs, 'twin')} | {minutes} | {seeds} | "
-            f"`{without_seed(first['command'])}` |"
+            f"{spread(runs, 'validation_accuracy')} | {spread_if_any(runs, 'twin')} | {minutes_of(runs)} | "
+            f"{seeds_of(runs)} | `{training_command(first['command'])}` |"
         )
     return "\n".join([*lines, "", origin(name)])
 

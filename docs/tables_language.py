@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tables_common import origin, rows, seeds_of, spread, without_seed
+from tables_common import origin, rows, seeds_of, spread, training_command
 
 
 def beside_twins(name: str) -> dict[str, list[dict[str, Any]]]:
@@ -79,7 +79,7 @@ def negatives(name: str) -> str:
         seconds = sum(run["ff_seconds"] for run in runs) / len(runs)
         lines.append(
             f"| {first['arm']} | {count} | {blocks_of(runs)} | {spread(runs, 'ff', 4)} | {seconds:.0f} | "
-            f"{seeds_of(runs)} | `{without_seed(first['command'])}` |"
+            f"{seeds_of(runs)} | `{training_command(first['command'])}` |"
         )
     return "\n".join([*lines, "", origin(name)])
 
@@ -175,6 +175,6 @@ def aesop(name: str) -> str:
         source = "" if first["arm"] in ("frozen", "twin") else first["negatives"].replace("_", "-")
         lines.append(
             f"| {first['arm']} | {source} | {' | '.join(cells)} | {first['epochs']} | "
-            f"`{without_seed(first['command'])}` |"
+            f"`{training_command(first['command'])}` |"
         )
     return "\n".join([*lines, "", origin(name)])

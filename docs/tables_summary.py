@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tables_common import origin, rows, seeds_of, spread, spread_if_any, without_seed
+from tables_common import origin, rows, seeds_of, spread, spread_if_any, training_command
 from tables_images import by_seed
 from tables_language import beside_twins, by_setting
 
@@ -27,16 +27,16 @@ def labels_in_the_input() -> Iterator[str]:
         first = runs[0]
         if first["tier"] != "backprop":
             what, twin = f"`{first['recipe']}`, test error, %", twins.get(first["recipe"] + " + with/twin", "")
-            command = without_seed(first["command"])
+            command = training_command(first["command"])
             yield line(what, first["tier"], spread(runs, "test_error"), twin, seeds_of(runs), command)
 
 
 def goodness_of_every_class() -> Iterator[str]:
     """Convolutional networks."""
     for runs in rows("class_goodness"):
-        first, (each, seeds) = runs[0], by_seed(runs)
+        first, each = runs[0], by_seed(runs)
         what, twin = f"`{first['recipe']}`, test accuracy, %", spread_if_any(each, "twin_test")
-        yield line(what, first["tier"], spread(each, "test"), twin, seeds, without_seed(first["command"]))
+        yield line(what, first["tier"], spread(each, "test"), twin, seeds_of(runs), training_command(first["command"]))
 
 
 def other_systems() -> Iterator[str]:
@@ -46,7 +46,7 @@ def other_systems() -> Iterator[str]:
             first = runs[0]
             if len(runs) > 1 and "test_error" in first:
                 what, twin = f"{name}, {first['data']}, test error, %", spread_if_any(runs, "twin_test_error")
-                command = without_seed(first["command"])
+                command = training_command(first["command"])
                 yield line(what, first["tier"], spread(runs, "test_error"), twin, seeds_of(runs), command)
 
 
@@ -66,7 +66,7 @@ def language_models() -> Iterator[str]:
             told = [(run, run["ff"], "25 novels, nats a character") for run in runs]
         for run, nats, text in told:
             what = f"GPT, {run['layers']} layers, {run['arm']}, {text}"
-            yield line(what, run["tier"], f"{nats:.4f}", twin, str(run["seed"]), without_seed(run["command"]))
+            yield line(what, run["tier"], f"{nats:.4f}", twin, str(run["seed"]), training_command(run["command"]))
 
 
 def summary() -> str:

@@ -6,10 +6,10 @@
 otherwise. Trained one after the other, each from the same seed on the same windows: the FF network; its twin, the same
 layers under one softmax, by backprop; the twin of one layer; and random layers that are never trained under a trained
 readout (`frozen`). `ff` is the last block alone, `ff_average` the mean of what all blocks say
-(`average_up_to_block`: of the lowest 1, 2, … of them). Losses are nats a token
-on all validation windows. Optimizer, schedule and clipping are the same for all; the twin may have rates of its own.
-With `--evaluations N` both are also judged on part of the validation text N times while they learn (`curve`). Every
-result goes to stderr as soon as it is there; the last line of stdout is JSON.
+(`average_up_to_block`: of the lowest 1, 2, … of them). Losses are nats a token on all validation windows. Optimizer,
+schedule and clipping are the same for all; the twin may have rates of its own. With `--evaluations N` both are also
+judged on part of the validation text N times while they learn (`curve`). Every result goes to stderr as soon as it is
+there; the last line of stdout is JSON.
 """
 
 from __future__ import annotations
