@@ -140,7 +140,7 @@ def test_a_network_with_the_label_in_its_input_is_of_tier_1(
 
 def test_overhead_adds_up_what_each_kind_of_step_costs(benchmark: Any) -> None:
     overhead = benchmark("overhead")
-    plan = overhead.Plan("mlp", steps=20, epochs=2, threads=1)
+    plan = overhead.Plan("mlp", steps=20, epochs=2, threads=1, rounds=1)
     costs = {None: 9.0, "step": 0.01, "logged": 0.11, "epoch": 1.0, "training": 3.0}
     kinds = [overhead.kind(plan, step) for step in range(40)]
     assert kinds == [*[None] * 10, *["step"] * 9, "epoch", *(["step"] * 9 + ["logged"]), *["step"] * 9, "training"]

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from ff_lightning.tasks.evaluation import ImageClassification
 from ff_lightning.tasks.language_modelling import LanguageModelling
 
-DRAWN = 2
+DRAWN = 1
 """How often a second the bar is drawn. A drawing takes 1 to 4 ms: at Lightning's 100, a tenth of all time or more."""
 
 

@@ -1,17 +1,19 @@
 r"""What showing and keeping a run costs: all default callbacks and the logger, against the same training without any.
 
-    python recipes/benchmarks/overhead.py --network mlp|gpt [--steps 40]
+    python recipes/benchmarks/overhead.py --network mlp|gpt [--steps 40] [--rounds 3]
 
 `mlp` is `mnist_mlp.yaml` at 784-2000x4 on random images, `gpt` is `pydoc_gpt.yaml`, each at its own precision. One run
 has what the command line gives every run: progress bar, goodness monitor, learning rates, CSV files, last and best
 checkpoint, tables, pictures and record. The other has nothing, and its module logs nothing. Each trains in a process of
 its own, and they take turns step by step. A step ends where the next one begins, so everything is in some step: a
 validation and the checkpoints in the last one of an epoch, pictures and tables in that of the training. The extra time
-of ordinary steps, of logged ones and of those at an end is the median over pairs of neighbours; they are added up as
-often as the recipe has them, and divided by all steps of the training without anything (without its validations).
+of ordinary steps (every now and then, the bar is drawn in one), of logged ones and of those at an end is the mean over
+pairs of neighbours; they are added up as often as the recipe has them, and divided by all steps of the training without
+anything (without its validations). Two processes of the very same training differ by up to a hundredth in how fast
+they compute, so all of it is done in several rounds, each with processes of its own.
 
-The last line is JSON: overhead (CPU time of the processes), wall_overhead, step_ms without anything, and the extra
-milliseconds of each kind of step.
+The last line is JSON: overhead (CPU time of the processes, mean of the rounds) and overhead_by_round, wall_overhead,
+step_ms without anything, and the extra milliseconds of each kind of step.
 """
 
 from __future__ import annotations
@@ -51,6 +53,7 @@ class Plan:
     steps: int
     epochs: int
     threads: int
+    rounds: int = 3
     log_every: int = 10  # in the recipe 50: more pairs of logged steps
 
 
@@ -142,7 +145,7 @@ def extra(plan: Plan, shown: list[float], bare: list[float], steps: int, epochs:
     for step, (ours, theirs) in enumerate(zip(shown[1:], bare[1:], strict=True)):
         if (name := kind(plan, step)) is not None:
             pairs[name].append(ours - theirs)
-    costs = {name: statistics.median(differences) for name, differences in pairs.items()}
+    costs = {name: statistics.fmean(differences) for name, differences in pairs.items()}
     costs["start"] = shown[0] - bare[0]
     ordinary = statistics.median(bare[1:])
     epoch = (steps - 1 - steps / 50) * costs["step"] + steps / 50 * costs["logged"] + costs["epoch"]
@@ -150,9 +153,8 @@ def extra(plan: Plan, shown: list[float], bare: list[float], steps: int, epochs:
     return total / (epochs * steps * ordinary), costs
 
 
-def main() -> None:
-    plan = arguments()
-    os.environ["FORCE_COLOR"] = "1"
+def measure(plan: Plan) -> dict[str, Any]:
+    """One round: both trainings, taking turns; what they differ by."""
     context = multiprocessing.get_context("spawn")
     turns, result = [context.Semaphore(1), context.Semaphore(0)], context.Queue()
     runs = [
@@ -164,19 +166,27 @@ def main() -> None:
     got = {shows: rest for shows, *rest in (result.get(timeout=2 * PATIENCE) for _ in runs)}
     for run in runs:
         run.join()
-    steps = IMAGES // 250 if plan.network == "mlp" else 300
-    overheads, costs = zip(
-        *(extra(plan, got[True][i], got[False][i], steps, got[True][2]) for i in (0, 1)), strict=True
-    )
-    milliseconds = {f"{name}_extra_ms": round(1e3 * seconds, 2) for name, seconds in costs[0].items()}
-    summary = {
+    steps, epochs = IMAGES // 250 if plan.network == "mlp" else 300, got[True][2]
+    overheads, costs = zip(*(extra(plan, got[True][i], got[False][i], steps, epochs) for i in (0, 1)), strict=True)
+    return {
         "overhead": round(overheads[0], 4),
         "wall_overhead": round(overheads[1], 4),
         "step_ms": round(1e3 * statistics.median(got[False][0][1:]), 2),
-        **milliseconds,
+        **{f"{name}_extra_ms": round(1e3 * seconds, 2) for name, seconds in costs[0].items()},
         "recipe_steps": steps,
-        "recipe_epochs": got[True][2],
+        "recipe_epochs": epochs,
     }
+
+
+def main() -> None:
+    plan = arguments()
+    os.environ["FORCE_COLOR"] = "1"
+    rounds = []
+    for _ in range(plan.rounds):
+        rounds.append(measure(plan))
+        print(json.dumps(rounds[-1]), flush=True)
+    summary = {name: round(statistics.fmean(one[name] for one in rounds), 4) for name in rounds[0]}
+    summary["overhead_by_round"] = [one["overhead"] for one in rounds]
     print(json.dumps(summary | asdict(plan) | provenance()))
 
 
@@ -186,6 +196,7 @@ def arguments() -> Plan:
     parser.add_argument("--steps", type=int, default=40, help="of an epoch here")
     parser.add_argument("--epochs", type=int, default=4, help="here, of which the last one has the end of the training")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3)
     return Plan(**vars(parser.parse_args()))
 
 
