@@ -140,14 +140,24 @@ def test_a_network_with_the_label_in_its_input_is_of_tier_1(
 
 def test_overhead_adds_up_what_each_kind_of_step_costs(benchmark: Any) -> None:
     overhead = benchmark("overhead")
-    plan = overhead.Plan("mlp", steps=20, epochs=2, threads=1, rounds=1)
+    plan = overhead.Plan("mlp", steps=20, epochs=4, threads=1)
     costs = {None: 9.0, "step": 0.01, "logged": 0.11, "epoch": 1.0, "training": 3.0}
-    kinds = [overhead.kind(plan, step) for step in range(40)]
-    assert kinds == [*[None] * 10, *["step"] * 9, "epoch", *(["step"] * 9 + ["logged"]), *["step"] * 9, "training"]
-    bare, shown = [1.0] * 41, [1.5, *(1 + costs[kind] for kind in kinds)]
-    share, _ = overhead.extra(plan, shown, bare, 100, 5)
+    kinds = [plan.kind(step) for step in range(80)]
+    assert kinds[:40] == [*[None] * 10, *["step"] * 9, "epoch", *(["step"] * 9 + ["logged"]), *["step"] * 9, "epoch"]
+    assert kinds[-1] == "training"
+    seconds = [1.5, *(1 + costs[kind] if plan.shows(step) else 1.0 for step, kind in enumerate(kinds))]
+    share, _ = overhead.extra(plan, seconds, 1.0, 100, 5)
     every_epoch = 97 * 0.01 + 2 * 0.11 + 1.0
     assert share == pytest.approx((5 * every_epoch + 0.5 + 2.0) / 500)
+
+
+def test_overhead_gives_half_of_every_kind_of_step_its_callbacks(benchmark: Any) -> None:
+    plan = benchmark("overhead").Plan("mlp", steps=40, epochs=8, threads=1)
+    shows = {kind: [plan.shows(step) for step in range(320) if plan.kind(step) == kind] for kind in ("logged", "epoch")}
+    assert (sum(shows["logged"]), len(shows["logged"])) == (11, 22)
+    assert shows["epoch"] == [False, True, False, True, False, True, False]
+    assert plan.shows(319)
+    assert sum(plan.shows(step) == plan.shows(step + 1) for step in range(319)) < 40
 
 
 @pytest.fixture(scope="module")

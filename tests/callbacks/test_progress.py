@@ -41,13 +41,13 @@ def test_the_bar_says_how_fast_and_how_long(tmp_path: Path, accumulate: int, mon
 
 
 def test_the_bar_is_told_as_often_as_it_is_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twice a second, and of the last batch."""
+    """Once a second, and of the last batch."""
     told: list[int] = []
     tenths = iter(range(1000))
     monkeypatch.setattr("ff_lightning.callbacks.progress.time.monotonic", lambda: 100 + next(tenths) / 10)
     monkeypatch.setattr(RichProgressBar, "on_train_batch_end", lambda *args: told.append(args[-1]))
     trainer(tmp_path, callbacks=[TrainingProgress()], enable_progress_bar=True).fit(classifier(1), loader(130, 10))
-    assert told == [0, 5, 10, 12]
+    assert told == [0, 10, 12]
 
 
 def test_tokens_that_are_predicted_count(tmp_path: Path) -> None:
