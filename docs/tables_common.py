@@ -19,11 +19,16 @@ def training_command(command: str) -> str:
 def rows(name: str) -> list[list[dict[str, Any]]]:
     """The runs stored in one file, grouped by the command without its seed, in the order of first appearance."""
     file = DOCS / "results" / f"{name}.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return list(by_command(map(json.loads, lines)).values())
+
+
+def by_command(runs: Iterable[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Runs that differ in nothing but their seed together."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    for line in file.read_text().splitlines() if file.exists() else ():
-        run = json.loads(line)
+    for run in runs:
         groups.setdefault(training_command(run["command"]), []).append(run)
-    return list(groups.values())
+    return groups
 
 
 def spread(runs: list[dict[str, Any]], key: str, digits: int = 2) -> str:

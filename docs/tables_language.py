@@ -113,6 +113,7 @@ def curve(name: str) -> str:
         for run in runs:
             rate = re.search(r"--muon-lr (\S+)", run["command"])
             special = (", reminded" if "--remind" in run["command"] else "") + (f", Muon {rate[1]}" if rate else "")
+            special += f", seed {run['seed']}" if run["seed"] else ""
             label = f"{run['arm']}, {run['layers_per_block']} layers a block{special}"
             if "ff" in run:
                 columns[label] = dict(run["curve"]["ff"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tables_common import origin, rows, seeds_of, spread, spread_if_any, training_command
+from tables_common import by_command, origin, rows, seeds_of, spread, spread_if_any, training_command
 from tables_images import by_seed
 from tables_language import beside_twins, by_setting
 
@@ -39,6 +39,14 @@ def goodness_of_every_class() -> Iterator[str]:
         yield line(what, first["tier"], spread(each, "test"), twin, seeds_of(runs), training_command(first["command"]))
 
 
+def hintons_experiments() -> Iterator[str]:
+    """Local fields, learning without labels, recurrence."""
+    for runs in rows("hinton"):
+        first, each = runs[0], by_seed(runs)
+        what, twin = f"`{first['recipe']}`, test error, %", spread_if_any(each, "twin_test")
+        yield line(what, first["tier"], spread(each, "test"), twin, seeds_of(runs), training_command(first["command"]))
+
+
 def other_systems() -> Iterator[str]:
     """Predictive circuits and spiking networks; more than one seed of each."""
     for name in ("predictive", "spiking"):
@@ -58,20 +66,23 @@ def language_models() -> Iterator[str]:
             what = f"GPT, {first['layers']} layers, {first['arm']}, tiny Shakespeare, nats a character"
             yield line(what, first["tier"], spread(runs, "ff", 4), spread(runs, "twin", 4), seeds_of(runs), command)
     for runs in by_setting("language_scale"):
-        twin = f"{min(run['backprop'] for run in runs if 'backprop' in run):.4f}"
+        settings = list(by_command(runs).values())
+        twin = min(spread(seeds, "backprop", 4) for seeds in settings if "backprop" in seeds[0])
+        ours = [seeds for seeds in settings if "ff" in seeds[0]]
+        key, text = "ff", "25 novels, nats a character"
         if "--tokens" in runs[0]["command"]:  # the best of the tries, which predicts with all its blocks
-            best = min((run for run in runs if "ff_average" in run), key=lambda run: float(run["ff_average"]))
-            told = [(best, best["ff_average"], "mean of the blocks, 25 novels, nats a byte-pair token")]
-        else:
-            told = [(run, run["ff"], "25 novels, nats a character") for run in runs]
-        for run, nats, text in told:
-            what = f"GPT, {run['layers']} layers, {run['arm']}, {text}"
-            yield line(what, run["tier"], f"{nats:.4f}", twin, str(run["seed"]), training_command(run["command"]))
+            key, text = "ff_average", "mean of the blocks, 25 novels, nats a byte-pair token"
+            ours = [min((seeds for seeds in ours if key in seeds[0]), key=lambda seeds: spread(seeds, key, 4))]
+        for seeds in ours:
+            first = seeds[0]
+            what = f"GPT, {first['layers']} layers, {first['arm']}, {text}"
+            command = training_command(first["command"])
+            yield line(what, first["tier"], spread(seeds, key, 4), twin, seeds_of(seeds), command)
 
 
 def summary() -> str:
     """One line a result: Forward-Forward, the same network by backprop, and the command."""
-    parts = (labels_in_the_input, goodness_of_every_class, other_systems, language_models)
-    files = ("mnist_mlp", "class_goodness", "predictive", "spiking", "language", "language_scale")
+    parts = (labels_in_the_input, hintons_experiments, goodness_of_every_class, other_systems, language_models)
+    files = ("mnist_mlp", "hinton", "class_goodness", "predictive", "spiking", "language", "language_scale")
     lines = [*HEAD, *(row for part in parts for row in part())]
     return "\n\n".join(["\n".join(lines), *dict.fromkeys(map(origin, files))])
