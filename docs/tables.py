@@ -14,7 +14,7 @@ from pathlib import Path
 from tables_circuits import predictive, spiking
 from tables_common import DOCS, rows
 from tables_hardware import gpt_steps, memory, overheads, parallel, precisions, resumes, step_times
-from tables_images import changes, class_goodness, errors, experiments, peers, self_contrast
+from tables_images import changes, class_goodness, early_exits, errors, experiments, losses, peers, self_contrast
 from tables_language import aesop, curve, language, negatives, tries
 from tables_summary import summary
 
@@ -35,8 +35,10 @@ SECTIONS = {
     "Images: label in the input": [(errors, "mnist_mlp")],
     "Images: public repositories": [(peers, "peers")],
     "Images: goodness of every class": [(class_goodness, "class_goodness")],
+    "Images: local losses of a convolutional network": [(losses, "class_losses")],
     "Images: Hinton's experiments": [(experiments, "hinton")],
     "Images: self-contrast, without labels": [(self_contrast, "scff")],
+    "Images: early exit": [(early_exits, "early_exit")],
     "Predictive Forward-Forward": [(predictive, "predictive")],
     "Spiking Forward-Forward": [(spiking, "spiking")],
     "Language: tiny Shakespeare, characters": [(language, "language")],

@@ -64,6 +64,33 @@ def class_goodness(name: str) -> str:
     return "\n".join([*lines, "", origin(name)])
 
 
+def losses(name: str) -> str:
+    """Table of validation accuracies of one network under several local losses, one run each."""
+    lines = ["| tier | by block, % | CPU minutes | command |", "|---|---|---|---|"]
+    for (run,) in rows(name):
+        blocks = " ".join(f"{accuracy:.2f}" for accuracy in run["by_seed"][0]["validation_by_block"])
+        lines.append(f"| {run['tier']} | {blocks} | {run['cpu_minutes']} | `{run['command']}` |")
+    return "\n".join([*lines, "", origin(name)])
+
+
+def early_exits(name: str) -> str:
+    """Table of accuracy against cost, one for each trained classifier."""
+    parts = []
+    for (run,) in rows(name):
+        lines = [
+            "| answer | test accuracy, % | operations, share | blocks asked, share | CPU seconds |",
+            "|---|---|---|---|---|",
+        ]
+        for point in run["curve"]:
+            allowed = f", {100 * point['tolerance']:g} points allowed" if point["tolerance"] is not None else ""
+            lines.append(
+                f"| {point['readout']}{allowed} | {point['accuracy']} | {point['flops_share']:.3f} | "
+                f"{point['blocks_share']:.3f} | {point['seconds']:.2f} |"
+            )
+        parts += ["\n".join(lines), f"`{run['command']}`"]
+    return "\n\n".join([*parts, origin(name)])
+
+
 def experiments(name: str) -> str:
     """Table of networks whose benchmark trains several seeds in one run, with errors in percent."""
     lines = [
