@@ -15,9 +15,9 @@ from ff_lightning.cli import main
 from ff_lightning.cli_export import write_program
 from ff_lightning.early_exit import EarlyExit
 from ff_lightning.errors import InputError
-from ff_lightning.losses import TwoThresholdLoss
-from ff_lightning.networks import MLP, SelfContrastConv
-from ff_lightning.readouts import LinearReadout
+from ff_lightning.losses import SymBa, TwoThresholdLoss
+from ff_lightning.networks import MLP, ConvNet, LabelBias, LabelledConvNet, RecurrentMLP, SelfContrastConv
+from ff_lightning.readouts import LastBlock, LinearReadout
 from tests.command_line import error_of
 
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -26,29 +26,39 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 
 
 def with_weights(model: Any) -> Any:
-    """A readout starts with zeros, which would make any two programs equal."""
-    if isinstance(model.readout, LinearReadout):
-        nn.init.normal_(model.readout.linear.weight)
+    """Some readouts start with zeros, which would make any two programs equal."""
+    for weight in model.parameters():
+        if weight.dim() > 1 and not weight.any():
+            nn.init.normal_(weight, std=0.1)
     return model
 
 
 def self_contrastive() -> ff.FFSelfContrast:
     network = SelfContrastConv((1, 8, 8), [8, 16], losses=[TwoThresholdLoss(0, 1), TwoThresholdLoss(1, 2)])
-    return with_weights(ff.FFSelfContrast(network, LinearReadout(48, 10, first_block=0, pool=2)))
+    return ff.FFSelfContrast(network, LinearReadout(48, 10, first_block=0, pool=2))
+
+
+def told_in_every_block() -> ff.FFClassifier:
+    network = LabelledConvNet((1, 8, 8), [8, 16], pool_after=[0], labels=LabelBias(), loss=SymBa(40.0))
+    return ff.FFClassifier(network)
 
 
 MODELS: dict[str, Callable[[], Any]] = {
     "goodness": lambda: ff.FFClassifier(MLP(64, [20, 20])),
-    "linear": lambda: with_weights(ff.FFClassifier(MLP(64, [20, 20]), readout=LinearReadout(20, 10))),
+    "linear": lambda: ff.FFClassifier(MLP(64, [20, 20]), readout=LinearReadout(20, 10)),
+    "goodness of classes": lambda: ff.FFClassifier(ConvNet((1, 8, 8), [8, 16], pool_after=[0]), readout=LastBlock()),
+    "label in every block": told_in_every_block,
+    "recurrent": lambda: ff.FFClassifier(RecurrentMLP(64, [20, 20])),
     "self-contrast": self_contrastive,
     "twin": lambda: ff.BackpropTwin(MLP(64, [20, 20])),
 }
 ALL = pytest.mark.parametrize("name", MODELS)
+SHORT = pytest.mark.parametrize("name", [name for name in MODELS if name != "recurrent"])  # written in seconds
 
 
 def model(name: str) -> Any:
     torch.manual_seed(0)
-    return MODELS[name]().eval()
+    return with_weights(MODELS[name]()).eval()
 
 
 @ALL
@@ -61,7 +71,7 @@ def test_a_torch_program_gives_the_same_scores(name: str, tmp_path: Path) -> Non
         torch.testing.assert_close(program(x), own(x).detach(), rtol=1e-5, atol=1e-6)
 
 
-@ALL
+@SHORT
 def test_an_onnx_program_gives_the_same_scores(name: str, tmp_path: Path) -> None:
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason=f"{package} is not installed: pip install 'ff-lightning[dev]'")

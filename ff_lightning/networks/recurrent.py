@@ -246,7 +246,8 @@ class RecurrentMLP(BlockStack):
 
 def add_streams(first: Tensor, second: Tensor) -> Tensor:
     """Add ``(S * B, D)`` and ``(B, D)``, in either order: what several streams share is added to each."""
-    if len(first) == len(second):
+    sizes = first.shape[0], second.shape[0]  # not `len`, which an exported program would take for a constant
+    if sizes[0] == sizes[1]:
         return first + second
-    shape = (-1, min(len(first), len(second)), first.shape[1])
+    shape = (-1, min(sizes), first.shape[1])
     return (first.reshape(shape) + second.reshape(shape)).flatten(0, 1)
