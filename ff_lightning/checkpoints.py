@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     among the Trainer's ``plugins`` to keep that.
     """
 
+    _twin: Path | None = None
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write a checkpoint.
 
@@ -58,20 +61,37 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = unfinished(path)
-        checked = torch.serialization.get_crc32_options()
-        torch.serialization.set_crc32_options(False)  # two thirds of the time; torch does not look at them again
         try:
-            with part.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
+            if not self._linked(part):
+                _write(checkpoint, part)
             os.replace(part, path)
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        finally:
-            torch.serialization.set_crc32_options(checked)
         _sync_folder(path.parent)
+
+    @contextmanager
+    def same_as(self, path: Path) -> Iterator[None]:
+        """Meanwhile, what is to be written is known to be what was just written to ``path``.
+
+        It gets another name of that file, which the next checkpoint of either name replaces and leaves to the other.
+        Where the file system has no such names, it is written anew.
+        """
+        self._twin = path
+        try:
+            yield
+        finally:
+            self._twin = None
+
+    def _linked(self, part: Path) -> bool:
+        if self._twin is None:
+            return False
+        part.unlink(missing_ok=True)
+        try:
+            os.link(self._twin, part)
+        except OSError:
+            return False
+        return True
 
     def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Read a checkpoint, as Lightning does.
@@ -91,6 +111,18 @@ def unfinished(path: Path) -> Path:
     Lightning looks for the checkpoints of a SLURM job by a part of their names, which must not occur in this one.
     """
     return path.with_name(f".{zlib.crc32(path.name.encode()):08x}.part")
+
+
+def _write(checkpoint: dict[str, Any], path: Path) -> None:
+    checked = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)  # two thirds of the time; torch does not look at them again
+    try:
+        with path.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        torch.serialization.set_crc32_options(checked)
 
 
 def _sync_folder(folder: Path) -> None:
