@@ -21,6 +21,11 @@ class LastCheckpoint(ModelCheckpoint):
     def __init__(self) -> None:
         super().__init__(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
 
+    @property
+    def state_key(self) -> str:
+        """Names its state in a checkpoint. Lightning would spell out all arguments, and asks for it at every hook."""
+        return type(self).__qualname__
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find the run folder."""
         self.dirpath = trainer.default_root_dir
@@ -53,6 +58,11 @@ class BestCheckpoint(ModelCheckpoint):
             save_on_train_epoch_end=False,
             enable_version_counter=False,
         )
+
+    @property
+    def state_key(self) -> str:
+        """Names its state in a checkpoint. Lightning would spell out all arguments, and asks for it at every hook."""
+        return type(self).__qualname__
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find the run folder."""
