@@ -58,8 +58,8 @@ def comparable(run: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def floors_of(runs: list[dict[str, Any]]) -> str:
-    """A sentence with what needs no training of layers, from the first run that measured it."""
-    first = next(run for run in runs if "ngram" in run)
+    """A sentence with what needs no training of layers, from the first run that measured the most of it."""
+    first = max((run for run in runs if "ngram" in run), key=lambda run: "frozen" in run)
     grams = ", ".join(f"{order}-gram {nats:.3f}" for order, nats in first["ngram"].items())
     frozen = f"; random layers under a trained readout {first['frozen']:.3f}" if "frozen" in first else ""
     return f"Floors: {grams}{frozen}."
