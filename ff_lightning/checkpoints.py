@@ -42,7 +42,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     among the Trainer's ``plugins`` to keep that.
     """
 
-    _twin: Path | None = None
+    _same: Path | None = None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write a checkpoint.
@@ -77,18 +77,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         It gets another name of that file, which the next checkpoint of either name replaces and leaves to the other.
         Where the file system has no such names, it is written anew.
         """
-        self._twin = path
+        self._same = path
         try:
             yield
         finally:
-            self._twin = None
+            self._same = None
 
     def _linked(self, part: Path) -> bool:
-        if self._twin is None:
+        if self._same is None:
             return False
         part.unlink(missing_ok=True)
         try:
-            os.link(self._twin, part)
+            os.link(self._same, part)
         except OSError:
             return False
         return True
