@@ -22,11 +22,12 @@ def line(what: str, tier: str, ff: str, twin: str, seeds: str, command: str) -> 
 def labels_in_the_input() -> Iterator[str]:
     """MLPs; a twin is a row of its own, which says so after its name."""
     images = rows("mnist_mlp")
-    twins = {runs[0]["recipe"]: spread(runs, "test_error") for runs in images}
+    twins = {(runs[0]["recipe"], runs[0]["epochs"]): spread(runs, "test_error") for runs in images}
     for runs in images:
         first = runs[0]
         if first["tier"] != "backprop":
-            what, twin = f"`{first['recipe']}`, test error, %", twins.get(first["recipe"] + " + with/twin", "")
+            what = f"`{first['recipe']}`, test error, %"
+            twin = twins.get((first["recipe"] + " + with/twin", first["epochs"]), "")
             command = training_command(first["command"])
             yield line(what, first["tier"], spread(runs, "test_error"), twin, seeds_of(runs), command)
 
