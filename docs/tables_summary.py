@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from statistics import fmean
+from typing import Any
 
 from tables_common import by_command, origin, rows, seeds_of, spread, spread_if_any, training_command
 from tables_images import by_seed
@@ -68,17 +70,22 @@ def language_models() -> Iterator[str]:
             yield line(what, first["tier"], spread(runs, "ff", 4), spread(runs, "twin", 4), seeds_of(runs), command)
     for runs in by_setting("language_scale"):
         settings = list(by_command(runs).values())
-        twin = min(spread(seeds, "backprop", 4) for seeds in settings if "backprop" in seeds[0])
+        twin = spread(best_of(settings, "backprop"), "backprop", 4)
         ours = [seeds for seeds in settings if "ff" in seeds[0]]
         key, text = "ff", "25 novels, nats a character"
         if "--tokens" in runs[0]["command"]:  # the best of the tries, which predicts with all its blocks
             key, text = "ff_average", "mean of the blocks, 25 novels, nats a byte-pair token"
-            ours = [min((seeds for seeds in ours if key in seeds[0]), key=lambda seeds: spread(seeds, key, 4))]
+            ours = [best_of(ours, key)]
         for seeds in ours:
             first = seeds[0]
             what = f"GPT, {first['layers']} layers, {first['arm']}, {text}"
             command = training_command(first["command"])
             yield line(what, first["tier"], spread(seeds, key, 4), twin, seeds_of(seeds), command)
+
+
+def best_of(settings: list[list[dict[str, Any]]], key: str) -> list[dict[str, Any]]:
+    """The seeds of the setting that has the lowest mean of a value."""
+    return min((seeds for seeds in settings if key in seeds[0]), key=lambda seeds: fmean(run[key] for run in seeds))
 
 
 def summary() -> str:

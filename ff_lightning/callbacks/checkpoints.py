@@ -11,15 +11,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from ff_lightning.checkpoints import AtomicCheckpointIO
 
 
-class LastCheckpoint(ModelCheckpoint):
-    """Writes ``last.ckpt`` into the run folder at the end of every epoch.
-
-    Where :class:`BestCheckpoint` is to write the very same, it does so first, and ``last.ckpt`` becomes another name of
-    its file: of a large network, writing is most of what showing and keeping a run costs.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+class RunCheckpoint(ModelCheckpoint):
+    """A checkpoint in the run folder."""
 
     @property
     def state_key(self) -> str:
@@ -31,9 +24,21 @@ class LastCheckpoint(ModelCheckpoint):
         self.dirpath = trainer.default_root_dir
         super().setup(trainer, pl_module, stage)
 
+
+class LastCheckpoint(RunCheckpoint):
+    """Writes ``last.ckpt`` into the run folder at the end of every epoch.
+
+    Where :class:`BestCheckpoint` is to write the very same, it does so first, and ``last.ckpt`` becomes another name of
+    its file: of a large network, writing is most of what showing and keeping a run costs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
+
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write, after the best checkpoint if that has waited for it."""
-        written = [one.write(trainer) for one in best_checkpoints(trainer) if one.waits]
+        best = [one for one in trainer.checkpoint_callbacks if isinstance(one, BestCheckpoint)]
+        written = [one.write(trainer) for one in best if one.waits]
         writer = trainer.strategy.checkpoint_io
         if not written or not isinstance(writer, AtomicCheckpointIO):
             super().on_train_epoch_end(trainer, pl_module)
@@ -42,7 +47,7 @@ class LastCheckpoint(ModelCheckpoint):
             super().on_train_epoch_end(trainer, pl_module)
 
 
-class BestCheckpoint(ModelCheckpoint):
+class BestCheckpoint(RunCheckpoint):
     """Writes ``best.ckpt`` into the run folder whenever validation is better than ever before.
 
     Args:
@@ -59,16 +64,10 @@ class BestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
 
-    @property
-    def state_key(self) -> str:
-        """Names its state in a checkpoint. Lightning would spell out all arguments, and asks for it at every hook."""
-        return type(self).__qualname__
-
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Find the run folder."""
-        self.dirpath = trainer.default_root_dir
-        self.waits = ""
+        """Find the run folder; nothing waits from a training that was broken off."""
         super().setup(trainer, pl_module, stage)
+        self.waits = ""
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save if the value is there and better; Lightning would stop the training where it is not."""
@@ -87,8 +86,3 @@ class BestCheckpoint(ModelCheckpoint):
         path, self.waits = self.waits, ""
         super()._save_checkpoint(trainer, path)
         return path
-
-
-def best_checkpoints(trainer: pl.Trainer) -> list[BestCheckpoint]:
-    """Those of a Trainer."""
-    return [one for one in trainer.checkpoint_callbacks if isinstance(one, BestCheckpoint)]
