@@ -51,6 +51,7 @@ from ff_lightning.cli_report import report, report_parser
 from ff_lightning.data.tokenizers import Tokenizer
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
+from ff_lightning.processor import prepare_cpu
 from ff_lightning.records import read_record
 from ff_lightning.tasks.language_modelling import LanguageModelling
 
@@ -260,9 +261,7 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, or 2 if something that was passed is wrong, which is then said in one line, or 130 after Ctrl-C.
     """
-    # As a network learns, many weights and moments of Adam fade into denormal numbers, with which CPUs compute
-    # many times more slowly. Threads started later inherit this.
-    torch.set_flush_denormal(True)
+    prepare_cpu()
     with only_what_matters():
         try:
             words = sys.argv[1:] if args is None else list(args)

@@ -32,6 +32,7 @@ from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.networks import HintonMLP, WindowMLP
 from ff_lightning.networks.token_stack import TokenStack
 from ff_lightning.optim import CosineDecay
+from ff_lightning.processor import prepare_cpu
 from ff_lightning.rollouts import SleepBuffer
 from ff_lightning.tasks.language import FFLanguageModel, LanguageTwin
 from ff_lightning.tasks.language_modelling import LanguageModelling
@@ -82,7 +83,7 @@ def main() -> None:
     args = arguments()
     be_quiet()
     torch.set_num_threads(args.threads)
-    torch.set_flush_denormal(True)
+    prepare_cpu()
     data = StringsDataModule(args.data, batch_size=args.batch, seed=args.seed)
     module = model(args, data)
     trainer = pl.Trainer(max_epochs=args.epochs, precision=args.precision, limit_val_batches=0, **SILENT)

@@ -36,6 +36,7 @@ from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.networks import GPT, HintonGPT
 from ff_lightning.networks.token_stack import TokenStack
 from ff_lightning.optim import CosineDecay, MuonAdamW
+from ff_lightning.processor import prepare_cpu
 from ff_lightning.rollouts import SleepBuffer
 from ff_lightning.tasks.language import FFLanguageModel, LanguageTwin
 from ff_lightning.tasks.language_modelling import LanguageModelling
@@ -191,7 +192,7 @@ def main() -> None:
     args = arguments()
     be_quiet()
     torch.set_num_threads(args.threads)
-    torch.set_flush_denormal(True)
+    prepare_cpu()
     result = compare(args)
     Console(stderr=True).print(table(result))
     sizes = {"tokens": args.steps * args.batch * args.context, "layers": args.layers}

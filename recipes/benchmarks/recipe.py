@@ -16,6 +16,7 @@ import torch
 
 import ff_lightning as ff
 from ff_lightning.cli_recipes import RecipeCLI
+from ff_lightning.processor import prepare_cpu
 
 RECIPES = Path(__file__).parent.parent
 
@@ -50,7 +51,7 @@ def load(recipes: list[str], overrides: list[str], **trainer: Any) -> RecipeCLI:
         An object with ``trainer``, ``model`` and ``datamodule``.
     """
     be_quiet()
-    torch.set_flush_denormal(True)
+    prepare_cpu()
     configs = [word for recipe in recipes for word in ("--config", str(RECIPES / f"{recipe}.yaml"))]
     return RecipeCLI(
         ff.FFLightningModule,

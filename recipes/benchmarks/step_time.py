@@ -34,6 +34,7 @@ from ff_lightning.data.text import TextDataModule
 from ff_lightning.language import LinearContrast
 from ff_lightning.networks.gpt import GPT
 from ff_lightning.optim import CosineDecay, MuonAdamW
+from ff_lightning.processor import prepare_cpu
 from ff_lightning.tasks.language import FFLanguageModel, LanguageTwin
 from ff_lightning.tasks.language_modelling import LanguageModelling
 
@@ -235,7 +236,7 @@ def generation(models: list[LanguageModelling], texts: int) -> dict[str, Any]:
 def main() -> None:
     args = arguments()
     torch.set_num_threads(args.threads)
-    torch.set_flush_denormal(True)
+    prepare_cpu()
     turns = Turns()
     watches = [Stopwatch(turns, 0), Stopwatch(turns, 1)]
     result = (mlp if args.network == "mlp" else gpt)(args, watches)
