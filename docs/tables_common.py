@@ -51,7 +51,7 @@ def means(columns: Iterable[Sequence[float]]) -> str:
 
 def seeds_of(runs: list[dict[str, Any]]) -> str:
     """The seeds of runs that have one each, or several."""
-    return ", ".join(sorted(str(seed) for run in runs for seed in run.get("seeds", [run.get("seed")])))
+    return ", ".join(sorted({str(seed) for run in runs for seed in run.get("seeds", [run.get("seed")])}))
 
 
 def origin(name: str) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 from tables_common import means, origin, rows, seeds_of, spread, spread_if_any, training_command
@@ -38,9 +40,29 @@ def by_seed(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [one for run in runs for one in run["by_seed"]]
 
 
-def minutes_of(runs: list[dict[str, Any]]) -> str:
+def with_twins(name: str) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]]:
+    """Runs of Forward-Forward under one command, what each of their seeds gave, and what each seed of the twin gave.
+
+    A twin may have been trained by a run of its own, and networks that differ in their tier have the same one.
+    """
+    twins: dict[str, list[dict[str, Any]]] = {}
+    for runs in rows(name):
+        twins.setdefault(without_tier(runs), []).extend(one for one in by_seed(runs) if "twin_test" in one)
+    for runs in rows(name):
+        ours = [run for run in runs if "test" in run["by_seed"][0]]
+        if ours:
+            yield ours, by_seed(ours), twins[without_tier(runs)]
+
+
+def without_tier(runs: list[dict[str, Any]]) -> str:
+    """The common command of some runs, as the twin sees it."""
+    return re.sub(r" --tier \S+", "", training_command(runs[0]["command"]))
+
+
+def minutes_of(ours: list[dict[str, Any]], twins: list[dict[str, Any]]) -> str:
     """CPU minutes of Forward-Forward, and of the twin where it was trained."""
-    return " / ".join(filter(None, (spread_if_any(runs, key, 1) for key in ("cpu_minutes", "twin_cpu_minutes"))))
+    parts = spread(ours, "cpu_minutes", 1), spread_if_any(twins, "twin_cpu_minutes", 1)
+    return " / ".join(filter(None, parts))
 
 
 def class_goodness(name: str) -> str:
@@ -50,15 +72,15 @@ def class_goodness(name: str) -> str:
         "CPU minutes, FF / twin | seeds | command |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for runs in rows(name):
-        first, each = runs[0], by_seed(runs)
+    for runs, each, twins in with_twins(name):
+        first = runs[0]
         columns = zip(*(one["test_by_block"] for one in each), strict=True)
         chosen = [{"validation": one["validation"][one["readout"]]} for one in each]
         readouts = ", ".join(dict.fromkeys(f"`{one['readout']}`" for one in each))
-        twin = spread_if_any(each, "twin_test")
         lines.append(
             f"| `{first['recipe']}` | {first['tier']} | {spread(each, 'test')} | {means(columns)} | "
-            f"{spread(chosen, 'validation')} | {readouts} | {twin} | {minutes_of(each)} | {seeds_of(runs)} | "
+            f"{spread(chosen, 'validation')} | {readouts} | {spread_if_any(twins, 'twin_test')} | "
+            f"{minutes_of(each, twins)} | {seeds_of(runs)} | "
             f"`{training_command(first['command'])}` |"
         )
     return "\n".join([*lines, "", origin(name)])
@@ -98,16 +120,25 @@ def experiments(name: str) -> str:
         "seeds | command |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for runs in rows(name):
-        first, each = runs[0], by_seed(runs)
+    for runs, each, twins in with_twins(name):
+        first = runs[0]
         columns = [[one[key] for one in each] for key in sorted(each[0]) if key.startswith("test/block")]
-        twin = spread_if_any(each, "twin_test")
         lines.append(
             f"| `{first['recipe']}` | {first['tier']} | {spread(each, 'test')} | {means(columns)} | "
-            f"{spread(each, 'val')} | {twin} | {minutes_of(each)} | {seeds_of(runs)} | "
-            f"`{training_command(first['command'])}` |"
+            f"{spread(each, 'val')} | {spread_if_any(twins, 'twin_test')} | {minutes_of(each, twins)} | "
+            f"{seeds_of(runs)} | `{training_command(first['command'])}` |"
         )
     return "\n".join([*lines, "", origin(name)])
+
+
+def self_contrast_runs(name: str) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+    """Runs of SCFF under one command, and those of the twin, which has rate and epochs of its own."""
+    everything = [run for runs in rows(name) for run in runs]
+    for runs in rows(name):
+        ours = [run for run in runs if run["test_accuracy"] is not None]
+        twins = [run for run in everything if run["twin"] is not None and run["recipe"] == runs[0]["recipe"]]
+        if ours:
+            yield ours, twins
 
 
 def self_contrast(name: str) -> str:
@@ -117,11 +148,11 @@ def self_contrast(name: str) -> str:
         "seeds | command |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for runs in rows(name):
+    for runs, twins in self_contrast_runs(name):
         first = runs[0]
         lines.append(
             f"| `{first['recipe']}` | {first['tier']} | {spread(runs, 'test_accuracy')} | "
-            f"{spread(runs, 'validation_accuracy')} | {spread_if_any(runs, 'twin')} | {minutes_of(runs)} | "
+            f"{spread(runs, 'validation_accuracy')} | {spread_if_any(twins, 'twin')} | {minutes_of(runs, twins)} | "
             f"{seeds_of(runs)} | `{training_command(first['command'])}` |"
         )
     return "\n".join([*lines, "", origin(name)])

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any
 
 from tables_common import by_command, origin, rows, seeds_of, spread, spread_if_any, training_command
-from tables_images import by_seed
+from tables_images import self_contrast_runs, with_twins
 from tables_language import beside_twins, by_setting
 
 HEAD = [
@@ -36,17 +36,26 @@ def labels_in_the_input() -> Iterator[str]:
 
 def goodness_of_every_class() -> Iterator[str]:
     """Convolutional networks."""
-    for runs in rows("class_goodness"):
-        first, each = runs[0], by_seed(runs)
-        what, twin = f"`{first['recipe']}`, test accuracy, %", spread_if_any(each, "twin_test")
+    for runs, each, twins in with_twins("class_goodness"):
+        first = runs[0]
+        what, twin = f"`{first['recipe']}`, test accuracy, %", spread_if_any(twins, "twin_test")
         yield line(what, first["tier"], spread(each, "test"), twin, seeds_of(runs), training_command(first["command"]))
+
+
+def self_contrast() -> Iterator[str]:
+    """Convolutional networks that learn without labels, and a linear softmax on top that learns with them."""
+    for runs, twins in self_contrast_runs("scff"):
+        first = runs[0]
+        what, twin = f"`{first['recipe']}`, no labels below the readout, test accuracy, %", spread_if_any(twins, "twin")
+        command = training_command(first["command"])
+        yield line(what, first["tier"], spread(runs, "test_accuracy"), twin, seeds_of(runs), command)
 
 
 def hintons_experiments() -> Iterator[str]:
     """Local fields, learning without labels, recurrence."""
-    for runs in rows("hinton"):
-        first, each = runs[0], by_seed(runs)
-        what, twin = f"`{first['recipe']}`, test error, %", spread_if_any(each, "twin_test")
+    for runs, each, twins in with_twins("hinton"):
+        first = runs[0]
+        what, twin = f"`{first['recipe']}`, test error, %", spread_if_any(twins, "twin_test")
         yield line(what, first["tier"], spread(each, "test"), twin, seeds_of(runs), training_command(first["command"]))
 
 
@@ -90,7 +99,8 @@ def best_of(settings: list[list[dict[str, Any]]], key: str) -> list[dict[str, An
 
 def summary() -> str:
     """One line a result: Forward-Forward, the same network by backprop, and the command."""
-    parts = (labels_in_the_input, hintons_experiments, goodness_of_every_class, other_systems, language_models)
-    files = ("mnist_mlp", "hinton", "class_goodness", "predictive", "spiking", "language", "language_scale")
+    images = (labels_in_the_input, hintons_experiments, goodness_of_every_class, self_contrast)
+    parts = (*images, other_systems, language_models)
+    files = ("mnist_mlp", "hinton", "class_goodness", "scff", "predictive", "spiking", "language", "language_scale")
     lines = [*HEAD, *(row for part in parts for row in part())]
     return "\n\n".join(["\n".join(lines), *dict.fromkeys(map(origin, files))])

@@ -109,7 +109,7 @@ def test_a_difference_of_one_bit_is_found(benchmark: Any) -> None:
 def test_convolutional_networks_are_compared_with_their_twins(
     benchmark: Any, capsys: pytest.CaptureFixture[str], tier: str, twin: bool
 ) -> None:
-    few = ["--trainer.max_epochs", "3", *([] if twin else ["--no-twin", "--validation-only"])]
+    few = ["--trainer.max_epochs", "3", *([] if twin else ["--parts", "ff", "--validation-only"])]
     benchmark("conv", "--data", "digits", "--tier", tier, "--seed", "0", "1", *few).main()
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert (result["tier"], result["seeds"], len(result["by_seed"])) == (tier, [0, 1], 2)
@@ -121,13 +121,21 @@ def test_convolutional_networks_are_compared_with_their_twins(
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_twin_is_trained_alone(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark("conv", "--data", "digits", "--parts", "twin", "--trainer.max_epochs", "1").main()
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert result["test_accuracy"] is None
+    assert set(result["by_seed"][0]) == {"seed", "twin_cpu_minutes", "twin_validation", "twin_test"}
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_network_with_the_label_in_its_input_is_of_tier_1(
     benchmark: Any, capsys: pytest.CaptureFixture[str], shared_data: Path
 ) -> None:
     del shared_data
     labelled = ["--data", "mnist", "--recipe", "mnist_labelled_conv"]
     few = ["--data.limit", "200", "--data.validation", "100", "--trainer.max_epochs", "1"]
-    script = benchmark("conv", *labelled, "--no-twin", "--validation-only", *few)
+    script = benchmark("conv", *labelled, "--parts", "ff", "--validation-only", *few)
     script.main()
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
     assert (result["tier"], result["recipe"]) == ("T1", "mnist_labelled_conv")

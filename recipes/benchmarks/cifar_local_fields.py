@@ -1,6 +1,6 @@
 """Test error of `cifar_local_fields`: CIFAR-10 with local receptive fields and labels, tier T1.
 
-    python recipes/benchmarks/cifar_local_fields.py --data path/to/cifar10 [--seed 0 1 2] [--twin]
+    python recipes/benchmarks/cifar_local_fields.py --data path/to/cifar10 [--seed 0 1 2] [--parts ff twin]
 
 Arguments of the recipe change one thing at a time; with `--validation-only` the test set stays closed:
 

@@ -1,6 +1,6 @@
 """Test accuracy of convolutional stacks, with the twin beside it.
 
-    python recipes/benchmarks/conv.py --data path/to/cifar10_jpeg --tier T2 [--seed 0 1 2] [--validation-only]
+    python recipes/benchmarks/conv.py --data path/to/cifar10_jpeg --tier T2 [--seed 0 1 2] [--parts ff twin]
 
 Tiers: T1 contrasts the true class with classes of each block's own prediction, T2 compares all classes at once, T3 does
 so in overlapping pairs of blocks. With `--recipe mnist_labelled_conv` the label is in the input and contrasted with a
@@ -9,7 +9,8 @@ wrong one, tier T1. `--data` is a folder with Parquet files in the hub's layout,
 Further arguments change the recipe, of FF and twin alike: `--trainer.max_epochs 5`.
 
 Validation images are cut from the training set and choose the readout; the test set is looked at once, at the end.
-The last line is JSON; `cpu_minutes` are those of training FF, a seed.
+With `--validation-only` the test set stays closed. One network has one twin, whatever its tier: `--parts ff` leaves it
+out, `--parts twin` trains nothing else. The last line is JSON; `cpu_minutes` are those of training FF, a seed.
 """
 
 from __future__ import annotations
@@ -87,7 +88,7 @@ def tested(run: LightningCLI) -> dict[str, float]:
     return {name.removeprefix("test/"): round(100 * value, 2) for name, value in found.items() if "accuracy" in name}
 
 
-def one_seed(args: argparse.Namespace, recipe: str, seed: int) -> dict[str, object]:
+def forward_forward(args: argparse.Namespace, recipe: str, seed: int) -> dict[str, object]:
     run, minutes = trained(args, [recipe, *args.overlays], seed)
     goodness, labels = validated(run)
     readout, validation = best_readout(goodness, labels)
@@ -104,12 +105,18 @@ def one_seed(args: argparse.Namespace, recipe: str, seed: int) -> dict[str, obje
         measured = tested(run)
         result["test"] = measured["accuracy"]
         result["test_by_block"] = [measured[f"accuracy/block_{index}"] for index in range(len(goodness))]
-    if args.twin:
-        twin, result["twin_cpu_minutes"] = trained(args, [recipe, "with/twin"], seed)
-        result["twin_validation"] = percent(*validated(twin))
-        if not args.validation_only:
-            result["twin_test"] = tested(twin)["accuracy"]
     return result
+
+
+def backprop(args: argparse.Namespace, recipe: str, seed: int) -> dict[str, object]:
+    run, minutes = trained(args, [recipe, "with/twin"], seed)
+    result: dict[str, object] = {"twin_cpu_minutes": minutes, "twin_validation": percent(*validated(run))}
+    if not args.validation_only:
+        result["twin_test"] = tested(run)["accuracy"]
+    return result
+
+
+PARTS = {"ff": forward_forward, "twin": backprop}
 
 
 def main() -> None:
@@ -119,7 +126,7 @@ def main() -> None:
     parser.add_argument("--recipe", help="such as cifar_resnet; what fits the data by default")
     parser.add_argument("--seed", type=int, nargs="+", default=[0])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--no-twin", dest="twin", action="store_false")
+    parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--validation-only", action="store_true", help="do not look at the test set")
     args, args.changes = parser.parse_known_args()
     torch.set_num_threads(args.threads)
@@ -130,8 +137,11 @@ def main() -> None:
 
     by_seed = []
     for seed in args.seed:
-        by_seed.append(one_seed(args, recipe, seed))
-        print(json.dumps({"seed": seed, **by_seed[-1]}), flush=True)
+        found: dict[str, object] = {"seed": seed}
+        for part in args.parts:
+            found |= PARTS[part](args, recipe, seed)
+        by_seed.append(found)
+        print(json.dumps(found), flush=True)
 
     def average(name: str) -> float | None:
         return round(mean(one[name] for one in by_seed), 2) if name in by_seed[0] else None  # type: ignore[misc]

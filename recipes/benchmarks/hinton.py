@@ -46,15 +46,17 @@ def benchmark(recipe: str, about: str | None, data: str) -> None:
     parser.add_argument("--data", default=data)
     parser.add_argument("--seed", type=int, nargs="+", default=[0])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--twin", action="store_true", help="also train the same network by backprop")
+    parser.add_argument("--parts", nargs="+", choices=["ff", "twin"], default=["ff", "twin"])
     parser.add_argument("--validation-only", action="store_true", help="do not look at the test set")
     args, args.changes = parser.parse_known_args()
     torch.set_num_threads(args.threads)
 
     by_seed = []
     for seed in args.seed:
-        found: dict[str, object] = {"seed": seed, **trained(args, [recipe], seed)}
-        if args.twin:
+        found: dict[str, object] = {"seed": seed}
+        if "ff" in args.parts:
+            found |= trained(args, [recipe], seed)
+        if "twin" in args.parts:
             found |= {f"twin_{name}": value for name, value in trained(args, [recipe, "with/twin"], seed).items()}
         by_seed.append(found)
         print(json.dumps(found), flush=True)

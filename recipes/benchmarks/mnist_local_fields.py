@@ -1,6 +1,6 @@
 """Test error of `mnist_local_fields`: local receptive fields that share no weights, without labels, tier T1.
 
-    python recipes/benchmarks/mnist_local_fields.py --data path/to/mnist [--seed 0 1 2] [--twin]
+    python recipes/benchmarks/mnist_local_fields.py --data path/to/mnist [--seed 0 1 2] [--parts ff twin]
 
 Arguments of the recipe change one thing at a time; with `--validation-only` the test set stays closed:
 

@@ -1,6 +1,6 @@
 """Test accuracy of self-contrastive FF (SCFF, arXiv 2409.11593) under a linear softmax, tier T1.
 
-    python recipes/benchmarks/scff.py --data path/to/cifar10 [--seed 0] [--twin-epochs 4]
+    python recipes/benchmarks/scff.py --data path/to/cifar10 [--seed 0] [--parts ff twin]
     python recipes/benchmarks/scff.py --recipe mnist_scff --data path/to/mnist
 
 Arguments of the recipe change one thing at a time; with `--validation-only` the test set stays closed:
@@ -8,8 +8,8 @@ Arguments of the recipe change one thing at a time; with `--validation-only` the
     python recipes/benchmarks/scff.py --validation-only --model.readout.dropout 0.0
 
 `--data` is a folder with train.parquet and test.parquet in the hub's layout, or the hub id itself. The test set is
-looked at once, at the end. With `--twin-epochs` the same network is also trained by backprop, at one rate for all
-layers, on single images. The last line is JSON.
+looked at once, at the end. The twin is the same network trained by backprop, with labels, on single images, at one rate
+for all layers and for `--twin-epochs`. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -44,15 +44,17 @@ def main() -> None:
     parser.add_argument("--data", help="a folder; the recipe's own source by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--twin-epochs", type=int, default=0, help="also train the twin, for so many epochs")
+    parser.add_argument("--parts", nargs="+", choices=["ff", "twin"], default=["ff", "twin"])
+    parser.add_argument("--twin-epochs", type=int, default=4)
     parser.add_argument("--twin-lr", type=float, default=1e-3)
     parser.add_argument("--validation-only", action="store_true", help="do not look at the test set")
     args, changes = parser.parse_known_args()
     torch.set_num_threads(args.threads)
 
-    found, minutes = measured(args, [args.recipe], changes)
-    twin, twin_minutes = {}, None
-    if args.twin_epochs:
+    found, minutes, twin, twin_minutes = {}, None, {}, None
+    if "ff" in args.parts:
+        found, minutes = measured(args, [args.recipe], changes)
+    if "twin" in args.parts:
         length = [f"--trainer.max_epochs={args.twin_epochs}", f"--model.optimizer.lr={args.twin_lr}"]
         twin, twin_minutes = measured(args, [args.recipe, "with/twin"], length)
     result = {
