@@ -12,15 +12,16 @@ from tables_common import means, origin, rows, seeds_of, spread, spread_if_any, 
 def errors(name: str) -> str:
     """Table of test errors."""
     lines = [
-        "| recipe | tier | test error, % | validation error, % | epochs | CPU minutes | seeds | command |",
-        "|---|---|---|---|---|---|---|---|",
+        "| recipe | tier | test error, % | by block | validation error, % | epochs | CPU minutes | seeds | command |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for runs in rows(name):
         first = runs[0]
+        blocks = means(zip(*(run["test_error_by_block"] for run in runs), strict=True))
         minutes = f"{sum(run['train_cpu_seconds'] for run in runs) / len(runs) / 60:.1f}"
         command = training_command(first["command"])
         lines.append(
-            f"| `{first['recipe']}` | {first['tier']} | {spread(runs, 'test_error')} | "
+            f"| `{first['recipe']}` | {first['tier']} | {spread(runs, 'test_error')} | {blocks} | "
             f"{spread(runs, 'validation_error')} | {first['epochs']} | {minutes} | {seeds_of(runs)} | `{command}` |"
         )
     return "\n".join([*lines, "", origin(name)])
