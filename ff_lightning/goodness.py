@@ -215,22 +215,28 @@ class _Weighted(Goodness, ABC):
                 f"Passed activities of shape {tuple(h.shape)}. The goodness was built for `shape={self.shape}`."
             )
         with torch.autocast(h.device.type, enabled=False):
-            x = self.weighed(h)
-            return F.linear(x, self.weight.to(x.dtype), self.bias.to(x.dtype))
+            x, size = self.weighed(self.pooled(h))
+            weight = self.weight.to(x.dtype)
+            if h.dim() == 4:  # kept with the fields of a channel together
+                weight = weight.view(self.num_classes, h.shape[1], -1).transpose(1, 2).flatten(1)
+            # Divided by the size after the product, where there are C values a sample and not D'.
+            g: Tensor = F.linear(x, weight) / size + self.bias.to(x.dtype)
+            return g
 
     @abstractmethod
-    def weighed(self, h: Tensor) -> Tensor:
-        """What the weights are applied to, ``(B, D')``, at least float32."""
+    def weighed(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """What the weights are applied to, of pooled activities ``(B, D')``, and its size, ``(B, 1)``, above 0."""
 
     def pooled(self, h: Tensor) -> Tensor:
-        """Means over the fields of the grid, brought to mean square 1, ``(B, D')``, at least float32."""
-        if h.dim() == 4:
-            # A matrix product over positions: in channels-last layout far faster than `adaptive_avg_pool2d`.
-            members = self.fields.to(h.dtype)
-            sums = members @ h.permute(0, 2, 3, 1).flatten(1, 2)
-            h = (sums.to(accumulation_dtype(h)) / self.fields.sum(1, keepdim=True)).transpose(1, 2)
-        u = h.flatten(1).to(accumulation_dtype(h))
-        return F.rms_norm(u, u.shape[-1:])
+        """Means over the fields of the grid, channels of a field together, ``(B, D')``, at least float32."""
+        if h.dim() == 2:
+            return h.to(accumulation_dtype(h))
+        positions = h.permute(0, 2, 3, 1).flatten(1, 2)
+        if positions.shape[1] == len(self.fields):
+            return positions.flatten(1).to(accumulation_dtype(h))
+        # A matrix product over positions: in channels-last layout far faster than `adaptive_avg_pool2d`.
+        sums = (self.fields.to(h.dtype) @ positions).to(accumulation_dtype(h))
+        return (sums / self.fields.sum(1, keepdim=True)).flatten(1)
 
 
 def grid_fields(shape: Sequence[int], grid: Sequence[int]) -> Tensor:
@@ -266,11 +272,12 @@ class WeightedEnergy(_Weighted):
         - Output: ``(B, num_classes)``, float32.
 
     >>> WeightedEnergy(3, (4, 8, 8), grid=2)(torch.ones(1, 4, 8, 8))
-    tensor([[0., 0., 0.]], grad_fn=<AddmmBackward0>)
+    tensor([[0., 0., 0.]], grad_fn=<AddBackward0>)
     """
 
-    def weighed(self, h: Tensor) -> Tensor:  # noqa: D102
-        return self.pooled(h).square()
+    def weighed(self, u: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        energy = u.square()
+        return energy, energy.mean(1, keepdim=True) + torch.finfo(u.dtype).eps
 
 
 class ProjectedActivity(_Weighted):
@@ -289,8 +296,8 @@ class ProjectedActivity(_Weighted):
         - Output: ``(B, num_classes)``, float32.
     """
 
-    def weighed(self, h: Tensor) -> Tensor:  # noqa: D102
-        return self.pooled(h)
+    def weighed(self, u: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        return u, (u.square().mean(1, keepdim=True) + torch.finfo(u.dtype).eps).sqrt()
 
 
 def squared_norm(h: Tensor) -> Tensor:
