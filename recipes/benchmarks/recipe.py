@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import subprocess
 import sys
 import warnings
@@ -75,7 +76,7 @@ def provenance() -> dict[str, str]:
     cpu = models[0] if models else ": unknown CPU"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu.split(":")[1].strip()
     return {
-        "command": " ".join(["python", f"recipes/benchmarks/{Path(sys.argv[0]).name}", *portable(sys.argv[1:])]),
+        "command": shlex.join(["python", f"recipes/benchmarks/{Path(sys.argv[0]).name}", *portable(sys.argv[1:])]),
         "commit": commit,
         "hardware": f"{os.cpu_count()} x {device}",
         "date": date.today().isoformat(),
