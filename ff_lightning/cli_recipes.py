@@ -10,16 +10,21 @@ from pathlib import Path
 from pydoc import locate
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_info
 
 from ff_lightning.callbacks import BestCheckpoint
 from ff_lightning.cli_errors import Parser, explain
 from ff_lightning.errors import InputError
+from ff_lightning.processor import multiplies_bfloat16
 
 LINKED = ("vocab_size", "context")
 """What a network takes from its data, if the network has an argument and the data an attribute of that name."""
 
+MIXED = {"cpu": ("bf16-mixed", "bf16", "16-mixed", "16"), "cuda": ("bf16-mixed", "bf16")}
+"""By type of device, the values of ``precision`` that Lightning takes for mixed precision in bfloat16."""
 
 FOLDERS = (Path(__file__).parent, Path(__file__).parent.parent)
 """Where ``recipes/`` lies: in the package if it was installed, beside it in a checkout."""
@@ -76,9 +81,17 @@ class RecipeCLI(LightningCLI):
             parser.link_arguments(f"data.{name}", f"model.init_args.network.init_args.{name}", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
-        """Drop what is switched off."""
-        if self._get(self.config, "trainer").enable_checkpointing is False:
+        """Drop what is switched off, and half precision where it would be slower than float32."""
+        trainer = self._get(self.config, "trainer")
+        if trainer.enable_checkpointing is False:
             self._parser(self.subcommand).callback_keys.remove("best")
+        device = device_type(trainer.accelerator)
+        if str(trainer.precision) in MIXED.get(device, ()) and not multiplies_bfloat16(device):
+            rank_zero_info(
+                f"`trainer.precision` is 32-true, not {trainer.precision}: without instructions for bfloat16, as here, "
+                "that would be many times slower."
+            )
+            trainer.precision = "32-true"
 
     def instantiate_classes(self) -> None:
         """Build data, network and Trainer.
@@ -117,6 +130,14 @@ class RecipeCLI(LightningCLI):
                 f"Passed `model.network.{name}={passed}` with data of `{name}={taken}`. The network takes it from the "
                 "data: leave it out."
             )
+
+
+def device_type(accelerator: Any) -> str:
+    """Type of the devices that Lightning's ``accelerator`` stands for; of what torch does not know, its own name."""
+    if accelerator not in ("auto", "gpu", "cuda", "mps"):
+        return str(accelerator)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return device.type if device else "cpu"
 
 
 def _default(class_path: str, name: str) -> Any:

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from ff_lightning.errors import InputError, positive
+from ff_lightning.processor import multiplies_bfloat16
 from ff_lightning.schedules import HoldThenDecay
 
 
@@ -42,7 +43,7 @@ class MuonAdamW(Optimizer):
     """Muon for every :class:`HiddenMatrix`, AdamW for all other parameters.
 
     Muon (Jordan 2024, kellerjordan.github.io/posts/muon): the Nesterov momentum of a matrix is orthogonalised by
-    five Newton-Schulz iterations in bfloat16, and scaled by ``sqrt(max(1, rows / columns))``. AdamW: Loshchilov
+    five Newton-Schulz iterations, and scaled by ``sqrt(max(1, rows / columns))``. AdamW: Loshchilov
     and Hutter (2017, 1711.05101). Both decay weights by ``weight_decay`` times their learning rate. The two
     parameter groups have learning rates of their own, which a scheduler scales alike.
 
@@ -135,9 +136,10 @@ class MuonAdamW(Optimizer):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """Bring all singular values of a matrix near 1, by five Newton-Schulz iterations of order five in bfloat16.
+    """Bring all singular values of a matrix near 1, by five Newton-Schulz iterations of order five.
 
-    The coefficients are Jordan's: they favour speed, and leave singular values between about 0.7 and 1.2.
+    They are computed in bfloat16 where the device multiplies it, else in float32. The coefficients are Jordan's: they
+    favour speed, and leave singular values between about 0.7 and 1.2.
 
     Args:
         matrix: ``(rows, columns)``.
@@ -146,7 +148,8 @@ def orthogonalised(matrix: Tensor) -> Tensor:
         The same shape and dtype; zero if ``matrix`` is zero.
     """
     tall = matrix.shape[0] > matrix.shape[1]
-    x = (matrix.T if tall else matrix).bfloat16()
+    dtype = torch.bfloat16 if multiplies_bfloat16(matrix.device.type) else torch.float32
+    x = (matrix.T if tall else matrix).to(dtype)
     x = x / x.norm().clamp_min(1e-7)
     for _ in range(5):
         gram = x @ x.T

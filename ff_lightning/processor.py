@@ -1,8 +1,9 @@
-"""Settings of the process under which networks train faster on a CPU."""
+"""What the processor can do, and settings of the process under which networks train faster on a CPU."""
 
 from __future__ import annotations
 
 import ctypes
+from functools import cache
 from typing import Final
 
 import torch
@@ -29,3 +30,22 @@ def prepare_cpu() -> None:
         return
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, -1)
+
+
+@cache
+def multiplies_bfloat16(device_type: str) -> bool:
+    """Whether matrix products in bfloat16 are worth it on this machine.
+
+    Without instructions for them, torch falls back on loops that are tens of times slower than products in float32.
+
+    Args:
+        device_type: of a ``torch.device``, such as ``"cpu"``.
+
+    Returns:
+        For ``"cpu"``, whether oneDNN has products in bfloat16 for this processor (on x86, AVX-512 and newer); for
+        ``"cuda"``, whether the GPU has them; elsewhere ``True``.
+    """
+    if device_type == "cpu":
+        supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # not in a build without oneDNN
+        return bool(supported and supported())
+    return device_type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)

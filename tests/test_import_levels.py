@@ -66,7 +66,7 @@ KNOWS = {
     "class_blocks": GROUND | PARTS | {"blocks"},
     "processor": set(),
     "convert": GROUND | PARTS | {"blocks", "class_blocks"},
-    "optim": GROUND | {"schedules"},
+    "optim": GROUND | {"processor", "schedules"},
     "networks": GROUND | PARTS | {"blocks", "class_blocks", "class_losses", "networks", "language", "optim"},
     "generation": GROUND | {"language", "networks"},
     "rollouts": GROUND | {"generation", "networks"},

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ctypes
+import os
+import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+
+from ff_lightning.processor import multiplies_bfloat16
 
 BETWEEN_STEPS = """
 import resource, sys, torch
@@ -47,3 +52,68 @@ def test_denormal_numbers_are_zero() -> None:
         "print((torch.tensor([1e-38]) / 1e3).item())"
     )
     assert float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout) == 0
+
+
+PRECISIONS = """
+import sys, yaml
+from pathlib import Path
+from ff_lightning.cli import main
+
+for precision in ("bf16-mixed", "16-mixed", "32-true", "bf16-true"):
+    assert main(["fit", *sys.argv[1:], "--trainer.accelerator", "cpu", "--trainer.precision", precision]) == 0
+    print(yaml.safe_load(Path("runs/digits_mlp-smoke/config.yaml").read_text())["trainer"]["precision"])
+"""
+
+AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+"""What oneDNN then takes a newer processor of this kind for: one without bfloat16."""
+
+
+@pytest.mark.parametrize(
+    ("processor", "mixed"),
+    [
+        pytest.param(AVX2, "32-true", marks=pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX2 is x86's")),
+        pytest.param(
+            {},
+            "bf16-mixed",
+            marks=pytest.mark.skipif(not multiplies_bfloat16("cpu"), reason="this processor has no bfloat16"),
+        ),
+    ],
+)
+def test_mixed_precision_is_taken_where_the_processor_has_it(
+    tmp_path: Path, processor: dict[str, str], mixed: str
+) -> None:
+    configs = [word for name in ("digits_mlp", "with/smoke") for word in ("--config", f"recipes/{name}.yaml")]
+    done = subprocess.run(
+        [sys.executable, "-c", PRECISIONS, *configs],
+        env=os.environ | processor,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    used = [line for line in done.stdout.splitlines() if line.endswith(("-true", "-mixed"))]
+    assert used[2:] == ["32-true", "bf16-true"]
+    assert used[0] == mixed
+    said = done.stdout + done.stderr
+    if mixed == "32-true":
+        assert used[1] == "32-true"
+        assert said.count("`trainer.precision` is 32-true, not") == 2
+    else:
+        assert "`trainer.precision` is" not in said
+
+
+def test_muon_multiplies_in_what_the_processor_has() -> None:
+    code = (
+        "import torch; from ff_lightning.optim import orthogonalised; torch.manual_seed(0); "
+        "x = orthogonalised(torch.randn(4, 4)); "
+        "print(bool((x == x.bfloat16()).all()))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | AVX2,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rounded = found.stdout.strip() == "True"
+    assert not rounded if platform.machine() == "x86_64" else rounded == multiplies_bfloat16("cpu")

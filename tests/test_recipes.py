@@ -16,6 +16,7 @@ import wandb
 import yaml
 
 from ff_lightning.cli import main
+from ff_lightning.processor import multiplies_bfloat16
 from tests.command_line import error_of
 from tests.test_compilation import needs_compiler
 
@@ -184,7 +185,7 @@ def test_overlays_compose_and_the_last_one_wins() -> None:
     assert main(["fit", *configs("digits_mlp", "twin", "bf16", "smoke"), *FEW, "--trainer.max_epochs", "2"]) == 0
     assert updates("digits_mlp-twin-bf16-smoke") == 4
     config = yaml.safe_load(Path("runs/digits_mlp-twin-bf16-smoke/config.yaml").read_text())
-    assert config["trainer"]["precision"] == "bf16-mixed"
+    assert config["trainer"]["precision"] == ("bf16-mixed" if multiplies_bfloat16("cpu") else "32-true")
     assert config["model"]["class_path"] == "ff_lightning.BackpropTwin"
     assert config["model"]["init_args"]["network"]["init_args"]["widths"] == [500, 500, 500]
 
