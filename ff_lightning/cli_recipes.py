@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -80,18 +81,25 @@ class RecipeCLI(LightningCLI):
         for name in LINKED:
             parser.link_arguments(f"data.{name}", f"model.init_args.network.init_args.{name}", apply_on="instantiate")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Keep whether the command itself, and not a file, names a precision."""
+        words = sys.argv[1:] if args is None else args
+        self.asks_for_precision = any(str(word).split("=")[0] == "--trainer.precision" for word in words)
+        super().parse_arguments(parser, args)
+
     def before_instantiate_classes(self) -> None:
-        """Drop what is switched off, and half precision where it would be slower than float32."""
+        """Drop what is switched off, and half precision of a recipe where float32 is faster."""
         trainer = self._get(self.config, "trainer")
         if trainer.enable_checkpointing is False:
             self._parser(self.subcommand).callback_keys.remove("best")
         device = device_type(trainer.accelerator)
         if str(trainer.precision) in MIXED.get(device, ()) and not multiplies_bfloat16(device):
-            rank_zero_info(
-                f"`trainer.precision` is 32-true, not {trainer.precision}: without instructions for bfloat16, as here, "
-                "that would be many times slower."
-            )
-            trainer.precision = "32-true"
+            slow = f"{trainer.precision}, which is many times slower on this device"
+            if self.asks_for_precision:
+                rank_zero_info(f"Computing in {slow} than 32-true.")
+            else:
+                rank_zero_info(f"Computing in 32-true, not in {slow} (unless the command asks for it).")
+                trainer.precision = "32-true"
 
     def instantiate_classes(self) -> None:
         """Build data, network and Trainer.

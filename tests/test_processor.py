@@ -59,9 +59,14 @@ import sys, yaml
 from pathlib import Path
 from ff_lightning.cli import main
 
-for precision in ("bf16-mixed", "16-mixed", "32-true", "bf16-true"):
-    assert main(["fit", *sys.argv[1:], "--trainer.accelerator", "cpu", "--trainer.precision", precision]) == 0
-    print(yaml.safe_load(Path("runs/digits_mlp-smoke/config.yaml").read_text())["trainer"]["precision"])
+def used(*words):
+    assert main(["fit", *sys.argv[1:], "--trainer.accelerator", "cpu", *words]) == 0
+    print("used", yaml.safe_load(Path("runs/precision/config.yaml").read_text())["trainer"]["precision"])
+
+for in_file in ("bf16-mixed", "16-mixed", "bf16-true"):
+    Path("precision.yaml").write_text(f"trainer: {{precision: {in_file}, default_root_dir: runs/precision}}")
+    used("--config", "precision.yaml")
+used("--config", "precision.yaml", "--trainer.precision", "bf16-mixed")
 """
 
 AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
@@ -71,16 +76,16 @@ AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
 @pytest.mark.parametrize(
     ("processor", "mixed"),
     [
-        pytest.param(AVX2, "32-true", marks=pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX2 is x86's")),
+        pytest.param(AVX2, False, marks=pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX2 is x86's")),
         pytest.param(
             {},
-            "bf16-mixed",
+            True,
             marks=pytest.mark.skipif(not multiplies_bfloat16("cpu"), reason="this processor has no bfloat16"),
         ),
     ],
 )
 def test_mixed_precision_is_taken_where_the_processor_has_it(
-    tmp_path: Path, processor: dict[str, str], mixed: str
+    tmp_path: Path, processor: dict[str, str], mixed: bool
 ) -> None:
     configs = [word for name in ("digits_mlp", "with/smoke") for word in ("--config", f"recipes/{name}.yaml")]
     done = subprocess.run(
@@ -91,15 +96,15 @@ def test_mixed_precision_is_taken_where_the_processor_has_it(
         text=True,
         check=True,
     )
-    used = [line for line in done.stdout.splitlines() if line.endswith(("-true", "-mixed"))]
-    assert used[2:] == ["32-true", "bf16-true"]
-    assert used[0] == mixed
+    used = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("used ")]
     said = done.stdout + done.stderr
-    if mixed == "32-true":
-        assert used[1] == "32-true"
-        assert said.count("`trainer.precision` is 32-true, not") == 2
+    if mixed:
+        assert used == ["bf16-mixed", "16-mixed", "bf16-true", "bf16-mixed"]
+        assert "many times slower" not in said
     else:
-        assert "`trainer.precision` is" not in said
+        assert used == ["32-true", "32-true", "bf16-true", "bf16-mixed"]
+        assert said.count("Computing in 32-true, not in ") == 2
+        assert said.count("Computing in bf16-mixed, which is many times slower on this device") == 1
 
 
 def test_muon_multiplies_in_what_the_processor_has() -> None:

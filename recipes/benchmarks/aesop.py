@@ -23,7 +23,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from recipe import SILENT, be_quiet, provenance
+from recipe import MIXED, SILENT, be_quiet, provenance
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -109,7 +109,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=8, help="strings a step")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--scale", type=float, default=4.0, help="of the logistic, per unit of goodness")
-    parser.add_argument("--precision", default="bf16-mixed")
+    parser.add_argument("--precision", default=MIXED)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()

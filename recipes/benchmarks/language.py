@@ -23,7 +23,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from recipe import SILENT, be_quiet, provenance
+from recipe import MIXED, SILENT, be_quiet, provenance
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
@@ -224,7 +224,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--clip", type=float, help="largest gradient norm of a block; none by default")
     parser.add_argument("--twin-clip", type=float, help="the same as FF by default")
     parser.add_argument("--evaluations", type=int, default=1, help="points of the curve")
-    parser.add_argument("--precision", default="bf16-mixed")
+    parser.add_argument("--precision", default=MIXED)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     for name in ("ff", "twin", "one-layer", "floors"):

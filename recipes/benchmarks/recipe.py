@@ -16,8 +16,8 @@ import lightning.pytorch as pl
 import torch
 
 import ff_lightning as ff
-from ff_lightning.cli_recipes import RecipeCLI
-from ff_lightning.processor import prepare_cpu
+from ff_lightning.cli_recipes import RecipeCLI, device_type
+from ff_lightning.processor import multiplies_bfloat16, prepare_cpu
 
 RECIPES = Path(__file__).parent.parent
 
@@ -32,6 +32,9 @@ SILENT: dict[str, Any] = {
     "num_sanity_val_steps": 0,
 }
 """A Trainer on one device that says and keeps nothing."""
+
+MIXED = "bf16-mixed" if multiplies_bfloat16(device_type("auto")) else "32-true"
+"""What this machine makes of ``precision: bf16-mixed`` in a recipe."""
 
 
 def be_quiet() -> None:

@@ -27,7 +27,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.cli import LightningCLI
-from recipe import SILENT, load, provenance
+from recipe import MIXED, SILENT, load, provenance
 from torch.utils.data import DataLoader, TensorDataset
 
 from ff_lightning.data.text import TextDataModule
@@ -247,7 +247,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--network", choices=["mlp", "gpt"], default="mlp", help="mlp: the network of mnist_mlp.yaml")
     parser.add_argument("--batch", type=int, help="250 images or 32 windows by default")
-    parser.add_argument("--precision", default="bf16-mixed")
+    parser.add_argument("--precision", default=MIXED)
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--warm-up", type=int, default=20)
     parser.add_argument("--threads", type=int, default=1)
