@@ -43,9 +43,9 @@ def multiplies_bfloat16(device_type: str) -> bool:
 
     Returns:
         For ``"cpu"``, whether oneDNN has products in bfloat16 for this processor (on x86, AVX-512 and newer); for
-        ``"cuda"``, whether the GPU has them; elsewhere ``True``.
+        ``"cuda"``, whether the GPU has them; of what torch does not tell, ``True``.
     """
     if device_type == "cpu":
-        supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)  # not in a build without oneDNN
-        return bool(supported and supported())
+        knows = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+        return bool(torch.backends.mkldnn.is_available() and knows())  # type: ignore[no-untyped-call]
     return device_type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
