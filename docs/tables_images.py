@@ -115,7 +115,10 @@ def early_exits(name: str) -> str:
 
 
 def experiments(name: str) -> str:
-    """Table of networks whose benchmark trains several seeds in one run, with errors in percent."""
+    """Table of networks whose benchmark trains several seeds in one run, with errors in percent.
+
+    Of networks without labels, a block's error is that of a linear softmax on it and those below.
+    """
     lines = [
         "| recipe | tier | test error, % | by block | validation error, % | twin, test, % | CPU minutes, FF / twin | "
         "seeds | command |",
@@ -123,7 +126,8 @@ def experiments(name: str) -> str:
     ]
     for runs, each, twins in with_twins(name):
         first = runs[0]
-        columns = [[one[key] for one in each] for key in sorted(each[0]) if key.startswith("test/block")]
+        depths = sorted({key for one in each for key in one if key.startswith("test/block")})
+        columns = [[one[key] for one in each if key in one] for key in depths]
         lines.append(
             f"| `{first['recipe']}` | {first['tier']} | {spread(each, 'test')} | {means(columns)} | "
             f"{spread(each, 'val')} | {spread_if_any(twins, 'twin_test')} | {minutes_of(each, twins)} | "
@@ -145,14 +149,15 @@ def self_contrast_runs(name: str) -> Iterator[tuple[list[dict[str, Any]], list[d
 def self_contrast(name: str) -> str:
     """Table of networks that learn without labels, with a linear softmax on what they make of an image."""
     lines = [
-        "| recipe | tier | test accuracy, % | validation accuracy, % | twin, test, % | CPU minutes, FF / twin | "
-        "seeds | command |",
-        "|---|---|---|---|---|---|---|---|",
+        "| recipe | tier | test accuracy, % | by number of blocks | validation accuracy, % | twin, test, % | "
+        "CPU minutes, FF / twin | seeds | command |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for runs, twins in self_contrast_runs(name):
         first = runs[0]
+        columns = zip(*(run["test_by_block"] for run in runs if "test_by_block" in run), strict=True)
         lines.append(
-            f"| `{first['recipe']}` | {first['tier']} | {spread(runs, 'test_accuracy')} | "
+            f"| `{first['recipe']}` | {first['tier']} | {spread(runs, 'test_accuracy')} | {means(columns)} | "
             f"{spread(runs, 'validation_accuracy')} | {spread_if_any(twins, 'twin')} | {minutes_of(runs, twins)} | "
             f"{seeds_of(runs)} | `{training_command(first['command'])}` |"
         )

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 
 import torch
 from torch import Tensor, nn
@@ -240,13 +240,16 @@ class LinearReadout(Readout):
         """Activities that are read, ``(B, in_features)``, detached."""
         answers = zip(network, network.activities(image), strict=False)
         read = (self._pooled(block.norm(h)).flatten(1) for block, h in islice(answers, self.first_block, None))
-        features = torch.cat(list(read), dim=1)
-        if features.shape[1] != self.linear.in_features:
+        parts = list(read)
+        self._check_units([part.shape[1] for part in parts])
+        return torch.cat(parts, dim=1)
+
+    def _check_units(self, units: list[int]) -> None:
+        if sum(units) != self.linear.in_features:
             raise InputError(
                 f"Passed `in_features={self.linear.in_features}` to the readout. Blocks {self.first_block} and above "
-                f"have {features.shape[1]} units."
+                f"have {sum(units)} units."
             )
-        return features
 
     def _pooled(self, h: Tensor) -> Tensor:
         if self.pool == 1:
@@ -264,3 +267,48 @@ class LinearReadout(Readout):
         """Cross-entropy of the linear softmax, nats; trains this readout alone."""
         scores = self.linear(self.dropout(self.features(network, image)))
         return F.cross_entropy(scores.to(accumulation_dtype(scores)), labels)
+
+
+class NestedReadout(LinearReadout):
+    """Linear softmaxes on the lowest block that is read, on the lowest two, and so on, to tell what depth is worth.
+
+    The last one reads all blocks, is the prediction, and learns as a :class:`LinearReadout` does. They share features,
+    not parameters.
+
+    Args:
+        widths: units of every block that is read, after pooling, the lowest first.
+        num_classes: number of classes.
+        first_block: see :class:`LinearReadout`, as the others.
+        pool: sides of the squares over which feature maps are averaged.
+        dropout: share of the features that is dropped in training.
+    """
+
+    def __init__(
+        self, widths: Sequence[int], num_classes: int, *, first_block: int = 1, pool: int = 1, dropout: float = 0.0
+    ) -> None:
+        if not widths or min(widths) < 1:
+            raise InputError(f"Passed `widths={list(widths)}`. `widths` needs one or more numbers of at least 1.")
+        super().__init__(sum(widths), num_classes, first_block=first_block, pool=pool, dropout=dropout)
+        self.widths = list(widths)
+        self.shallow = nn.ModuleList()
+        for units in accumulate(widths[:-1]):
+            linear = nn.Linear(units, num_classes, device="meta")  # draws no random numbers
+            self.shallow.append(linear.to_empty(device=self.linear.weight.device))
+        for parameter in self.shallow.parameters():
+            nn.init.zeros_(parameter)
+
+    def nested(self, features: Tensor) -> list[Tensor]:
+        """Scores ``(B, num_classes)`` by number of blocks, of features ``(B, in_features)``; the last use them all."""
+        return [linear(features[:, : linear.in_features]) for linear in (*self.shallow, self.linear)]
+
+    def _check_units(self, units: list[int]) -> None:
+        if units != self.widths:
+            raise InputError(
+                f"Passed `widths={self.widths}` to the readout. Blocks {self.first_block} and above have {units} units."
+            )
+
+    def local_loss(self, network: BlockStack, image: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropies of all the softmaxes, nats, added up: each has parameters of its own."""
+        scores = torch.stack(self.nested(self.dropout(self.features(network, image))))
+        scores = scores.to(accumulation_dtype(scores)).flatten(0, 1)
+        return F.cross_entropy(scores, labels.repeat(len(self.shallow) + 1), reduction="sum") / len(labels)

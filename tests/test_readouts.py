@@ -22,6 +22,7 @@ from ff_lightning.readouts import (
     LastBlock,
     LinearReadout,
     MeanLogProbability,
+    NestedReadout,
     label_goodness,
 )
 from tests import references, references_scff
@@ -184,6 +185,39 @@ def test_a_new_linear_readout_believes_in_all_classes_alike() -> None:
     assert readout.local_loss(stack, IMAGES, CLASSES).item() == pytest.approx(math.log(10))
 
 
+def learned(readout: LinearReadout, stack: BlockStack) -> LinearReadout:
+    """After five steps of Adam."""
+    optimizer = torch.optim.Adam(readout.parameters(), lr=0.1)
+    for _ in range(5):
+        optimizer.zero_grad()
+        readout.local_loss(stack, IMAGES, CLASSES).backward()
+        optimizer.step()
+    return readout
+
+
+@pytest.mark.parametrize("first_block", [0, 1])
+def test_nested_readouts_learn_as_if_each_were_alone_on_its_blocks(first_block: int) -> None:
+    stack, widths = network(None), [12, 10, 8][first_block:]
+    nested = learned(NestedReadout(widths, 10, first_block=first_block).double(), stack)
+    scores = nested.nested(nested.features(stack, IMAGES))
+    for count, found in enumerate(scores, 1):
+        lower = BlockStack(list(stack)[: first_block + count])
+        alone = learned(LinearReadout(sum(widths[:count]), 10, first_block=first_block).double(), lower)
+        torch.testing.assert_close(found, alone(lower, IMAGES, 10), rtol=1e-5, atol=1e-7)
+    assert torch.equal(scores[-1], nested(stack, IMAGES, 10))
+    assert not torch.equal(scores[0], scores[-1])
+
+
+def test_nested_readouts_begin_at_zero_and_draw_no_more_random_numbers() -> None:
+    torch.manual_seed(0)
+    LinearReadout(18, 10)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    readout = NestedReadout([10, 8], 10)
+    assert torch.equal(torch.rand(1), expected)
+    assert not any(parameter.any() for parameter in readout.parameters())
+
+
 def test_check_accepts_every_block_of_the_stack() -> None:
     for first_block in range(3):
         GoodnessReadout(first_block).check(network())
@@ -207,6 +241,15 @@ def test_check_accepts_every_block_of_the_stack() -> None:
         (
             lambda: LinearReadout(7, 10).features(network(), IMAGES),
             "Passed `in_features=7` to the readout. Blocks 1 and above have 18 units.",
+        ),
+        (lambda: NestedReadout([], 10), "Passed `widths=[]`. `widths` needs one or more numbers of at least 1."),
+        (
+            lambda: NestedReadout([4, 0], 10),
+            "Passed `widths=[4, 0]`. `widths` needs one or more numbers of at least 1.",
+        ),
+        (
+            lambda: NestedReadout([8, 10], 10).features(network(), IMAGES),
+            "Passed `widths=[8, 10]` to the readout. Blocks 1 and above have [10, 8] units.",
         ),
     ],
 )

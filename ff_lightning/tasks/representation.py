@@ -6,21 +6,23 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
 
 from ff_lightning.blocks import BlockStack, LocalStep, Signal
 from ff_lightning.negatives import HybridMask
-from ff_lightning.readouts import LinearReadout
-from ff_lightning.tasks.evaluation import ImageClassification
+from ff_lightning.readouts import LinearReadout, NestedReadout
+from ff_lightning.tasks.evaluation import ClassificationMetrics, ImageClassification
 
 
 class FFRepresentation(ImageClassification):
     """Features learned from images against hybrid images (Hinton 2022, 2212.13345, section 3.2). Tier T1.
 
-    The blocks never see a label. A linear softmax learns to read their activities; nothing flows back from it.
+    The blocks never see a label. A linear softmax learns to read their activities; nothing flows back from it. With a
+    :class:`~ff_lightning.readouts.NestedReadout`, ``val/accuracy/block_1`` is that of blocks 0 and 1, and so on.
 
     Args:
         network: a stack whose first layer takes plain images.
-        readout: the linear softmax.
+        readout: the linear softmax, or nested ones.
         num_classes: number of classes.
         negatives: makes negative images out of a batch.
         **kwargs: see :class:`~ff_lightning.FFLightningModule`.
@@ -39,6 +41,8 @@ class FFRepresentation(ImageClassification):
         self.negatives = HybridMask() if negatives is None else negatives
         self.readout = readout
         self.readout.check(network)
+        depths = len(readout.shallow) + 1 if isinstance(readout, NestedReadout) else 0
+        self.by_depth = nn.ModuleList(MulticlassAccuracy(num_classes, average="micro") for _ in range(depths))
 
     def pairs(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Images against hybrids of them."""
@@ -59,3 +63,17 @@ class FFRepresentation(ImageClassification):
         """Class scores ``(B, num_classes)`` of images ``(B, C, H, W)``."""
         scores: Tensor = self.readout(self.network, x, self.num_classes)
         return scores
+
+    def evaluate(self, batch: Any, stage: str, metrics: ClassificationMetrics) -> None:
+        """Accuracy and confusion on one batch, and with nested readouts accuracy by the number of blocks."""
+        if not isinstance(self.readout, NestedReadout):
+            super().evaluate(batch, stage, metrics)
+            return
+        x, y = self.checked(batch)
+        scores = self.readout.nested(self.readout.features(self.network, x))
+        metrics.update(scores[-1], y)
+        self.log(f"{stage}/accuracy", metrics.accuracy, prog_bar=True)
+        for index, (accuracy, some) in enumerate(zip(self.by_depth, scores, strict=True), self.readout.first_block):
+            assert isinstance(accuracy, MulticlassAccuracy)
+            accuracy.update(some.argmax(1), y)
+            self.log(f"{stage}/accuracy/block_{index}", accuracy)

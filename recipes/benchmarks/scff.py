@@ -38,6 +38,11 @@ def measured(args: argparse.Namespace, recipes: list[str], overrides: list[str])
     return {name: round(100 * value, 2) for name, value in found.items()}, round(minutes, 1)
 
 
+def by_block(found: dict[str, float], stage: str) -> list[float]:
+    """Accuracies of a linear softmax on the lowest block, on the lowest two, and so on."""
+    return [found[name] for name in sorted(found) if name.startswith(f"{stage}/accuracy/block_")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="cifar_scff", choices=["cifar_scff", "mnist_scff"])
@@ -60,6 +65,8 @@ def main() -> None:
     result = {
         "test_accuracy": found.get("test/accuracy"),
         "validation_accuracy": found.get("val/accuracy"),
+        "validation_by_block": by_block(found, "val"),
+        "test_by_block": by_block(found, "test"),
         "twin": twin.get("test/accuracy"),
         "twin_validation_accuracy": twin.get("val/accuracy"),
         "tier": "T1",
