@@ -16,6 +16,8 @@ DEV := $(VENV)/.dev
 
 # Threads that wait must not spin: on busy cores that makes training several times slower.
 export OMP_WAIT_POLICY ?= passive
+# Tests share the cores as processes, so each of these needs one thread only.
+test coverage: export OMP_NUM_THREADS ?= 1
 
 DEMO_IMAGES := digits_mlp
 DEMO_TEXT := pydoc_gpt
