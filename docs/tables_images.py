@@ -155,7 +155,7 @@ def self_contrast(name: str) -> str:
     ]
     for runs, twins in self_contrast_runs(name):
         first = runs[0]
-        columns = zip(*(run["test_by_block"] for run in runs if "test_by_block" in run), strict=True)
+        columns = zip(*(run["test_by_block"] for run in runs if run.get("test_by_block")), strict=True)
         lines.append(
             f"| `{first['recipe']}` | {first['tier']} | {spread(runs, 'test_accuracy')} | {means(columns)} | "
             f"{spread(runs, 'validation_accuracy')} | {spread_if_any(twins, 'twin')} | {minutes_of(runs, twins)} | "
