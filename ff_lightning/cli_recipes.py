@@ -92,14 +92,14 @@ class RecipeCLI(LightningCLI):
         trainer = self._get(self.config, "trainer")
         if trainer.enable_checkpointing is False:
             self._parser(self.subcommand).callback_keys.remove("best")
-        device = device_type(trainer.accelerator)
-        if str(trainer.precision) in MIXED.get(device, ()) and not multiplies_bfloat16(device):
+        precision = precision_of_a_recipe(trainer.precision, trainer.accelerator)
+        if precision != trainer.precision:
             slow = f"{trainer.precision}, which is many times slower on this device"
             if self.asks_for_precision:
                 rank_zero_info(f"Computing in {slow} than 32-true.")
             else:
                 rank_zero_info(f"Computing in 32-true, not in {slow} (unless the command asks for it).")
-                trainer.precision = "32-true"
+                trainer.precision = precision
 
     def instantiate_classes(self) -> None:
         """Build data, network and Trainer.
@@ -138,6 +138,13 @@ class RecipeCLI(LightningCLI):
                 f"Passed `model.network.{name}={passed}` with data of `{name}={taken}`. The network takes it from the "
                 "data: leave it out."
             )
+
+
+def precision_of_a_recipe(precision: Any, accelerator: Any) -> Any:
+    """What a recipe's ``precision`` becomes on this machine: ``32-true`` where mixed bfloat16 would be slower."""
+    device = device_type(accelerator)
+    slow = str(precision) in MIXED.get(device, ()) and not multiplies_bfloat16(device)
+    return "32-true" if slow else precision
 
 
 def device_type(accelerator: Any) -> str:

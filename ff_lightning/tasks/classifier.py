@@ -144,8 +144,7 @@ class FFClassifier(ImageClassification):
                 self.readout.observe(goodness, y)
         else:
             scores = self(x)
-        metrics.update(scores, y)
-        self.log(f"{stage}/accuracy", metrics.accuracy, prog_bar=True)
+        self.log_accuracy(scores, y, stage, metrics)
         self.contrast.update(goodness, y, [block.threshold for block in self.network])
 
     def on_validation_epoch_end(self) -> None:

@@ -66,7 +66,11 @@ class ImageClassification(FFLightningModule, ABC):
     def evaluate(self, batch: Any, stage: str, metrics: ClassificationMetrics) -> None:
         """Accuracy and confusion on one batch."""
         x, y = self.checked(batch)
-        metrics.update(self(x), y)
+        self.log_accuracy(self(x), y, stage, metrics)
+
+    def log_accuracy(self, scores: Tensor, labels: Tensor, stage: str, metrics: ClassificationMetrics) -> None:
+        """Take in scores ``(B, C)`` and true classes ``(B,)``, and log the accuracy."""
+        metrics.update(scores, labels)
         self.log(f"{stage}/accuracy", metrics.accuracy, prog_bar=True)
 
 

@@ -64,9 +64,8 @@ class FFPredictive(FFClassifier):
         goodness = label_goodness(self.network, x, self.num_classes)
         assert isinstance(self.readout, GoodnessReadout)
         scores = self.readout.combine(goodness)
-        metrics.update(scores, y)
+        self.log_accuracy(scores, y, stage, metrics)
         self.contrast.update(goodness, y, [block.threshold for block in self.network])
-        self.log(f"{stage}/accuracy", metrics.accuracy, prog_bar=True)
         values = {"head_accuracy": (self.network.classify(x).argmax(1) == y).float().mean()}
         for name, level in (("reconstruction_error", 1), ("reconstruction_error_from_top", len(self.network))):
             back = self.network.reconstruct(x, scores.argmax(1), level=level)

@@ -71,8 +71,7 @@ class FFRepresentation(ImageClassification):
             return
         x, y = self.checked(batch)
         scores = self.readout.nested(self.readout.features(self.network, x))
-        metrics.update(scores[-1], y)
-        self.log(f"{stage}/accuracy", metrics.accuracy, prog_bar=True)
+        self.log_accuracy(scores[-1], y, stage, metrics)
         for index, (accuracy, some) in enumerate(zip(self.by_depth, scores, strict=True), self.readout.first_block):
             assert isinstance(accuracy, MulticlassAccuracy)
             accuracy.update(some.argmax(1), y)

@@ -16,8 +16,8 @@ import lightning.pytorch as pl
 import torch
 
 import ff_lightning as ff
-from ff_lightning.cli_recipes import RecipeCLI, device_type
-from ff_lightning.processor import multiplies_bfloat16, prepare_cpu
+from ff_lightning.cli_recipes import RecipeCLI, precision_of_a_recipe
+from ff_lightning.processor import prepare_cpu
 
 RECIPES = Path(__file__).parent.parent
 
@@ -33,7 +33,7 @@ SILENT: dict[str, Any] = {
 }
 """A Trainer on one device that says and keeps nothing."""
 
-MIXED = "bf16-mixed" if multiplies_bfloat16(device_type("auto")) else "32-true"
+MIXED = precision_of_a_recipe("bf16-mixed", SILENT["accelerator"])
 """What this machine makes of ``precision: bf16-mixed`` in a recipe."""
 
 
