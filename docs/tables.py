@@ -36,7 +36,7 @@ SECTIONS = {
     "Images: public repositories": [(peers, "peers")],
     "Images: goodness of every class": [(class_goodness, "class_goodness")],
     "Images: local losses of a convolutional network": [(losses, "class_losses")],
-    "Images: Hinton's experiments": [(experiments, "hinton")],
+    "Images: Hinton's networks": [(experiments, "hinton")],
     "Images: self-contrast, without labels": [(self_contrast, "scff")],
     "Images: early exit": [(early_exits, "early_exit")],
     "Predictive Forward-Forward": [(predictive, "predictive")],

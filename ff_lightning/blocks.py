@@ -86,6 +86,7 @@ class LocalStep:
         g_pos: ``(B, …)`` goodness of positives, detached; ``None`` where there is no contrast.
         g_neg: ``(B, …)`` goodness of negatives, detached.
         below: the step of another module that ``loss`` trains too; its own loss is a part of ``loss`` (tier T3).
+        passed: ``(2 * B, …)`` what a block passes on to the next one, detached; ``None`` where nobody may read it.
     """
 
     block: int
@@ -93,6 +94,7 @@ class LocalStep:
     g_pos: Tensor | None = None
     g_neg: Tensor | None = None
     below: LocalStep | None = None
+    passed: Tensor | None = None
 
     @property
     def blocks(self) -> tuple[int, ...]:
@@ -229,7 +231,7 @@ class BlockStack(nn.Module):
         for index in self.stage.blocks:
             step, signal = self[index].local_step(index, signal)
             self.stage.send(index, signal)
-            yield step
+            yield replace(step, passed=signal.h if isinstance(signal.h, Tensor) else None)
             del step
 
     @torch.no_grad()

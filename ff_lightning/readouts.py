@@ -239,10 +239,20 @@ class LinearReadout(Readout):
     def features(self, network: BlockStack, image: Tensor) -> Tensor:
         """Activities that are read, ``(B, in_features)``, detached."""
         answers = zip(network, network.activities(image), strict=False)
-        read = (self._pooled(block.norm(h)).flatten(1) for block, h in islice(answers, self.first_block, None))
-        parts = list(read)
+        return self.joined([self.part(block.norm(h)) for block, h in islice(answers, self.first_block, None)])
+
+    def part(self, passed: Tensor) -> Tensor:
+        """What is read of one block, ``(B, D)``, from what it passes on, ``(B, …)``."""
+        return (passed if self.pool == 1 else self._pooled(passed)).flatten(1)
+
+    def joined(self, parts: Sequence[Tensor]) -> Tensor:
+        """Features ``(B, in_features)`` from the parts of blocks ``first_block`` and above, ``(B, D)`` each.
+
+        Raises:
+            InputError: they have other sizes than the readout was built for.
+        """
         self._check_units([part.shape[1] for part in parts])
-        return torch.cat(parts, dim=1)
+        return torch.cat(list(parts), dim=1)
 
     def _check_units(self, units: list[int]) -> None:
         if sum(units) != self.linear.in_features:
@@ -252,8 +262,6 @@ class LinearReadout(Readout):
             )
 
     def _pooled(self, h: Tensor) -> Tensor:
-        if self.pool == 1:
-            return h
         pooled: Tensor = self.standardise(F.avg_pool2d(h, self.pool, ceil_mode=True))
         return pooled
 
@@ -264,8 +272,12 @@ class LinearReadout(Readout):
         return scores
 
     def local_loss(self, network: BlockStack, image: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of the linear softmax, nats; trains this readout alone."""
-        scores = self.linear(self.dropout(self.features(network, image)))
+        """Loss that trains this readout alone, on detached activities."""
+        return self.loss(self.features(network, image), labels)
+
+    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of the linear softmax, nats, on features ``(B, in_features)``."""
+        scores = self.linear(self.dropout(features))
         return F.cross_entropy(scores.to(accumulation_dtype(scores)), labels)
 
 
@@ -307,8 +319,8 @@ class NestedReadout(LinearReadout):
                 f"Passed `widths={self.widths}` to the readout. Blocks {self.first_block} and above have {units} units."
             )
 
-    def local_loss(self, network: BlockStack, image: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropies of all the softmaxes, nats, added up: each has parameters of its own."""
-        scores = torch.stack(self.nested(self.dropout(self.features(network, image))))
+        scores = torch.stack(self.nested(self.dropout(features)))
         scores = scores.to(accumulation_dtype(scores)).flatten(0, 1)
         return F.cross_entropy(scores, labels.repeat(len(self.shallow) + 1), reduction="sum") / len(labels)

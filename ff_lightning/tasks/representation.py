@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from ff_lightning.blocks import BlockStack, LocalStep, Signal
+from ff_lightning.errors import InputError
 from ff_lightning.negatives import HybridMask
 from ff_lightning.readouts import LinearReadout, NestedReadout
 from ff_lightning.tasks.evaluation import ClassificationMetrics, ImageClassification
@@ -54,10 +55,31 @@ class FFRepresentation(ImageClassification):
         return [*self.network, self.readout]
 
     def local_losses(self, batch: Any) -> Iterator[LocalStep]:
-        """The readout's loss, on the blocks before their update, then those of the blocks without labels."""
+        """The losses of the blocks, without labels, then that of the readout.
+
+        It reads what the blocks passed on for the positives, which was computed before any update.
+        """
         x, y = self.checked(batch)
-        yield LocalStep(len(self.network), self.readout.local_loss(self.network, x, y))
-        yield from self.network.local_losses(Signal.pair(*self.pairs(batch)))
+        top = len(self.network)
+        if not any(self.learning()[:top]):
+            yield LocalStep(top, self.readout.local_loss(self.network, x, y))
+            return
+        parts = []
+        for step in self.network.local_losses(Signal.pair(*self.pairs(batch))):
+            if step.block >= self.readout.first_block:
+                parts.append(self._part(step, len(x)))
+            yield step
+            del step
+        yield LocalStep(top, self.readout.loss(self.readout.joined(parts), y))
+
+    def _part(self, step: LocalStep, batch: int) -> Tensor:
+        """What the readout reads of a block; a copy, so that nothing of the negatives is kept."""
+        if step.passed is None:
+            raise InputError(
+                f"Passed `network={type(self.network).__name__}`, whose `local_losses` do not say what its blocks pass "
+                "on. A readout needs it: set `LocalStep.passed`."
+            )
+        return self.readout.part(step.passed[:batch]).clone()
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores ``(B, num_classes)`` of images ``(B, C, H, W)``."""

@@ -1,4 +1,4 @@
-"""What the benchmarks of Hinton's experiments (2212.13345) share: a recipe and its twin, trained and tested."""
+"""What the benchmarks of Hinton's networks (2212.13345) share: a recipe and its twin, trained and tested."""
 
 from __future__ import annotations
 

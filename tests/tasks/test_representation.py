@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 
 import ff_lightning as ff
+from ff_lightning.blocks import BlockStack, Signal
 from ff_lightning.data import ImageDataModule
+from ff_lightning.errors import InputError
 from ff_lightning.losses import SymBa
+from ff_lightning.negatives import HybridMask
 from ff_lightning.networks import MLP
 from ff_lightning.readouts import LinearReadout, NestedReadout
+from ff_lightning.schedules import Greedy
 from tests.training import assert_same_weights, trainer, weights
 
 
@@ -48,12 +56,65 @@ def test_nested_readouts_tell_what_each_block_adds_and_change_no_block(tmp_path:
     assert {f"test/accuracy/block_{index}" for index in range(3)} <= set(run.callback_metrics)
 
 
-def test_the_readout_sends_nothing_back_into_the_blocks() -> None:
-    network = MLP(64, [16, 16], num_classes=None)
-    module = ff.FFRepresentation(network, LinearReadout(16, 10))
+def task(readout: LinearReadout, network: BlockStack | None = None) -> ff.FFRepresentation:
+    module = ff.FFRepresentation(network or MLP(64, [16, 12], num_classes=None), readout)
     module.generator = lambda stream=0: torch.Generator().manual_seed(stream)
-    step = next(module.local_losses((torch.rand(8, 1, 8, 8), torch.arange(8))))
+    return module
+
+
+BATCH = torch.rand(8, 1, 8, 8), torch.arange(8)
+
+
+def test_the_readout_sends_nothing_back_into_the_blocks() -> None:
+    module = task(LinearReadout(12, 10))
+    *_, step = module.local_losses(BATCH)
     assert step.block == 2
     step.loss.backward()
-    assert all(p.grad is None for p in network.parameters())
+    assert all(p.grad is None for p in module.network.parameters())
     assert module.readout.linear.weight.grad is not None
+
+
+@pytest.mark.parametrize("first_block", [0, 1])
+def test_the_readout_reads_the_positives_and_the_blocks_before_their_update(first_block: int) -> None:
+    readout = LinearReadout([28, 12][first_block], 10, first_block=first_block)
+    torch.nn.init.normal_(readout.linear.weight)
+    module = task(readout)
+    expected = readout.local_loss(module.network, *BATCH)
+    *blocks, last = module.local_losses(BATCH)
+    assert [step.block for step in blocks] == [0, 1]
+    torch.testing.assert_close(last.loss, expected)
+    for step in module.local_losses(BATCH):
+        with torch.no_grad():  # an update beyond recognition
+            for parameter in module.local_modules()[step.block].parameters():
+                parameter.add_(1.0 if step.block < 2 else 0.0)
+    torch.testing.assert_close(step.loss, expected)
+
+
+class Counted(HybridMask):
+    """Counts how often negatives are made."""
+
+    made = 0
+
+    def __call__(self, *args: Any) -> torch.Tensor:
+        self.made += 1
+        return super().__call__(*args)
+
+
+def test_a_readout_that_learns_alone_needs_no_negatives(tmp_path: Path) -> None:
+    network, readout, negatives = MLP(64, [16, 12], num_classes=None), LinearReadout(28, 10, first_block=0), Counted()
+    module = ff.FFRepresentation(network, readout, negatives=negatives, schedule=Greedy([1, 1, 2]))
+    run = trainer(tmp_path, max_epochs=4, num_sanity_val_steps=0)
+    run.fit(module, ImageDataModule("digits", batch_size=100))
+    assert negatives.made == run.global_step / 2
+    assert run.callback_metrics["val/accuracy"] > 0.3
+
+
+def test_a_network_that_does_not_say_what_it_passes_on_is_refused() -> None:
+    class Silent(BlockStack):
+        def local_losses(self, signal: Signal) -> Iterator[ff.LocalStep]:
+            for step in super().local_losses(signal):
+                yield replace(step, passed=None)
+
+    network = Silent(list(MLP(64, [16, 12], num_classes=None)))
+    with pytest.raises(InputError, match=r"`network=Silent`.*`LocalStep\.passed`"):
+        list(task(LinearReadout(12, 10), network).local_losses(BATCH))
