@@ -20,7 +20,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SNIPPETS = [page for page in PAGES if page.parent.name != "tutorials"]
 """Pages whose snippets run here; those of the tutorials run as notebooks."""
-NEEDS_DATA = re.compile("mnist|fashion|cifar|shakespeare|aesop|novels|gutenberg")
+IMAGES = re.compile("mnist|fashion|cifar")
+NEEDS_DATA = re.compile(f"{IMAGES.pattern}|shakespeare|aesop|novels|gutenberg")
 """Recipes and names of texts that a machine may not have."""
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -78,6 +79,8 @@ def test_commands_run(
         words += ["--config", "recipes/with/smoke.yaml"]
         if "--trainer.default_root_dir" not in words:
             words += ["--trainer.default_root_dir", f"runs/{stems}"]
+        if IMAGES.search(command) and "--data.limit" not in words:
+            words += ["--data.limit", "1000"]  # two batches need no more, and decoding takes the longest
     if re.search("ddp|fsdp|parallel|wandb", command):  # these leave traces in a process
         done = subprocess.run(
             [sys.executable, "-m", "ff_lightning", *words], env=os.environ, capture_output=True, text=True

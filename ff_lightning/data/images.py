@@ -119,7 +119,7 @@ class ImageDataModule(LightningDataModule):
             InputError: The source has no usable images and labels, or too few.
         """
         if stage != "test" and "train" not in self._splits:
-            self._split(self._open().read("train"))
+            self._read_training_images()
         if stage in ("test", None) and "test" not in self._splits:
             test = self._open().read("test")
             shape = tuple(test.pixels.shape[1:])
@@ -172,23 +172,28 @@ class ImageDataModule(LightningDataModule):
             )
         return self._opened
 
-    def _split(self, images: Images) -> None:
-        total, asked = len(images.labels), self.validation
+    def _read_training_images(self) -> None:
+        """Choose those for training and for validation, and decode no others."""
+        source = self._open()
+        total, asked = source.size("train"), self.validation
         count = round(total * asked) if isinstance(asked, float) else min(asked, total)
         if count == total or (count == 0 and asked):
             raise InputError(
                 f"Passed `ImageDataModule(validation={asked})`. Of {total} training images this leaves "
                 f"{total - count} for training and {count} for validation."
             )
-        if min(images.pixels.shape[2:]) <= self.augment.shift:
+        if min(self.image_shape[1:]) <= self.augment.shift:
             raise InputError(
                 f"Passed `ImageDataModule(shift={self.augment.shift})`. `shift` must be smaller than "
                 f"the images of {self.source!r}, whose shape is {self.image_shape}."
             )
         order = torch.randperm(total, generator=torch.Generator().manual_seed(self.split_seed))
-        self._splits["train"] = images.take(order[count:][: self.limit])
+        training, validation = order[count:][: self.limit], order[:count].sort().values
+        rows = torch.cat([training, validation]).sort().values
+        images = source.read("train", None if len(rows) == total else rows)
+        self._splits["train"] = images.take(torch.searchsorted(rows, training))
         if count:
-            self._splits["validation"] = images.take(order[:count].sort().values)
+            self._splits["validation"] = images.take(torch.searchsorted(rows, validation))
 
     def _sequential(self, split: str) -> MemoryLoader:
         rank, world_size = rank_of(self.trainer)

@@ -1,6 +1,6 @@
 """Where images come from: the embedded digits, or anything that `datasets` can load.
 
-Opening a source reads its columns; pixels are decoded once, when a split is asked for.
+Opening a source reads its columns; pixels are decoded once, when a split is asked for, and only those asked for.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -38,8 +38,12 @@ class Digits:
     def __init__(self) -> None:
         self.class_names: list[str] | None = [str(digit) for digit in range(10)]
 
-    def read(self, split: str) -> Images:
-        """Return "train", 1,437 images, or "test", 360."""
+    def size(self, split: str) -> int:
+        """Number of images of "train" or "test"."""
+        return len(self.read(split).labels)
+
+    def read(self, split: str, rows: Tensor | None = None) -> Images:
+        """Return "train", 1,437 images, or "test", 360, or those of them whose rows are given, (N,) int64."""
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 
@@ -50,12 +54,13 @@ class Digits:
             stratify=labels,
             random_state=0,
         )
-        rows = np.sort(test if split == "test" else train)
-        return Images(
-            torch.from_numpy(pixels[rows]).to(torch.uint8).view(-1, 1, 8, 8),
-            torch.from_numpy(labels[rows]).long(),
+        chosen = np.sort(test if split == "test" else train)
+        images = Images(
+            torch.from_numpy(pixels[chosen]).to(torch.uint8).view(-1, 1, 8, 8),
+            torch.from_numpy(labels[chosen]).long(),
             peak=16,
         )
+        return images if rows is None else images.take(rows)
 
 
 class TableSource:
@@ -92,34 +97,44 @@ class TableSource:
     @cached_property
     def image_shape(self) -> tuple[int, int, int]:
         """Channels, height, width of the first training image."""
-        height, width, channels = self._decode("train", 0, next(self._encoded("train"))).shape
+        height, width, channels = self._shape("train")
         return channels, height, width
 
-    def read(self, split: str) -> Images:
-        """Decode a split.
+    def size(self, split: str) -> int:
+        """Number of images of a split, none of which is decoded for it."""
+        return len(self._table(split))
+
+    def read(self, split: str, rows: Tensor | None = None) -> Images:
+        """Decode a split, or a part of it.
 
         Args:
             split: "train" or "test".
+            rows: which images, (N,) int64, in rising order; None for all. No other is decoded.
 
         Raises:
             InputError: There is no such split, an image cannot be read or differs in shape from the
                 first, or a label is not 0 to num_classes - 1.
         """
-        return Images(self._pixels(split), self._labels(split))
+        labels = self._labels(split)
+        return Images(self._pixels(split, rows), labels if rows is None else labels[rows])
 
-    def _pixels(self, split: str) -> Tensor:
-        pixels = np.empty(0, dtype=np.uint8)
-        for row, encoded in enumerate(self._encoded(split)):
+    def _pixels(self, split: str, rows: Tensor | None) -> Tensor:
+        numbers = range(self.size(split)) if rows is None else rows.tolist()
+        shape = self._shape(split)
+        pixels = np.empty((len(numbers), *shape), dtype=np.uint8)
+        for index, (row, encoded) in enumerate(zip(numbers, self._encoded(split, rows), strict=True)):
             image = self._decode(split, row, encoded)
-            if row == 0:
-                pixels = np.empty((len(self._table(split)), *image.shape), dtype=np.uint8)
-            elif image.shape != pixels.shape[1:]:
+            if image.shape != shape:
                 raise InputError(
                     f"Image {row} of the {split} split of {self.source!r} has (height, width, "
-                    f"channels) {image.shape}, the first has {pixels.shape[1:]}. All must be alike."
+                    f"channels) {image.shape}, the first has {shape}. All must be alike."
                 )
-            pixels[row] = image
+            pixels[index] = image
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+
+    def _shape(self, split: str) -> tuple[int, ...]:
+        """Height, width, channels of the first image of a split."""
+        return self._decode(split, 0, next(self._encoded(split))).shape
 
     def _labels(self, split: str) -> Tensor:
         table = self._table(split).select_columns([self.label_column]).with_format("arrow")[:]
@@ -150,12 +165,14 @@ class TableSource:
             raise InputError(f"The {split} split of {self.source!r} is empty.")
         return self.tables[split]
 
-    def _encoded(self, split: str) -> Iterator[dict[str, Any] | None]:
+    def _encoded(self, split: str, rows: Tensor | None = None) -> Iterator[dict[str, Any] | None]:
         """Give {"bytes", "path"} of each image; decoding here takes half the time of `datasets`."""
         import datasets
 
         table = self._table(split).select_columns([self.image_column])
         table = table.cast_column(self.image_column, datasets.Image(decode=False))
+        if rows is not None:
+            table = table.select(rows.numpy())
         for batch in table.with_format("arrow").iter(batch_size=1000):
             yield from batch.column(0).to_pylist()
 

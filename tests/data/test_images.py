@@ -108,6 +108,12 @@ def test_limit_keeps_the_validation_images() -> None:
     assert contents(some.val_dataloader()) == contents(all_.val_dataloader())
 
 
+def test_a_limit_takes_the_images_that_are_first_without_it() -> None:
+    some, all_ = (ready(limit=limit)._splits["train"] for limit in (64, None))
+    assert torch.equal(some.pixels, all_.pixels[:64])
+    assert torch.equal(some.labels, all_.labels[:64])
+
+
 def test_only_training_images_are_augmented() -> None:
     plain, moved = ready(), ready(shift=1, flip=True)
     assert contents(moved.val_dataloader()) == contents(plain.val_dataloader())

@@ -62,6 +62,19 @@ def test_folder_of_parquet_files(folder: Path) -> None:
     assert (train.pixels.dtype, train.labels.dtype, train.peak) == (torch.uint8, torch.int64, 255)
 
 
+def test_only_the_rows_that_are_asked_for_are_decoded(tmp_path: Path) -> None:
+    columns: dict[str, list[Any]] = {"img": [*PICTURES[:5], None, *PICTURES[6:]], "label": CLASSES}
+    source = open_source(str(write(tmp_path / "some.parquet", **columns)))
+    rows = torch.tensor([2, 3, 7, 29])
+    some = source.read("train", rows)
+    assert source.size("train") == 30
+    assert torch.equal(some.pixels, DIGITS.pixels[rows] * 15)
+    assert torch.equal(some.labels, DIGITS.labels[rows])
+    with pytest.raises(InputError, match="Cannot read image 5 of the train split"):
+        source.read("train", torch.tensor([2, 5]))
+    assert torch.equal(Digits().read("train", rows).pixels, DIGITS.pixels[rows])
+
+
 def test_parquet_file_is_the_training_split(tmp_path: Path) -> None:
     source = open_source(str(write(tmp_path / "some.parquet")))
     assert len(source.read("train").labels) == 30
