@@ -96,14 +96,22 @@ class EventSource:
         self.lists = {split: self._list(split) for split in ("train", "test")}
         self.num_classes = 1 + max(max(rows.values()) for rows in self.lists.values())
 
-    def read(self, split: str) -> Images:
+    def size(self, split: str) -> int:
+        """Number of recordings that a split's list names."""
+        return len(self.lists[split])
+
+    def read(self, split: str, rows: Tensor | None = None) -> Images:
         """Read the recordings of a split, "train" or "test".
+
+        Args:
+            split: Which.
+            rows: Places in its list, (N,) int64; None for all. Frames are made of no other recording.
 
         Raises:
             InputError: One is missing or damaged.
         """
-        rows = self.lists[split]
-        missing = [name for name in rows if f"{name}.bs2" not in self._files]
+        names = list(self.lists[split])
+        missing = [name for name in names if f"{name}.bs2" not in self._files]
         if missing:
             raise InputError(
                 f"{self.source!r} has no file {missing[0]}.bs2, which its {split} list names; {len(missing)} are "
@@ -113,9 +121,10 @@ class EventSource:
             to_frames(
                 read_events(self._files[f"{name}.bs2"], f"{name}.bs2"), steps=self.steps, milliseconds=self.milliseconds
             )
-            for name in rows
+            for name in (names if rows is None else [names[row] for row in rows.tolist()])
         ]
-        return Images(torch.stack(frames), torch.tensor(list(rows.values())), peak=1)
+        labels = torch.tensor(list(self.lists[split].values()))
+        return Images(torch.stack(frames), labels if rows is None else labels[rows], peak=1)
 
     @cached_property
     def _files(self) -> dict[str, bytes]:

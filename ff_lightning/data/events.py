@@ -60,7 +60,7 @@ class EventDataModule(ImageDataModule):
         self.milliseconds = positive("milliseconds", milliseconds)
 
     @property
-    def image_shape(self) -> tuple[int, int, int, int]:  # type: ignore[override]
+    def image_shape(self) -> tuple[int, ...]:
         """Frames, polarities, height, width."""
         return self._events.image_shape
 
@@ -68,5 +68,5 @@ class EventDataModule(ImageDataModule):
     def _events(self) -> EventSource:
         return EventSource(self.source, steps=self.steps, milliseconds=self.milliseconds)
 
-    def _open(self) -> EventSource:  # type: ignore[override]
+    def _open(self) -> EventSource:
         return self._events

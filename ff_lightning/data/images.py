@@ -9,7 +9,7 @@ from ff_lightning.data.arguments import check_validation, check_whole
 from ff_lightning.data.augment import ShiftAndFlip
 from ff_lightning.data.loader import Images, MemoryLoader, ShuffledLoader
 from ff_lightning.data.order import rank_of
-from ff_lightning.data.sources import Digits, TableSource, open_source
+from ff_lightning.data.sources import Source, open_source
 from ff_lightning.errors import InputError
 
 
@@ -83,7 +83,7 @@ class ImageDataModule(LightningDataModule):
         self.augment = ShiftAndFlip(shift, flip)
         self.limit = limit
         self.shuffle_seed = shuffle_seed
-        self._opened: Digits | TableSource | None = None
+        self._opened: Source | None = None
         self._splits: dict[str, Images] = {}
 
     @property
@@ -97,7 +97,7 @@ class ImageDataModule(LightningDataModule):
         return self._open().class_names
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
+    def image_shape(self) -> tuple[int, ...]:
         """Channels, height, width."""
         return self._open().image_shape
 
@@ -163,7 +163,7 @@ class ImageDataModule(LightningDataModule):
         """Give the validation images in order; no loader if there are none."""
         return self.val_dataloader()
 
-    def _open(self) -> Digits | TableSource:
+    def _open(self) -> Source:
         if self._opened is None:
             self._opened = open_source(
                 self.source,

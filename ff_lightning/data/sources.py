@@ -6,7 +6,7 @@ Opening a source reads its columns; pixels are decoded once, when a split is ask
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -27,6 +27,23 @@ LOCAL_COPIES = {
     "zalando-datasets/fashion_mnist": "fashion_mnist",
 }
 """Hub ids, and the folders in `FF_LIGHTNING_DATA` that hold the same images."""
+
+
+class Source(Protocol):
+    """Images of one shape, or recordings, with a label each."""
+
+    class_names: list[str] | None
+    num_classes: int
+
+    @property
+    def image_shape(self) -> tuple[int, ...]:
+        """Channels, height, width; before them frames, if there are some."""
+
+    def size(self, split: str) -> int:
+        """Number of images of "train" or "test"."""
+
+    def read(self, split: str, rows: Tensor | None = None) -> Images:
+        """Decode a split, or those of its images whose rows are given, (N,) int64, in rising order."""
 
 
 class Digits:
@@ -206,9 +223,7 @@ class TableSource:
         raise InputError(f"{columns}. None can be the `{argument}`.")
 
 
-def open_source(
-    source: str, *, image_column: str | None = None, label_column: str | None = None
-) -> Digits | TableSource:
+def open_source(source: str, *, image_column: str | None = None, label_column: str | None = None) -> Source:
     """Open "digits", a local folder or Parquet file, or a set on the hub.
 
     Args:

@@ -54,6 +54,21 @@ def test_a_folder_and_an_archive_give_the_same(folder: Path, tmp_path: Path) -> 
     assert batches[0][-1][1].tolist() == [1]
 
 
+def test_a_limit_takes_the_recordings_that_are_first_without_it(folder: Path) -> None:
+    for name in range(5):  # to tell them apart
+        (folder / f"{name}.bs2").write_bytes(EVENTS[:5] * 2 + bytes([name, name, 0, 0, 0]))
+    found = []
+    for limit in (2, None):
+        data = EventDataModule(str(folder), steps=4, validation=1, limit=limit)
+        data.setup("fit")
+        found.append(data._splits)
+    some, everything = found
+    assert len(some["train"].labels) == 2
+    assert torch.equal(some["train"].pixels, everything["train"].pixels[:2])
+    assert torch.equal(some["train"].labels, everything["train"].labels[:2])
+    assert torch.equal(some["validation"].pixels, everything["validation"].pixels)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
