@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,16 @@ def seeds_of(runs: list[dict[str, Any]]) -> str:
 def origin(name: str) -> str:
     """Where and when the runs of a file were made."""
     runs = [run for group in rows(name) for run in group]
-    facts = [sorted({run[key] for run in runs}) for key in ("hardware", "commit", "date")]
-    hardware, commits, dates = (", ".join(values) for values in facts)
+    hardware, commits, dates = facts(runs)
+    return f"Measured on {hardware}, one thread, {dates}; commit {commits}. {caution(runs)}".rstrip()
+
+
+def facts(runs: list[dict[str, Any]]) -> Iterator[str]:
+    """Hardware, commits and days of runs, each without repetition."""
+    yield from (", ".join(sorted({run[key] for run in runs})) for key in ("hardware", "commit", "date"))
+
+
+def caution(runs: list[dict[str, Any]]) -> str:
+    """What has to be said where a run has seen our copy of CIFAR-10; else nothing."""
     jpeg = any("cifar10_jpeg" in (*run["command"].split(), run.get("data")) for run in runs)
-    caution = " CIFAR-10 was read from a copy in JPEG, which is not comparable with published results." if jpeg else ""
-    return f"Measured on {hardware}, one thread, {dates}; commit {commits}.{caution}"
+    return "CIFAR-10 was read from a copy in JPEG, which is not comparable with published results." if jpeg else ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from tables_common import by_command, rows, seeds_of, spread, spread_if_any, training_command
+from tables_common import by_command, caution, facts, rows, seeds_of, spread, spread_if_any, training_command
 from tables_images import self_contrast_runs, with_twins
 from tables_language import beside_twins, by_setting
 
@@ -49,8 +49,7 @@ class Result:
 
 def where(runs: list[dict[str, Any]]) -> str:
     """Commits, processor and days of runs, in short."""
-    facts = [sorted({run[key] for run in runs}) for key in ("commit", "hardware", "date")]
-    commits, hardware, dates = (", ".join(values) for values in facts)
+    hardware, commits, dates = facts(runs)
     return f"{commits}; {hardware.replace('(R)', '').replace(' Processor', '')}; {dates}"
 
 
@@ -140,6 +139,5 @@ def summary() -> str:
     results = [result for part in images for result in best_supported(part())]
     results.sort(key=lambda result: [name in result.what for name in ("cifar", "fashion", "mnist")])
     results += [*other_systems(), *language_models()]
-    jpeg = any("cifar10_jpeg" in result.runs[0]["command"] for result in results)
-    caution = "CIFAR-10 was read from a copy in JPEG, which is not comparable with published results." if jpeg else ""
-    return "\n\n".join(["\n".join([*HEAD, *(result.line() for result in results)]), caution]).rstrip()
+    table = "\n".join([*HEAD, *(result.line() for result in results)])
+    return f"{table}\n\n{caution([run for result in results for run in result.runs])}".rstrip()

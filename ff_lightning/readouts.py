@@ -243,7 +243,9 @@ class LinearReadout(Readout):
 
     def part(self, passed: Tensor) -> Tensor:
         """What is read of one block, ``(B, D)``, from what it passes on, ``(B, …)``."""
-        return (passed if self.pool == 1 else self._pooled(passed)).flatten(1)
+        if self.pool > 1:
+            passed = self.standardise(F.avg_pool2d(passed, self.pool, ceil_mode=True))
+        return passed.flatten(1)
 
     def joined(self, parts: Sequence[Tensor]) -> Tensor:
         """Features ``(B, in_features)`` from the parts of blocks ``first_block`` and above, ``(B, D)`` each.
@@ -260,10 +262,6 @@ class LinearReadout(Readout):
                 f"Passed `in_features={self.linear.in_features}` to the readout. Blocks {self.first_block} and above "
                 f"have {sum(units)} units."
             )
-
-    def _pooled(self, h: Tensor) -> Tensor:
-        pooled: Tensor = self.standardise(F.avg_pool2d(h, self.pool, ceil_mode=True))
-        return pooled
 
     def forward(self, network: BlockStack, image: Tensor, num_classes: int) -> Tensor:  # noqa: D102
         del num_classes
