@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -33,12 +33,12 @@ class Labelled:
     Attributes:
         image: ``(B, …)``, floating; ``(S * B, …)`` activities where a block above the first is told the labels.
         labels: ``(S, B)`` int64: ``S`` labels for every image.
-        shared: what :meth:`BlockStack.share` made of the image, if it is to serve several passes.
+        shared: what :meth:`BlockStack.share` made of the image, if it is to serve several passes of that stack.
     """
 
     image: Tensor
     labels: Tensor
-    shared: Tensor | None = None
+    shared: Any = None
 
     @property
     def streams(self) -> int:
@@ -202,7 +202,7 @@ class BlockStack(nn.Module):
     def __getitem__(self, index: int) -> Block | ClassBlock:
         return self.blocks[index]  # type: ignore[return-value]
 
-    def share(self, image: Tensor) -> Tensor | None:
+    def share(self, image: Tensor) -> Any:
         """What the first layer computes from the image alone, whatever the label; ``None`` if it has no such part.
 
         Its graph belongs to the first block. A sharded block is whole within its own forward pass only, so there it

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,10 @@ class Surroundings:
     below: Tensor
     above: Tensor | None = None
     old: Tensor | None = None
+
+
+Start = tuple[Tensor, list[Tensor]]
+"""An image as the blocks see it, and the activities of all of them before the first iteration."""
 
 
 class TwoWayReLU(nn.Module):
@@ -145,9 +150,8 @@ class RecurrentMLP(BlockStack):
             One :class:`LocalStep` for a block and an iteration.
         """
         assert isinstance(signal.h, Labelled)
-        image, label = self._ends(signal.h)
         with torch.no_grad():
-            state = self._start(image)
+            image, state, label = self._begin(signal.h)
         for iteration in range(self.iterations):
             around = self._around(image, state, label)
             reached = len(self) - 1 - iteration
@@ -185,17 +189,19 @@ class RecurrentMLP(BlockStack):
         return torch.stack(found).mean(0)[:blocks]
 
     @torch.no_grad()
-    def impression(self, x: Labelled, blocks: int) -> Tensor:
-        """Goodness of labels ``(S * B,)`` at first sight: by the highest block, one iteration after the start.
+    def share(self, image: Tensor) -> Start:
+        """What no label changes: the image as the blocks see it, and the activities of the pass that starts."""
+        return self._start(image)
 
-        The images need one pass for all labels. ``blocks`` has no say: the lowest ones have not seen the label yet.
+    @torch.no_grad()
+    def impression(self, x: Labelled, blocks: int) -> Tensor:
+        """Goodness of labels ``(S * B,)`` as soon as all blocks have seen them, summed over all blocks.
+
+        ``blocks`` has no say: the highest block is the first to see a label.
         """
         del blocks
-        image, label = self._ends(x)
-        top = len(self) - 1
-        h = self[top](self._around(image, self._start(image), label)[top])
-        goodness: Tensor = self[top].goodness(h)
-        return goodness
+        *_, state = islice(self._course(x), len(self))
+        return torch.stack([block.goodness(h) for block, h in zip(self, state, strict=True)]).sum(0)
 
     @torch.no_grad()
     def activities(self, x: Tensor | Labelled) -> Iterator[Tensor]:
@@ -211,31 +217,34 @@ class RecurrentMLP(BlockStack):
 
     def _settle(self, x: Tensor | Labelled) -> Iterator[list[Tensor]]:
         """Activities of all blocks after every iteration up to the last that is judged."""
-        image, label = self._ends(x)
-        state = self._start(image)
-        for _ in range(self.judged[1]):
+        return islice(self._course(x), self.judged[1])
+
+    def _course(self, x: Tensor | Labelled) -> Iterator[list[Tensor]]:
+        """Activities of all blocks after every iteration, without an end."""
+        image, state, label = self._begin(x)
+        while True:
             around = self._around(image, state, label)
             state = [block(seen) for block, seen in zip(self, around, strict=True)]
             yield state
 
-    def _ends(self, x: Tensor | Labelled) -> tuple[Tensor, Tensor | None]:
-        """What stands below the lowest block, ``(B, in_features)``, and above the highest, ``(S * B, num_classes)``."""
-        image = (x if isinstance(x, Tensor) else x.image).flatten(1)
-        refuse_other_size(image, self.in_features)
-        image = self.input(image)
+    def _begin(self, x: Tensor | Labelled) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """Image below the lowest block, activities of all blocks at the start, and labels above the highest."""
         if isinstance(x, Tensor):
-            return image, None
+            return *self._start(x), None
+        image, state = self._start(x.image) if x.shared is None else x.shared
         label = F.one_hot(x.labels.flatten(), self.num_classes).to(image.dtype) * self.label_scale
-        return image, label
+        return image, list(state), label
 
-    def _start(self, image: Tensor) -> list[Tensor]:
-        """Activities after one pass from the image upwards, ``(B, D)`` each: no label has a part in them."""
+    def _start(self, image: Tensor) -> Start:
+        """The image ``(B, in_features)``, and activities after one pass from it upwards, ``(B, D)`` each."""
+        image = image.flatten(1)
+        refuse_other_size(image, self.in_features)
+        below = image = self.input(image)
         state: list[Tensor] = []
-        below = image
         for block in self:
             state.append(block(Surroundings(below)))
             below = block.norm(state[-1])
-        return state
+        return image, state
 
     def _around(self, image: Tensor, state: list[Tensor], label: Tensor | None) -> list[Surroundings]:
         """What every block reads at the next iteration."""

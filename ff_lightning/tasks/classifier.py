@@ -92,9 +92,8 @@ class FFClassifier(ImageClassification):
         shared = self.network.share(x)
 
         def judge(labels: Tensor, blocks: int) -> Tensor:
-            image_part = None if shared is None else shared.detach()
             some = torch.split(labels, JUDGED_AT_ONCE)
-            judged = [self.network.impression(Labelled(x, rows, image_part), blocks) for rows in some]
+            judged = [self.network.impression(Labelled(x, rows, shared), blocks) for rows in some]
             return torch.cat(judged).view_as(labels)
 
         wrong = self.negatives(y, self.num_classes, judge, self.generator())

@@ -4,7 +4,7 @@
 
 Arguments of the recipe change one thing at a time; with `--validation-only` the test set stays closed:
 
-    python recipes/benchmarks/mnist_recurrent.py --validation-only --model.network.iterations 5
+    python recipes/benchmarks/mnist_recurrent.py --validation-only --model.network.widths [2000,2000]
 
 `--data` is a folder with train.parquet and test.parquet in the hub's layout, or the hub id itself. The last line is
 JSON; errors are in percent and the mean over seeds, `cpu_minutes` those of training one seed.
