@@ -14,7 +14,7 @@ from pathlib import Path
 from tables_circuits import predictive, spiking
 from tables_common import DOCS, rows
 from tables_hardware import gpt_steps, memory, overheads, parallel, precisions, resumes, step_times
-from tables_images import changes, class_goodness, early_exits, errors, experiments, losses, peers, self_contrast
+from tables_images import changes, class_goodness, early_exits, experiments, losses, peers, self_contrast
 from tables_language import aesop, curve, language, negatives, tries
 from tables_summary import summary
 
@@ -32,7 +32,7 @@ def replace(path: Path, body: str) -> bool:
 
 
 SECTIONS = {
-    "Images: label in the input": [(errors, "mnist_mlp")],
+    "Images: label in the input": [(experiments, "mnist_mlp")],
     "Images: public repositories": [(peers, "peers")],
     "Images: goodness of every class": [(class_goodness, "class_goodness")],
     "Images: local losses of a convolutional network": [(losses, "class_losses")],

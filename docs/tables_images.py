@@ -9,30 +9,13 @@ from typing import Any
 from tables_common import means, origin, rows, seeds_of, spread, spread_if_any, training_command
 
 
-def errors(name: str) -> str:
-    """Table of test errors."""
-    lines = [
-        "| recipe | tier | test error, % | by block | validation error, % | epochs | CPU minutes | seeds | command |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for runs in rows(name):
-        first = runs[0]
-        blocks = means(zip(*(run["test_error_by_block"] for run in runs), strict=True))
-        minutes = f"{sum(run['train_cpu_seconds'] for run in runs) / len(runs) / 60:.1f}"
-        command = training_command(first["command"])
-        lines.append(
-            f"| `{first['recipe']}` | {first['tier']} | {spread(runs, 'test_error')} | {blocks} | "
-            f"{spread(runs, 'validation_error')} | {first['epochs']} | {minutes} | {seeds_of(runs)} | `{command}` |"
-        )
-    return "\n".join([*lines, "", origin(name)])
-
-
 def changes(name: str) -> str:
     """Table of validation errors after changing one thing."""
     lines = ["| command | validation error, % | by block | CPU seconds |", "|---|---|---|---|"]
     for (run,) in rows(name):
-        blocks = ", ".join(str(error) for error in run["validation_error_by_block"])
-        lines.append(f"| `{run['command']}` | {run['validation_error']} | {blocks} | {run['train_cpu_seconds']} |")
+        (one,) = run["by_seed"]
+        blocks = ", ".join(str(one[block]) for block in sorted(one) if block.startswith("val/block"))
+        lines.append(f"| `{run['command']}` | {one['val']} | {blocks} | {one['cpu_seconds']} |")
     return "\n".join([*lines, "", origin(name)])
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from statistics import fmean
 from typing import Any
 
@@ -62,18 +63,6 @@ def best_supported(results: Iterable[Result]) -> Iterator[Result]:
     yield from kept.values()
 
 
-def labels_in_the_input() -> Iterator[Result]:
-    """MLPs; a twin is a row of its own, which says so after its name."""
-    images = rows("mnist_mlp")
-    twins = {(runs[0]["recipe"], runs[0]["epochs"]): spread(runs, "test_error") for runs in images}
-    for runs in images:
-        recipe, epochs = runs[0]["recipe"], runs[0]["epochs"]
-        if runs[0]["tier"] != "backprop":
-            twin = twins.get((f"{recipe} + with/twin", epochs), "")
-            validation = -fmean(run["validation_error"] for run in runs)
-            yield Result(f"`{recipe}`, test error, %", runs, "test_error", twin, runs, validation)
-
-
 def goodness_of_every_class() -> Iterator[Result]:
     """Convolutional networks."""
     for runs, each, twins in with_twins("class_goodness"):
@@ -91,8 +80,8 @@ def self_contrast() -> Iterator[Result]:
 
 
 def hintons_experiments() -> Iterator[Result]:
-    """Local fields, learning without labels, recurrence."""
-    for runs, each, twins in with_twins("hinton"):
+    """MLPs, local fields, learning without labels, recurrence."""
+    for runs, each, twins in chain(with_twins("mnist_mlp"), with_twins("hinton")):
         what, twin = f"`{runs[0]['recipe']}`, test error, %", spread_if_any(twins, "twin_test")
         yield Result(what, each, "test", twin, runs, -fmean(one["val"] for one in each))
 
@@ -135,7 +124,7 @@ def best_of(settings: list[list[dict[str, Any]]], key: str) -> list[dict[str, An
 
 def summary() -> str:
     """One line a result: Forward-Forward, the same network by backprop, where it was measured, and the command."""
-    images = (labels_in_the_input, hintons_experiments, goodness_of_every_class, self_contrast)
+    images = (hintons_experiments, goodness_of_every_class, self_contrast)
     results = [result for part in images for result in best_supported(part())]
     results.sort(key=lambda result: [name in result.what for name in ("cifar", "fashion", "mnist")])
     results += [*other_systems(), *language_models()]

@@ -146,6 +146,35 @@ def test_a_network_with_the_label_in_its_input_is_of_tier_1(
     assert "mnist_labelled_conv is of tier T1" in capsys.readouterr().err
 
 
+SMALL = ["--data", "digits", "--data.validation", "0.2", "--model.network.in_features", "64"]
+SMALL += ["--model.network.widths", "[60,60]", "--data.batch_size", "50"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "recipe", "worst"),
+    [
+        (["--trainer.max_epochs", "8"], "mnist_mlp", 20),
+        (["--jitter", "--seconds", "1", "--parts", "ff"], "mnist_mlp_jitter", 80),  # an epoch, where that is slow
+    ],
+)
+@pytest.mark.filterwarnings("ignore")
+def test_mlps_are_compared_with_their_twins(
+    benchmark: Any, capsys: pytest.CaptureFixture[str], arguments: list[str], recipe: str, worst: float
+) -> None:
+    script = benchmark("hinton", *SMALL, "--seed", "0", "1", *arguments)
+    script.benchmark("mnist_mlp", None, data="ylecun/mnist", jitter="mnist_mlp_jitter")
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert (result["recipe"], result["tier"], result["seed"], result["seeds"]) == (recipe, "T1", 0, [0, 1])
+    both = "--parts" not in arguments
+    assert result["test_error"] < worst
+    assert (result["twin"] is not None) == both
+    assert not both or (result["twin"] < worst and result["epochs"] == 8)
+    for one in result["by_seed"]:
+        assert one["epochs"] >= 1
+        assert one["samples_per_second"] > 0
+        assert {"val", "val/block_0", "val/block_1", "test", "test/block_0", "test/block_1"} < set(one)
+
+
 def test_overhead_adds_up_what_each_kind_of_step_costs(benchmark: Any) -> None:
     overhead = benchmark("overhead")
     plan = overhead.Plan("mlp", steps=20, epochs=4, threads=1)
