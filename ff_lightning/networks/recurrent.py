@@ -181,9 +181,7 @@ class RecurrentMLP(BlockStack):
         """
         first, last = self.judged
         found = [
-            torch.stack([block.goodness(h) for block, h in zip(self, state, strict=True)])
-            for iteration, state in enumerate(self._settle(x), start=1)
-            if iteration >= first
+            self._goodness_of(state) for iteration, state in enumerate(self._settle(x), start=1) if iteration >= first
         ]
         assert len(found) == last - first + 1
         return torch.stack(found).mean(0)[:blocks]
@@ -201,7 +199,7 @@ class RecurrentMLP(BlockStack):
         """
         del blocks
         *_, state = islice(self._course(x), len(self))
-        return torch.stack([block.goodness(h) for block, h in zip(self, state, strict=True)]).sum(0)
+        return self._goodness_of(state).sum(0)
 
     @torch.no_grad()
     def activities(self, x: Tensor | Labelled) -> Iterator[Tensor]:
@@ -214,6 +212,10 @@ class RecurrentMLP(BlockStack):
         *_, state = self._settle(x)
         shown: Tensor = self[len(self) - 1].norm(state[-1])
         return shown
+
+    def _goodness_of(self, state: list[Tensor]) -> Tensor:
+        """Goodness ``(L, N)`` of the activities of all blocks at one iteration."""
+        return torch.stack([block.goodness(h) for block, h in zip(self, state, strict=True)])
 
     def _settle(self, x: Tensor | Labelled) -> Iterator[list[Tensor]]:
         """Activities of all blocks after every iteration up to the last that is judged."""
