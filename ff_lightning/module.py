@@ -233,7 +233,7 @@ class FFLightningModule(pl.LightningModule):
         try:
             optimizer = self.optimizer_of(index)(self._block_parameters[index])
         except ValueError as error:
-            raise InputError(f"Passed an `optimizer` that cannot be built: {error}.") from error
+            raise InputError(f"Passed an `optimizer` that cannot be built: {error}") from error
         for group in optimizer.param_groups:
             positive("learning rate of `optimizer`", float(group["lr"]))
             if index < len(self.network):

@@ -22,21 +22,27 @@ from ff_lightning.readouts import LinearReadout
 from ff_lightning.rollouts import SleepBuffer
 from tests import ddp_cases
 from tests.ddp_cases import ADAMW, HARD, RESUMED, SGD, Case, Collectives, Counted, Language, SaveBetween, gpt, text
-from tests.training import classifier, loader, mlp, trainer
+from tests.training import classifier, labelled_conv, loader, mlp, trainer
 
 
 class Classifier(Counted, ff.FFClassifier):
-    """Wrong labels that the network itself believes, and a linear readout, which is a block of its own."""
+    """Wrong labels that the network itself believes."""
 
     def __init__(self, network: ff.BlockStack, **kwargs: Any) -> None:
-        readout = LinearReadout(32, 10).double()
-        super().__init__(network, negatives=HardWrongLabel(0.5), readout=readout, **kwargs)
+        super().__init__(network, negatives=HardWrongLabel(0.5), **kwargs)
 
     def local_losses(self, batch: Any) -> Any:
         return super().local_losses((batch[0].double(), batch[1]))
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         super().validation_step((batch[0].double(), batch[1]), batch_idx)
+
+
+class Read(Classifier):
+    """A linear readout, which is a block of its own."""
+
+    def __init__(self, network: ff.BlockStack, **kwargs: Any) -> None:
+        super().__init__(network, readout=LinearReadout(32, 10).double(), **kwargs)
 
 
 class Dreamer(Counted, ff.FFLanguageModel):
@@ -54,8 +60,9 @@ def hinton() -> HintonMLP:
 
 CASES = {name: ddp_cases.CASES[name] for name in ("sgd", RESUMED, "adamw, fused", "branch")} | {
     "gpt, own negatives, inherited": Case(Language, {"optimizer": ADAMW, **HARD}, network=partial(gpt, inherit=True)),
+    "classifier, labels in every block": Case(Classifier, {"optimizer": ADAMW}, network=labelled_conv),
     "classifier, own negatives": Case(
-        Classifier, {"optimizer": ADAMW}, network=lambda: mlp(3, 16, loss=MovingThresholdLoss(), peer_weight=0.1)
+        Read, {"optimizer": ADAMW}, network=lambda: mlp(3, 16, loss=MovingThresholdLoss(), peer_weight=0.1)
     ),
     "hinton, rollouts": Case(Dreamer, {"optimizer": SGD}, network=hinton),
 }

@@ -19,7 +19,7 @@ import ff_lightning as ff
 from ff_lightning.class_blocks import ClassBlock
 from ff_lightning.goodness import ChannelGroups
 from ff_lightning.losses import ClassSoftmax, SymBa
-from ff_lightning.networks import MLP
+from ff_lightning.networks import MLP, LabelBias, LabelledConvNet
 
 ROOT = Path(__file__).parent.parent
 SGD = partial(torch.optim.SGD, lr=0.05)
@@ -52,6 +52,12 @@ def conv(depth: int = 2, *, batch_statistics: bool = False) -> ff.BlockStack:
         layer = nn.Sequential(nn.Conv2d(20 if index else 1, 20, 3, padding=1), norm, nn.ReLU())
         blocks.append(ClassBlock(layer, ChannelGroups(10), ClassSoftmax()))
     return ff.BlockStack(blocks)
+
+
+def labelled_conv() -> ff.BlockStack:
+    """A small convolutional stack whose blocks are all told the label, with the same weights at every call."""
+    torch.manual_seed(0)
+    return LabelledConvNet((1, 8, 8), [8, 8, 8], pool_after=[1], labels=LabelBias())
 
 
 def classifier(depth: int = 3, **kwargs: Any) -> ff.FFClassifier:

@@ -127,8 +127,7 @@ class LearnedPlanes(_Planes):
 class LabelBias(LabelPart):
     """A learned bias for each class and channel, the same over the whole plane, in every block.
 
-    Each block is told the label anew, so that it cannot fade on its way up. Labels then travel beside the activities; a
-    stack that is parted among processes (``LayerParallelStrategy``) does not send them.
+    Each block is told the label anew, so that it cannot fade on its way up. Labels then travel beside the activities.
     """
 
     every_block = True

@@ -5,15 +5,16 @@ from __future__ import annotations
 import pickle
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch import distributed as dist
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
+from torch.utils._pytree import register_pytree_node, tree_iter, tree_leaves, tree_map
 
+from ff_lightning.blocks import Labelled
 from ff_lightning.errors import InputError
 from ff_lightning.stages import AnySignal, Stage, Value
 
@@ -23,12 +24,24 @@ IN_FLIGHT = 2
 ENVELOPE = 8192
 """Bytes of the message that says what follows it."""
 
+# What a stack shares among passes belongs to its first block and does not travel.
+register_pytree_node(Labelled, lambda x: ([x.image, x.labels], None), lambda parts, _: Labelled(*parts))
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Stands in an envelope for a tensor that follows it."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+
 
 class PipelineStage(Stage):
     """Some blocks of a stack; signals come from the process below and go to the process above.
 
-    A signal is an envelope (a message of fixed size on the CPU: shapes and dtypes, and the state of torch's generator,
-    so that dropout goes on as in one process), then every tensor in it. Sends are asynchronous, receives wait.
+    A signal is an envelope (a message of fixed size on the CPU: how its tensors are held, their shapes and dtypes, and
+    the state of torch's generator, so that dropout goes on as in one process), then every tensor in it. Sends are
+    asynchronous, receives wait.
 
     Args:
         groups: the blocks of every process, from the input upwards.
@@ -70,13 +83,14 @@ class PipelineStage(Stage):
         if content is None:
             self.stop()
             raise SIGTERMException
-        layout, random = content
-        received = [torch.empty(shape, dtype=dtype, device=self.device) for shape, dtype in layout]
+        parts, random = content
+        coming = [leaf for leaf in tree_leaves(parts) if isinstance(leaf, Sent)]
+        received = [torch.empty(sent.shape, dtype=sent.dtype, device=self.device) for sent in coming]
         for work in [dist.irecv(tensor, src=self.rank - 1, group=self.tensors) for tensor in received]:
             assert work is not None
             work.wait()
         _generator(self.device).set_state(random)
-        return with_tensors(signal, received)
+        return put_together(signal, parts, received)
 
     def send(self, block: int, signal: AnySignal) -> None:
         """Start sending what the last block here passes on, if one above learns; wait if the next lags too far."""
@@ -84,8 +98,8 @@ class PipelineStage(Stage):
             return
         while len(self.in_flight) >= IN_FLIGHT:
             self._wait_for_oldest()
-        tensors = tensors_of(signal)
-        content = [(tuple(tensor.shape), tensor.dtype) for tensor in tensors], _generator(self.device).get_state()
+        parts, tensors = taken_apart(signal)
+        content = parts, _generator(self.device).get_state()
         self.in_flight.append(
             [self._sent(_envelope(content), self.envelopes), *(self._sent(tensor, self.tensors) for tensor in tensors)]
         )
@@ -120,32 +134,36 @@ class PipelineStage(Stage):
             work.wait()
 
 
-def tensors_of(signal: Any) -> list[Tensor]:
-    """All tensors in a signal, in the order of its fields."""
-    return [leaf for leaf in tree_leaves(_parts(signal)) if isinstance(leaf, Tensor)]
+def taken_apart(signal: Any) -> tuple[dict[str, Any], list[Tensor]]:
+    """The fields of a signal that hold tensors, with :class:`Sent` in their places, and the tensors in their order."""
+    held = {field.name: getattr(signal, field.name) for field in fields(signal)}
+    held = {name: value for name, value in held.items() if any(isinstance(leaf, Tensor) for leaf in tree_iter(value))}
+    parts = tree_map(lambda leaf: Sent(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf, held)
+    return parts, [leaf for leaf in tree_leaves(held) if isinstance(leaf, Tensor)]
 
 
-def with_tensors(signal: AnySignal, tensors: Sequence[Tensor]) -> AnySignal:
-    """A signal with other tensors in the place of its own.
+def put_together(signal: AnySignal, parts: dict[str, Any], tensors: Sequence[Tensor]) -> AnySignal:
+    """A signal with parts from elsewhere in the place of its own, however each of the two holds its tensors.
+
+    Args:
+        signal: what stays is taken from this one.
+        parts: what :func:`taken_apart` gave.
+        tensors: likewise.
 
     Raises:
-        InputError: it has more or fewer of them.
+        InputError: tensors came for other fields than this one has them in.
     """
-    leaves, structure = tree_flatten(_parts(signal))
-    places = [index for index, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
-    if len(places) != len(tensors):
+    own = taken_apart(signal)[0]
+    if own.keys() != parts.keys():
         raise InputError(
-            f"Received a signal of {len(tensors)} tensors where {type(signal).__name__} has {len(places)}. A layer-"
-            "parallel task makes signals with the same fields in every process."
+            f"Received a signal with tensors in {', '.join(parts)} where {type(signal).__name__} has them in "
+            f"{', '.join(own)}. A layer-parallel task makes signals with the same fields in every process."
         )
-    for place, tensor in zip(places, tensors, strict=True):
-        leaves[place] = tensor
-    changed: AnySignal = replace(signal, **tree_unflatten(leaves, structure))  # type: ignore[type-var]
+    rest = iter(tensors)
+    changed: AnySignal = replace(  # type: ignore[type-var]
+        signal, **tree_map(lambda leaf: next(rest) if isinstance(leaf, Sent) else leaf, parts)
+    )
     return changed
-
-
-def _parts(signal: Any) -> dict[str, Any]:
-    return {field.name: getattr(signal, field.name) for field in fields(signal)}
 
 
 def _envelope(content: Any) -> Tensor:

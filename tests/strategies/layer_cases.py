@@ -32,7 +32,7 @@ from ff_lightning.networks import GPT
 from ff_lightning.optim import MuonAdamW
 from ff_lightning.schedules import HoldThenDecay, Staggered
 from ff_lightning.strategies import LayerParallelStrategy
-from tests.training import mlp, trainer, weights
+from tests.training import labelled_conv, mlp, trainer, weights
 
 BATCHES, BATCH, WIDTH = 7, 200, 16
 ADAMW = partial(torch.optim.AdamW, lr=1e-3)
@@ -80,6 +80,7 @@ CASES = {
     "mlp, staggered, dropout, bf16": Case(
         dropping, {"optimizer": ADAMW, "schedule": Staggered(0.2)}, [1], "bf16-mixed"
     ),
+    "conv, label bias, hard, adamw": Case(labelled_conv, {"negatives": HardWrongLabel(0.5), "optimizer": ADAMW}),
     "gpt, own, muon, clipped": Case(gpt, {"optimizer": MUON, **HARD}),
     "gpt, residual, adamw": Case(partial(gpt, residual=True), {"optimizer": ADAMW}, cuts=[2]),
     "gpt, inherited, sgd, bf16": Case(partial(gpt, inherit=True), {"optimizer": SGD}, [2], "bf16-mixed"),

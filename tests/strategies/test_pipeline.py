@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ff_lightning.blocks import Signal
+from ff_lightning.blocks import Labelled, Signal
 from ff_lightning.errors import InputError
 from ff_lightning.networks import GPT
-from ff_lightning.strategies.pipeline import tensors_of, with_tensors
+from ff_lightning.strategies.pipeline import put_together, taken_apart
 
 
 def test_a_signal_comes_out_as_it_went_in() -> None:
@@ -17,9 +17,9 @@ def test_a_signal_comes_out_as_it_went_in() -> None:
     draw = torch.Generator().manual_seed
     sent = network.signal(tokens, tokens, draw)
     other = network.signal(tokens.flip(1), tokens.flip(1), draw)
-    tensors = tensors_of(sent)
+    parts, tensors = taken_apart(sent)
     assert len(tensors) == 5, "tokens, next tokens, where predictions start from, weight and bias of the readout"
-    received = with_tensors(other, tensors)
+    received = put_together(other, parts, tensors)
     assert received.h is sent.h
     assert received.labels is sent.labels
     assert received.readout is not None
@@ -27,6 +27,19 @@ def test_a_signal_comes_out_as_it_went_in() -> None:
     assert received.draw == draw
 
 
-def test_another_number_of_tensors_is_refused() -> None:
-    with pytest.raises(InputError, match="1 tensors where Signal has 2"):
-        with_tensors(Signal(torch.zeros(2, 3), labels=torch.zeros(1)), [torch.zeros(2, 3)])
+def test_labels_that_a_block_is_told_travel_with_its_input() -> None:
+    """The process that receives them has made a plain tensor of the batch."""
+    h, labels, y = torch.randn(6, 4), torch.arange(6).view(2, 3), torch.arange(3)
+    parts, tensors = taken_apart(Signal(Labelled(h, labels, shared=torch.randn(9)), labels=y))
+    received = put_together(Signal(torch.zeros(3, 8), labels=y), parts, tensors)
+    assert isinstance(received.h, Labelled)
+    assert received.h.image is h
+    assert received.h.labels is labels
+    assert received.h.shared is None
+    assert received.labels is y
+
+
+def test_tensors_in_other_fields_are_refused() -> None:
+    parts, tensors = taken_apart(Signal(torch.zeros(2, 3)))
+    with pytest.raises(InputError, match="tensors in h where Signal has them in h, labels"):
+        put_together(Signal(torch.zeros(2, 3), labels=torch.zeros(1)), parts, tensors)
