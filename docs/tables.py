@@ -36,6 +36,7 @@ SECTIONS = {
     "Images: public repositories": [(peers, "peers")],
     "Images: goodness of every class": [(class_goodness, "class_goodness")],
     "Images: local losses of a convolutional network": [(losses, "class_losses")],
+    "Images: labels in the input of a convolutional network": [(losses, "label_planes")],
     "Images: Hinton's networks": [(experiments, "hinton")],
     "Images: self-contrast, without labels": [(self_contrast, "scff")],
     "Images: early exit": [(early_exits, "early_exit")],

@@ -71,7 +71,7 @@ def class_goodness(name: str) -> str:
 
 
 def losses(name: str) -> str:
-    """Table of validation accuracies of one network under several local losses, one run each."""
+    """Table of validation accuracies of one network under several local losses or ways to be told, one run each."""
     lines = ["| tier | by block, % | CPU minutes | command |", "|---|---|---|---|"]
     for (run,) in rows(name):
         blocks = " ".join(f"{accuracy:.2f}" for accuracy in run["by_seed"][0]["validation_by_block"])
