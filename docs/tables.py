@@ -14,7 +14,7 @@ from pathlib import Path
 from tables_circuits import predictive, spiking
 from tables_common import DOCS, rows
 from tables_hardware import gpt_steps, memory, overheads, parallel, precisions, resumes, step_times
-from tables_images import changes, class_goodness, early_exits, experiments, losses, peers, self_contrast
+from tables_images import changes, class_goodness, early_exits, experiments, peers, self_contrast, trials
 from tables_language import aesop, curve, language, negatives, tries
 from tables_summary import summary
 
@@ -35,8 +35,8 @@ SECTIONS = {
     "Images: label in the input": [(experiments, "mnist_mlp")],
     "Images: public repositories": [(peers, "peers")],
     "Images: goodness of every class": [(class_goodness, "class_goodness")],
-    "Images: local losses of a convolutional network": [(losses, "class_losses")],
-    "Images: labels in the input of a convolutional network": [(losses, "label_planes")],
+    "Images: local losses of a convolutional network": [(trials, "class_losses")],
+    "Images: labels in the input of a convolutional network": [(trials, "label_planes")],
     "Images: Hinton's networks": [(experiments, "hinton")],
     "Images: self-contrast, without labels": [(self_contrast, "scff")],
     "Images: early exit": [(early_exits, "early_exit")],

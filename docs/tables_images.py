@@ -70,8 +70,8 @@ def class_goodness(name: str) -> str:
     return "\n".join([*lines, "", origin(name)])
 
 
-def losses(name: str) -> str:
-    """Table of validation accuracies of one network under several local losses or ways to be told, one run each."""
+def trials(name: str) -> str:
+    """Table of validation accuracies of every block of a network after changing one thing, one run each."""
     lines = ["| tier | by block, % | CPU minutes | command |", "|---|---|---|---|"]
     for (run,) in rows(name):
         blocks = " ".join(f"{accuracy:.2f}" for accuracy in run["by_seed"][0]["validation_by_block"])

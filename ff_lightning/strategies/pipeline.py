@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch import distributed as dist
-from torch.utils._pytree import register_pytree_node, tree_iter, tree_leaves, tree_map
+from torch.utils._pytree import register_pytree_node, tree_any, tree_leaves, tree_map_only
 
 from ff_lightning.blocks import Labelled
 from ff_lightning.errors import InputError
@@ -119,7 +119,7 @@ class PipelineStage(Stage):
     def gather(self, value: Value) -> list[Value]:
         """What all processes have, tensors on the CPU."""
         parts: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(parts, tree_map(lambda leaf: leaf.cpu() if isinstance(leaf, Tensor) else leaf, value))
+        dist.all_gather_object(parts, tree_map_only(Tensor, Tensor.cpu, value))
         return parts
 
     def _sent(self, tensor: Tensor, group: dist.ProcessGroup) -> tuple[dist.Work, Tensor]:
@@ -136,9 +136,8 @@ class PipelineStage(Stage):
 
 def taken_apart(signal: Any) -> tuple[dict[str, Any], list[Tensor]]:
     """The fields of a signal that hold tensors, with :class:`Sent` in their places, and the tensors in their order."""
-    held = {field.name: getattr(signal, field.name) for field in fields(signal)}
-    held = {name: value for name, value in held.items() if any(isinstance(leaf, Tensor) for leaf in tree_iter(value))}
-    parts = tree_map(lambda leaf: Sent(leaf.shape, leaf.dtype) if isinstance(leaf, Tensor) else leaf, held)
+    held = _holding_tensors(signal)
+    parts = tree_map_only(Tensor, lambda tensor: Sent(tensor.shape, tensor.dtype), held)
     return parts, [leaf for leaf in tree_leaves(held) if isinstance(leaf, Tensor)]
 
 
@@ -153,17 +152,21 @@ def put_together(signal: AnySignal, parts: dict[str, Any], tensors: Sequence[Ten
     Raises:
         InputError: tensors came for other fields than this one has them in.
     """
-    own = taken_apart(signal)[0]
+    own = _holding_tensors(signal)
     if own.keys() != parts.keys():
         raise InputError(
             f"Received a signal with tensors in {', '.join(parts)} where {type(signal).__name__} has them in "
             f"{', '.join(own)}. A layer-parallel task makes signals with the same fields in every process."
         )
     rest = iter(tensors)
-    changed: AnySignal = replace(  # type: ignore[type-var]
-        signal, **tree_map(lambda leaf: next(rest) if isinstance(leaf, Sent) else leaf, parts)
-    )
+    changed: AnySignal = replace(signal, **tree_map_only(Sent, lambda _: next(rest), parts))  # type: ignore[type-var]
     return changed
+
+
+def _holding_tensors(signal: Any) -> dict[str, Any]:
+    """The fields of a signal that hold tensors, however deep."""
+    values = {field.name: getattr(signal, field.name) for field in fields(signal)}
+    return {name: value for name, value in values.items() if tree_any(lambda leaf: isinstance(leaf, Tensor), value)}
 
 
 def _envelope(content: Any) -> Tensor:
