@@ -112,6 +112,34 @@ class Greedy(Schedule):
         return list(pairwise([0.0, *(end / whole for end in sums)]))
 
 
+class ReadoutLast(Schedule):
+    """All blocks learn together; then they rest, and the readout alone learns to read what they have become.
+
+    For tasks whose readout learns, which count it as one more block, the last. A readout that learns beside the blocks
+    follows them while they change. Hinton's, too, is trained after them (2212.13345, section 3.2).
+
+    Args:
+        share: the readout's part of the training, at its end, in ``(0, 1)``. A single block, such as a twin, has all
+            the time whatever it is.
+        depth_decay: see :class:`Schedule`.
+
+    >>> ReadoutLast(0.25).windows(3)
+    [(0.0, 0.75), (0.0, 0.75), (0.75, 1.0)]
+    """
+
+    def __init__(self, share: float = 0.2, *, depth_decay: float = 1.0) -> None:
+        super().__init__(depth_decay=depth_decay)
+        if not 0 < share < 1:
+            raise InputError(f"Passed `share={share}`. `share` must be in (0, 1).")
+        self.share = share
+
+    def windows(self, depth: int) -> list[tuple[float, float]]:
+        """All below the last end where it begins; see :class:`Schedule`."""
+        if depth == 1:
+            return [(0.0, 1.0)]
+        return [(0.0, 1 - self.share)] * (depth - 1) + [(1 - self.share, 1.0)]
+
+
 def update_ranges(schedule: Schedule, depth: int, total: int | None) -> list[range]:
     """Turn the windows of a schedule into ranges of updates.
 

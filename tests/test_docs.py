@@ -61,8 +61,9 @@ def test_commands_run(
 ) -> None:
     """Every command of the pages trains or evaluates on two batches; they share one folder for their runs."""
     if NEEDS_DATA.search(command):
-        shared = request.getfixturevalue("shared_data")
-        monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(shared / "tiktoken"))
+        data = request.getfixturevalue("few_images")
+        monkeypatch.setenv("FF_LIGHTNING_DATA", str(data))
+        monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(data / "tiktoken"))
     folder = tmp_path_factory.getbasetemp() / "commands"
     folder.mkdir(exist_ok=True)
     if not (folder / "recipes").exists():
@@ -79,8 +80,8 @@ def test_commands_run(
         words += ["--config", "recipes/with/smoke.yaml"]
         if "--trainer.default_root_dir" not in words:
             words += ["--trainer.default_root_dir", f"runs/{stems}"]
-        if IMAGES.search(command) and "--data.limit" not in words:
-            words += ["--data.limit", "1000"]  # two batches need no more, and decoding takes the longest
+        if IMAGES.search(command) and "--data.validation" not in words:
+            words += ["--data.validation", "500"]
     if re.search("ddp|fsdp|parallel|wandb", command):  # these leave traces in a process
         done = subprocess.run(
             [sys.executable, "-m", "ff_lightning", *words], env=os.environ, capture_output=True, text=True

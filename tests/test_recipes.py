@@ -25,6 +25,7 @@ NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 OVERLAYS = sorted(path.stem for path in RECIPES.glob("with/*.yaml"))
 OWN_TEST = {"smoke", "ddp", "fsdp", "layer_parallel", "compile", "wandb", "wandb_offline", "rollouts"}
 FEW = ["--data.limit", "300", "--data.eval_batch_size", "100", "--trainer.enable_progress_bar", "false"]
+FEWER = [*FEW, "--data.validation", "500"]  # of `few_images`
 
 CHANGED = {
     "cifar_resnet": ["--model.network.width", "10"],
@@ -73,8 +74,11 @@ def test_a_recipe_says_how_to_run_it(path: Path) -> None:
 @pytest.mark.parametrize(
     "recipe", [name for name in NAMES if name != "digits_mlp" and name not in (*TEXTS, "aesop_ff")]
 )
-def test_a_recipe_trains_and_its_checkpoint_is_tested(recipe: str, shared_data: Path) -> None:
-    args = [*configs(recipe, "smoke"), *FEW, *CHANGED.get(recipe, [])]
+def test_a_recipe_trains_and_its_checkpoint_is_tested(
+    recipe: str, few_images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FF_LIGHTNING_DATA", str(few_images))
+    args = [*configs(recipe, "smoke"), *FEWER, *CHANGED.get(recipe, [])]
     assert main(["fit", *args]) == 0
     assert updates(f"{recipe}-smoke") == 2
     assert main(["test", *args, "--ckpt_path", f"runs/{recipe}-smoke/last.ckpt"]) == 0
@@ -192,10 +196,11 @@ def test_overlays_compose_and_the_last_one_wins() -> None:
 
 @pytest.mark.parametrize("recipe", ["mnist_mlp_unsupervised", "mnist_scff"])
 def test_the_twin_of_an_unsupervised_recipe_drops_its_readout(
-    recipe: str, shared_data: Path, capsys: pytest.CaptureFixture[str]
+    recipe: str, few_images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("FF_LIGHTNING_DATA", str(few_images))
     capsys.readouterr()
-    assert main(["fit", *configs(recipe, "twin", "smoke"), *FEW]) == 0
+    assert main(["fit", *configs(recipe, "twin", "smoke"), *FEWER]) == 0
     assert "discard" not in capsys.readouterr().err.lower()
     state = torch.load(f"runs/{recipe}-twin-smoke/last.ckpt", weights_only=True)["state_dict"]
     assert not [name for name in state if name.startswith("readout")]

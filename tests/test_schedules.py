@@ -10,10 +10,10 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, SequentialLR
 
 from ff_lightning.errors import InputError
-from ff_lightning.schedules import Greedy, HoldThenDecay, Schedule, Simultaneous, Staggered, update_ranges
+from ff_lightning.schedules import Greedy, HoldThenDecay, ReadoutLast, Schedule, Simultaneous, Staggered, update_ranges
 from tests import references
 
-SCHEDULES = [Simultaneous(), Staggered(), Staggered(0.0), Greedy()]
+SCHEDULES = [Simultaneous(), Staggered(), Staggered(0.0), Greedy(), ReadoutLast()]
 
 
 def optimizer(*rates: float) -> torch.optim.SGD:
@@ -37,6 +37,7 @@ def test_windows() -> None:
     assert Simultaneous().windows(3) == [(0.0, 1.0)] * 3
     assert Staggered(0.2).windows(3) == [(0.0, 1.0), (0.2, 1.0), (0.4, 1.0)]
     assert Greedy().windows(4) == [(0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0)]
+    assert ReadoutLast(0.2).windows(3) == [(0.0, 0.8), (0.0, 0.8), (0.8, 1.0)]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: type(schedule).__name__)
@@ -76,7 +77,7 @@ def test_only_blocks_that_learn_to_the_end_go_on_past_it(total: int) -> None:
     assert all(10 * total in updates for updates in update_ranges(Staggered(0.3), 3, total))
 
 
-@pytest.mark.parametrize("schedule", [Simultaneous, Staggered, Greedy])
+@pytest.mark.parametrize("schedule", [Simultaneous, Staggered, Greedy, ReadoutLast])
 def test_upper_blocks_learn_as_fast_unless_said_otherwise(schedule: type[Schedule]) -> None:
     assert schedule().depth_decay == 1.0
     assert schedule(depth_decay=0.5).depth_decay == 0.5
@@ -189,6 +190,8 @@ def test_it_is_a_scheduler_like_torchs_own() -> None:
             "Passed `shares=[1, 2]` for 3 blocks, a readout that learns counted among them. `shares` needs one number "
             "a block.",
         ),
+        (lambda: ReadoutLast(0.0), "Passed `share=0.0`. `share` must be in (0, 1)."),
+        (lambda: ReadoutLast(1), "Passed `share=1`. `share` must be in (0, 1)."),
         (lambda: Greedy(depth_decay=1.5), "Passed `depth_decay=1.5`. `depth_decay` must be in (0, 1]."),
         (lambda: Staggered(depth_decay=-1), "Passed `depth_decay=-1`. `depth_decay` must be in (0, 1]."),
         (lambda: Staggered(-0.1), "Passed `delay=-0.1`. `delay` must be in [0, 1)."),

@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 
 import ff_lightning as ff
 from ff_lightning.blocks import BlockStack, Signal
@@ -19,7 +21,7 @@ from ff_lightning.losses import SymBa
 from ff_lightning.negatives import HybridMask
 from ff_lightning.networks import MLP
 from ff_lightning.readouts import LinearReadout, NestedReadout
-from ff_lightning.schedules import Greedy
+from ff_lightning.schedules import Greedy, ReadoutLast
 from tests.training import assert_same_weights, trainer, weights
 
 
@@ -107,6 +109,33 @@ def test_a_readout_that_learns_alone_needs_no_negatives(tmp_path: Path) -> None:
     run.fit(module, ImageDataModule("digits", batch_size=100))
     assert negatives.made == run.global_step / 2
     assert run.callback_metrics["val/accuracy"] > 0.3
+
+
+def stop_after(epochs: int) -> LambdaCallback:
+    """Ends a training before its time."""
+
+    def stop(run: pl.Trainer, module: pl.LightningModule) -> None:
+        run.should_stop = run.current_epoch == epochs - 1
+
+    return LambdaCallback(on_train_epoch_end=stop)
+
+
+def test_a_readout_can_learn_after_the_blocks(tmp_path: Path) -> None:
+    """The blocks become what they become without it in as many epochs, and stay so; it is 0 until they have."""
+    trained = []
+    for epochs, schedule in ((3, None), (5, ReadoutLast(0.4)), (3, ReadoutLast(0.4))):
+        torch.manual_seed(0)
+        network = MLP(64, [16, 12], num_classes=None, loss=SymBa(10.0))
+        module = ff.FFRepresentation(network, LinearReadout(28, 10, first_block=0), schedule=schedule)
+        module.seed = 0
+        run = trainer(tmp_path, max_epochs=5, num_sanity_val_steps=0, callbacks=[stop_after(epochs)])
+        torch.manual_seed(1)  # order of the images
+        run.fit(module, ImageDataModule("digits", batch_size=100))
+        trained.append((weights(network), module.readout.linear.weight.detach().abs().sum()))
+    (beside, learned), (after, learned_later), (before, not_yet) = trained
+    assert_same_weights(beside, after)
+    assert_same_weights(beside, before)
+    assert min(learned, learned_later) > 0 == not_yet
 
 
 def test_a_network_that_does_not_say_what_it_passes_on_is_refused() -> None:
