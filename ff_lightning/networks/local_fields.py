@@ -96,15 +96,18 @@ class LabelledLocalReLU(nn.Module):
         num_classes: length of the one-hot label.
         label_scale: value of the hot label input; the image has unit RMS.
         dropout: share of the pixels that is dropped in training, the same ones for all labels of an image.
+        norm: of the image.
 
     Shape:
         - Input: :class:`Labelled` with image ``(B, C, H, W)`` and labels ``(S, B)``, or a tensor ``(B, C, H, W)``.
         - Output: ``(S * B, D)``, or ``(B, D)``.
     """
 
-    def __init__(self, linear: LocalLinear, *, num_classes: int, label_scale: float, dropout: float) -> None:
+    def __init__(
+        self, linear: LocalLinear, *, num_classes: int, label_scale: float, dropout: float, norm: nn.Module
+    ) -> None:
         super().__init__()
-        self.image = nn.Sequential(UnitRMS(), nn.Dropout(dropout), ChannelsLast(), linear)
+        self.image = nn.Sequential(norm, nn.Dropout(dropout), ChannelsLast(), linear)
         self.label = nn.Linear(num_classes, linear.out_features, bias=False)
         nn.init.normal_(self.label.weight, std=linear.fan_in**-0.5)
         self.num_classes = num_classes
@@ -140,6 +143,9 @@ class LocalFields(BlockStack):
         loss: copied for every block; :class:`~ff_lightning.losses.SymBa` by default.
         peer_weight: strength of peer normalisation; 0 for none.
         dropout: share of the input's values that is dropped in training.
+        image_norm: what an image passes first, which leaves it a unit RMS;
+            :class:`~ff_lightning.normalization.UnitRMS` by default. Photographs want
+            :class:`~ff_lightning.normalization.Standardise`, without which all units see mostly their brightness.
 
     Raises:
         InputError: sizes that make no sense, or a field larger than what it looks at.
@@ -159,7 +165,9 @@ class LocalFields(BlockStack):
         loss: ContrastiveLoss | None = None,
         peer_weight: float = 0.0,
         dropout: float = 0.0,
+        image_norm: nn.Module | None = None,
     ) -> None:
+        norm = UnitRMS() if image_norm is None else image_norm
         paddings = [0] * len(channels) if paddings is None else paddings
         check_sizes(torch.Size(image_shape).numel(), channels, num_classes, dropout=dropout, peer_weight=peer_weight)
         check_geometry(channels, fields, strides, paddings)
@@ -170,9 +178,11 @@ class LocalFields(BlockStack):
             grid = maps[-1].grid
         first: nn.Module
         if num_classes is None:
-            first = nn.Sequential(UnitRMS(), nn.Dropout(dropout), ChannelsLast(), LocalReLU(maps[0]))
+            first = nn.Sequential(norm, nn.Dropout(dropout), ChannelsLast(), LocalReLU(maps[0]))
         else:
-            first = LabelledLocalReLU(maps[0], num_classes=num_classes, label_scale=label_scale, dropout=dropout)
+            first = LabelledLocalReLU(
+                maps[0], num_classes=num_classes, label_scale=label_scale, dropout=dropout, norm=norm
+            )
         super().__init__(
             [
                 Block(

@@ -16,6 +16,7 @@ from ff_lightning.errors import InputError
 from ff_lightning.losses import SymBa
 from ff_lightning.networks import LocalFields
 from ff_lightning.networks.local_fields import LocalLinear
+from ff_lightning.normalization import Standardise
 from ff_lightning.readouts import LinearReadout
 from tests import references_hinton
 from tests.training import ADAM, digits, trainer
@@ -104,6 +105,16 @@ def test_a_label_reaches_every_unit_of_the_first_block() -> None:
     torch.testing.assert_close(h, parts.relu(), rtol=1e-5, atol=1e-5)
     assert torch.equal(layer(Labelled(IMAGES, labels, layer.share(IMAGES))), h)
     assert torch.equal(layer(IMAGES), layer.share(IMAGES).relu())
+
+
+@pytest.mark.parametrize("num_classes", [None, 10])
+def test_a_standardised_image_shows_contrasts_alone(num_classes: int | None) -> None:
+    image = torch.rand(2, 1, 8, 8, dtype=torch.float64)
+    plain, standardised = (
+        network(num_classes=num_classes, image_norm=norm).double().eval() for norm in (None, Standardise(eps=0.0))
+    )
+    torch.testing.assert_close(standardised(image + 0.3), standardised(image))
+    assert not torch.allclose(plain(image + 0.3), plain(image), rtol=1e-2)
 
 
 def test_the_brightness_of_an_image_does_not_matter() -> None:
