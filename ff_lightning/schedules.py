@@ -135,9 +135,8 @@ class ReadoutLast(Schedule):
 
     def windows(self, depth: int) -> list[tuple[float, float]]:
         """All below the last end where it begins; see :class:`Schedule`."""
-        if depth == 1:
-            return [(0.0, 1.0)]
-        return [(0.0, 1 - self.share)] * (depth - 1) + [(1 - self.share, 1.0)]
+        begins = 1 - self.share if depth > 1 else 0.0
+        return [(0.0, begins)] * (depth - 1) + [(begins, 1.0)]
 
 
 def update_ranges(schedule: Schedule, depth: int, total: int | None) -> list[range]:

@@ -89,6 +89,20 @@ def test_bubbles_of_pipelines_trained_by_backprop(benchmark: Any) -> None:
     assert parallel.bubbles(4)["one_f_one_b_bubble"]["4"] == round(3 / 7, 3)
 
 
+def test_results_name_the_images_that_were_read(
+    benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy of a set on the hub need not be the same: results must say which it was."""
+    name_of_images = benchmark("recipe").name_of_images
+    copy = tmp_path / "cifar10_jpeg"
+    copy.mkdir()
+    monkeypatch.delenv("FF_LIGHTNING_DATA", raising=False)
+    assert [name_of_images(source) for source in ("uoft-cs/cifar10", str(copy))] == ["cifar10", "cifar10_jpeg"]
+    monkeypatch.setenv("FF_LIGHTNING_DATA", str(tmp_path))
+    assert name_of_images("uoft-cs/cifar10") == "cifar10_jpeg"
+    assert name_of_images("digits") == "digits"
+
+
 def test_a_killed_run_resumes_bit_by_bit(benchmark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(FOLDER.parents[1]))
     resume = benchmark("resume", "--network", "mlp", "--kills", "1")

@@ -24,8 +24,10 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 OVERLAYS = sorted(path.stem for path in RECIPES.glob("with/*.yaml"))
 OWN_TEST = {"smoke", "ddp", "fsdp", "layer_parallel", "compile", "wandb", "wandb_offline", "rollouts"}
-FEW = ["--data.limit", "300", "--data.eval_batch_size", "100", "--trainer.enable_progress_bar", "false"]
-FEWER = [*FEW, "--data.validation", "500"]  # of `few_images`
+FEW = [
+    *("--data.limit", "300", "--data.validation", "500", "--data.eval_batch_size", "100"),
+    *("--trainer.enable_progress_bar", "false"),
+]
 
 CHANGED = {
     "cifar_resnet": ["--model.network.width", "10"],
@@ -78,7 +80,7 @@ def test_a_recipe_trains_and_its_checkpoint_is_tested(
     recipe: str, few_images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FF_LIGHTNING_DATA", str(few_images))
-    args = [*configs(recipe, "smoke"), *FEWER, *CHANGED.get(recipe, [])]
+    args = [*configs(recipe, "smoke"), *FEW, *CHANGED.get(recipe, [])]
     assert main(["fit", *args]) == 0
     assert updates(f"{recipe}-smoke") == 2
     assert main(["test", *args, "--ckpt_path", f"runs/{recipe}-smoke/last.ckpt"]) == 0
@@ -200,7 +202,7 @@ def test_the_twin_of_an_unsupervised_recipe_drops_its_readout(
 ) -> None:
     monkeypatch.setenv("FF_LIGHTNING_DATA", str(few_images))
     capsys.readouterr()
-    assert main(["fit", *configs(recipe, "twin", "smoke"), *FEWER]) == 0
+    assert main(["fit", *configs(recipe, "twin", "smoke"), *FEW]) == 0
     assert "discard" not in capsys.readouterr().err.lower()
     state = torch.load(f"runs/{recipe}-twin-smoke/last.ckpt", weights_only=True)["state_dict"]
     assert not [name for name in state if name.startswith("readout")]

@@ -5,16 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
 from lightning.pytorch.cli import LightningCLI
-from recipe import load, provenance
-
-from ff_lightning.data.sources import LOCAL_COPIES
-from ff_lightning.data.tables import local_path
+from recipe import load, name_of_images, provenance
 
 TRIAL_BATCHES = 40
 
@@ -125,7 +121,7 @@ def benchmark(recipe: str, about: str | None, data: str, **variants: str) -> Non
         "seed": args.seed[0],
         "seeds": args.seed,
         "recipe": args.recipe,
-        "data": (local_path(args.data, LOCAL_COPIES) or Path(args.data)).name,
+        "data": name_of_images(args.data),
         "by_seed": by_seed,
     }
     print(json.dumps(result | provenance()))

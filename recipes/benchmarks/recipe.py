@@ -17,6 +17,8 @@ import torch
 
 import ff_lightning as ff
 from ff_lightning.cli_recipes import RecipeCLI, precision_of_a_recipe
+from ff_lightning.data.sources import LOCAL_COPIES
+from ff_lightning.data.tables import local_path
 from ff_lightning.processor import prepare_cpu
 
 RECIPES = Path(__file__).parent.parent
@@ -68,6 +70,11 @@ def load(recipes: list[str], overrides: list[str], **trainer: Any) -> RecipeCLI:
         run=False,
         args=[*configs, *overrides],
     )
+
+
+def name_of_images(source: str) -> str:
+    """What a set of images is called: of a hub id with a copy on this machine, the copy, which may not be the same."""
+    return (local_path(source, LOCAL_COPIES) or Path(source)).name
 
 
 def provenance() -> dict[str, str]:

@@ -17,16 +17,17 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from pathlib import Path
 
 import torch
-from recipe import load, provenance
+from recipe import load, name_of_images, provenance
+
+SOURCES = {"cifar_scff": "uoft-cs/cifar10", "mnist_scff": "ylecun/mnist"}
+"""Recipes, and where their images are by default."""
 
 
 def measured(args: argparse.Namespace, recipes: list[str], overrides: list[str]) -> tuple[dict[str, float], float]:
     """Accuracies after a training, in percent, and its CPU minutes."""
-    data = ["--data.source", args.data] if args.data else []
-    run = load(recipes, ["--seed_everything", str(args.seed), *data, *overrides])
+    run = load(recipes, ["--seed_everything", str(args.seed), "--data.source", args.data, *overrides])
     run.trainer.check_val_every_n_epoch = run.trainer.max_epochs
     started = time.process_time()
     run.trainer.fit(run.model, run.datamodule)
@@ -45,7 +46,7 @@ def by_block(found: dict[str, float], stage: str) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="cifar_scff", choices=["cifar_scff", "mnist_scff"])
+    parser.add_argument("--recipe", default="cifar_scff", choices=list(SOURCES))
     parser.add_argument("--data", help="a folder; the recipe's own source by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
@@ -54,6 +55,7 @@ def main() -> None:
     parser.add_argument("--twin-lr", type=float, default=1e-3)
     parser.add_argument("--validation-only", action="store_true", help="do not look at the test set")
     args, changes = parser.parse_known_args()
+    args.data = args.data or SOURCES[args.recipe]
     torch.set_num_threads(args.threads)
 
     found, minutes, twin, twin_minutes = {}, None, {}, None
@@ -74,7 +76,7 @@ def main() -> None:
         "twin_cpu_minutes": twin_minutes,
         "seeds": [args.seed],
         "recipe": args.recipe,
-        "data": Path(args.data).name if args.data else "hub",
+        "data": name_of_images(args.data),
     }
     print(json.dumps(result | provenance()))
 
