@@ -89,6 +89,8 @@ class RecurrentMLP(BlockStack):
         goodness: copied for every block; mean of squares by default.
         loss: copied for every block; :class:`~ff_lightning.losses.SymBa` by default.
         dropout: share of the pixels that is dropped in training, the same ones at all iterations.
+        image_norm: what an image passes first, which leaves it a unit RMS;
+            :class:`~ff_lightning.normalization.UnitRMS` by default.
 
     Raises:
         InputError: sizes or iterations that make no sense.
@@ -109,6 +111,7 @@ class RecurrentMLP(BlockStack):
         goodness: Goodness | None = None,
         loss: ContrastiveLoss | None = None,
         dropout: float = 0.0,
+        image_norm: nn.Module | None = None,
     ) -> None:
         check_sizes(in_features, widths, num_classes, dropout=dropout, peer_weight=0.0)
         if not len(widths) <= judged[0] <= judged[1] <= iterations:
@@ -134,7 +137,7 @@ class RecurrentMLP(BlockStack):
         self.label_scale = label_scale
         self.iterations = iterations
         self.judged = tuple(judged)
-        self.input = nn.Sequential(UnitRMS(), nn.Dropout(dropout))
+        self.input = nn.Sequential(UnitRMS() if image_norm is None else image_norm, nn.Dropout(dropout))
         self.out_features = widths[-1]
 
     def local_losses(self, signal: Signal) -> Iterator[LocalStep]:

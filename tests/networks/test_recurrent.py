@@ -18,7 +18,7 @@ from ff_lightning.errors import InputError
 from ff_lightning.losses import SymBa
 from ff_lightning.negatives import HardWrongLabel
 from ff_lightning.networks import RecurrentMLP
-from ff_lightning.normalization import UnitRMS
+from ff_lightning.normalization import Standardise, UnitRMS
 from tests import references_hinton
 from tests.training import ADAM, assert_same_weights, digits, trainer, weights
 
@@ -52,6 +52,13 @@ def test_goodness_of_labels_is_that_of_the_papers_loop(widths: tuple[int, ...]) 
     rows = [references_hinton.judged_goodness(course, 3, 5) for row in LABELS for course in courses(net, row, 5)]
     torch.testing.assert_close(found, torch.tensor(rows, dtype=torch.float64).T, rtol=1e-10, atol=1e-12)
     assert torch.equal(net.goodness(Labelled(IMAGES, LABELS), blocks=1), found[:1])
+
+
+def test_a_standardised_image_shows_contrasts_alone() -> None:
+    plain, standardised = (network(image_norm=norm).eval() for norm in (None, Standardise(eps=0.0)))
+    darker, brighter = Labelled(IMAGES, LABELS), Labelled(IMAGES + 0.3, LABELS)
+    torch.testing.assert_close(standardised.goodness(brighter), standardised.goodness(darker))
+    assert not torch.allclose(plain.goodness(brighter), plain.goodness(darker), rtol=1e-2)
 
 
 @pytest.mark.parametrize("widths", [(7, 5), (4, 6, 5)])
