@@ -37,7 +37,7 @@ class DenseReLU(nn.Module):
 
 
 class LabelledReLU(nn.Module):
-    """First layer of a supervised stack: the image at unit RMS with a one-hot label written beside or into it.
+    """First layer of a supervised stack: the normalised image with a one-hot label written beside or into it.
 
     The image part of the pre-activation is computed once, however many labels an image carries, and the label
     adds a column. A plain tensor is taken as images without a label (all label inputs 0).
@@ -50,6 +50,8 @@ class LabelledReLU(nn.Module):
         overlay: write the label over the first ``num_classes`` pixels, as Hinton does (section 3.3), instead of
             appending it.
         dropout: share of the pixels that is dropped in training, the same ones for all labels of an image.
+        image_norm: what an image passes first, which leaves it a unit RMS;
+            :class:`~ff_lightning.normalization.UnitRMS` by default.
 
     Shape:
         - Input: :class:`Labelled` with image ``(B, …)`` and labels ``(S, B)``, or a tensor ``(B, …)``.
@@ -65,6 +67,7 @@ class LabelledReLU(nn.Module):
         label_scale: float = 10.0,
         overlay: bool = True,
         dropout: float = 0.0,
+        image_norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= dropout < 1:
@@ -82,7 +85,7 @@ class LabelledReLU(nn.Module):
         self.label = nn.Linear(num_classes, out_features, bias=False)
         initialise(self.image)
         nn.init.normal_(self.label.weight, std=in_features**-0.5)
-        self.norm = UnitRMS()
+        self.norm = UnitRMS() if image_norm is None else image_norm
         self.dropout = nn.Dropout(dropout)
 
     def share(self, image: Tensor) -> Tensor:
@@ -97,7 +100,7 @@ class LabelledReLU(nn.Module):
 
 
 class MLP(BlockStack):
-    """Stack of fully connected ReLU blocks; the first one brings its input to unit RMS.
+    """Stack of fully connected ReLU blocks; the first one normalises its input.
 
     Args:
         in_features: values a sample, for example 784 pixels.
@@ -111,6 +114,8 @@ class MLP(BlockStack):
         peer_weight: strength of peer normalisation; 0 for none.
         dropout: share of the input's values that is dropped in training, the same ones for positives and negatives
             that share an image.
+        image_norm: what an input passes first, which leaves it a unit RMS;
+            :class:`~ff_lightning.normalization.UnitRMS` by default.
 
     Raises:
         InputError: a width, ``in_features`` or ``num_classes`` that makes no sense.
@@ -129,11 +134,13 @@ class MLP(BlockStack):
         norm: UnitRMS | nn.Module | None = None,
         peer_weight: float = 0.0,
         dropout: float = 0.0,
+        image_norm: nn.Module | None = None,
     ) -> None:
         check_sizes(in_features, widths, num_classes, dropout=dropout, peer_weight=peer_weight)
+        image_norm = UnitRMS() if image_norm is None else image_norm
         first: nn.Module
         if num_classes is None:
-            first = nn.Sequential(UnitRMS(), nn.Dropout(dropout), DenseReLU(in_features, widths[0]))
+            first = nn.Sequential(image_norm, nn.Dropout(dropout), DenseReLU(in_features, widths[0]))
         else:
             first = LabelledReLU(
                 in_features,
@@ -142,6 +149,7 @@ class MLP(BlockStack):
                 label_scale=label_scale,
                 overlay=overlay,
                 dropout=dropout,
+                image_norm=image_norm,
             )
         layers = [first, *(DenseReLU(*sizes) for sizes in pairwise(widths))]
         super().__init__(

@@ -15,7 +15,7 @@ from ff_lightning.goodness import MeanOfSquares, SumOfSquares
 from ff_lightning.losses import MovingThresholdLoss, SymBa
 from ff_lightning.negatives import overlay_labels
 from ff_lightning.networks import MLP, DenseReLU, LabelledReLU
-from ff_lightning.normalization import UnitLength, UnitRMS
+from ff_lightning.normalization import Standardise, UnitLength, UnitRMS
 from tests import references
 from tests.training import digits
 
@@ -28,6 +28,17 @@ def labelled_layer(overlay: bool = True, **kwargs: float) -> LabelledReLU:
     layer = LabelledReLU(64, 7, num_classes=10, overlay=overlay, **kwargs).double()
     nn.init.normal_(layer.image.bias)
     return layer
+
+
+@pytest.mark.parametrize("num_classes", [None, 10])
+def test_a_standardised_image_shows_contrasts_alone(num_classes: int | None) -> None:
+    def goodness(norm: nn.Module | None, image: Tensor) -> Tensor:
+        torch.manual_seed(0)
+        net = MLP(64, [9, 8], num_classes=num_classes, overlay=False, image_norm=norm).double().eval()
+        return net.goodness(image if num_classes is None else Labelled(image, LABELS))
+
+    torch.testing.assert_close(goodness(Standardise(eps=0.0), IMAGES + 0.3), goodness(Standardise(eps=0.0), IMAGES))
+    assert not torch.allclose(goodness(None, IMAGES + 0.3), goodness(None, IMAGES), rtol=1e-2)
 
 
 def whole_layer(layer: LabelledReLU) -> nn.Linear:
