@@ -25,11 +25,17 @@ def load_tables(
         streaming: Give rows as they are asked for, and read or download no more than that.
 
     Raises:
-        InputError: There is nothing at the path, or the hub cannot give the set.
+        InputError: There is nothing at the path, the id has no owner, or the hub cannot give the set.
     """
     import datasets
 
     path = local_path(source, copies)
+    if path is None and "/" not in source:
+        # Without a network, `datasets` would load the latest folder of that name that it ever read.
+        raise InputError(
+            f"Passed `source={source!r}`. There is no such file or folder, and ids of sets on the hub have an owner, "
+            "such as 'ylecun/mnist'."
+        )
     try:
         if path is not None and path.is_file():
             return datasets.load_dataset("parquet", data_files={"train": str(path)}, streaming=streaming)
@@ -48,7 +54,7 @@ def local_path(source: str, copies: Mapping[str, str]) -> Path | None:
     """Find what is on this machine.
 
     Args:
-        source: A path, or a name.
+        source: A path, a name, or the place of a copy in `FF_LIGHTNING_DATA`.
         copies: Names, and where `FF_LIGHTNING_DATA` holds a copy.
 
     Returns:
@@ -61,7 +67,8 @@ def local_path(source: str, copies: Mapping[str, str]) -> Path | None:
     if path.exists():
         return path
     folder = os.environ.get("FF_LIGHTNING_DATA")
-    if folder and source in copies and (copy := Path(folder) / copies[source]).exists():
+    held = source if source in copies.values() else copies.get(source)
+    if folder and held and (copy := Path(folder) / held).exists():
         rank_zero_info(f"Reading {source} from {copy}.")
         return copy
     if path.is_absolute() or source.startswith((".", "~")) or path.suffix or source.count("/") > 1:

@@ -190,14 +190,24 @@ def test_unreachable_hub_is_told_in_a_sentence() -> None:
     assert "\n" not in str(error.value)
 
 
+def test_a_folder_that_was_read_does_not_answer_to_its_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a network, `datasets` would load the latest folder of that name which it ever read."""
+    monkeypatch.delenv("FF_LIGHTNING_DATA", raising=False)
+    folder.rename(folder.parent / "some_digits")
+    open_source(str(folder.parent / "some_digits"))
+    with pytest.raises(InputError, match=r"Passed `source='some_digits'`\. There is no such .*'ylecun/mnist'"):
+        open_source("some_digits")
+
+
+@pytest.mark.parametrize("source", ["ylecun/mnist", "mnist"])
 def test_known_hub_id_reads_the_local_copy(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    source: str, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder.rename(folder.parent / "mnist")
     monkeypatch.setenv("FF_LIGHTNING_DATA", str(folder.parent))
     with caplog.at_level("INFO"):
-        assert len(open_source("ylecun/mnist").read("train").labels) == 20
-    assert "Reading ylecun/mnist from" in caplog.text
+        assert len(open_source(source).read("train").labels) == 20
+    assert f"Reading {source} from" in caplog.text
 
 
 def test_importing_is_fast() -> None:
