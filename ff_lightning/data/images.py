@@ -24,7 +24,7 @@ class ImageDataModule(LightningDataModule):
             named after their splits or with one folder of images a class; a Parquet file; or the
             id of a set on the hub, such as `ylecun/mnist`. If the environment variable
             `FF_LIGHTNING_DATA` names a folder with a copy of MNIST, Fashion-MNIST or CIFAR-10, their
-            hub ids read that.
+            hub ids read that; a folder in it can be given by its name alone.
         image_column: Name of the image column; None if there is only one.
         label_column: Name of the label column; None if there is only one.
         batch_size: Training images in a batch of one device.

@@ -54,8 +54,8 @@ def local_path(source: str, copies: Mapping[str, str]) -> Path | None:
     """Find what is on this machine.
 
     Args:
-        source: A path, a name, or the place of a copy in `FF_LIGHTNING_DATA`.
-        copies: Names, and where `FF_LIGHTNING_DATA` holds a copy.
+        source: A path, or a name.
+        copies: Names, and where `FF_LIGHTNING_DATA` holds a copy; any other name is that of the copy.
 
     Returns:
         A folder or file, or None for a name without a copy here.
@@ -66,11 +66,10 @@ def local_path(source: str, copies: Mapping[str, str]) -> Path | None:
     path = Path(source).expanduser()
     if path.exists():
         return path
-    folder = os.environ.get("FF_LIGHTNING_DATA")
-    held = source if source in copies.values() else copies.get(source)
-    if folder and held and (copy := Path(folder) / held).exists():
-        rank_zero_info(f"Reading {source} from {copy}.")
-        return copy
     if path.is_absolute() or source.startswith((".", "~")) or path.suffix or source.count("/") > 1:
         raise InputError(f"Passed `source={source!r}`. There is no such file or folder.")
+    folder = os.environ.get("FF_LIGHTNING_DATA")
+    if folder and (copy := Path(folder) / copies.get(source, source)).exists():
+        rank_zero_info(f"Reading {source} from {copy}.")
+        return copy
     return None

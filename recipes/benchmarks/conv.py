@@ -17,14 +17,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
-from pathlib import Path
 from statistics import mean
 
 import torch
 from lightning.pytorch.cli import LightningCLI
-from recipe import load, provenance
+from recipe import load, name_of_images, provenance
 from torch import Tensor
 
 from ff_lightning.readouts import ChosenBlocks, GoodnessReadout, LastBlock, MeanLogProbability, label_goodness
@@ -40,15 +38,9 @@ LABEL_IN_THE_INPUT = {"mnist_labelled_conv"}
 TIERS = {"T1": ["with/own_contrast"], "T2": ["with/class_softmax"], "T3": ["with/class_softmax", "with/overlapping"]}
 
 
-def folder(data: str) -> Path:
-    """Where the images are."""
-    known = Path(os.environ.get("FF_LIGHTNING_DATA", "")) / data
-    return known if data in RECIPES and known.is_dir() else Path(data)
-
-
 def trained(args: argparse.Namespace, recipes: list[str], seed: int) -> tuple[LightningCLI, float]:
     """Train what the recipes describe; what ran, and minutes of CPU time."""
-    fixed = ["--seed_everything", str(seed), "--data.source", str(folder(args.data))]
+    fixed = ["--seed_everything", str(seed), "--data.source", args.data]
     run = load(recipes, [*fixed, *args.changes], limit_val_batches=0)
     started = time.process_time()
     run.trainer.fit(run.model, run.datamodule)
@@ -130,7 +122,7 @@ def main() -> None:
     parser.add_argument("--validation-only", action="store_true", help="do not look at the test set")
     args, args.changes = parser.parse_known_args()
     torch.set_num_threads(args.threads)
-    recipe = args.recipe or RECIPES[folder(args.data).name]
+    recipe = args.recipe or RECIPES[name_of_images(args.data)]
     if recipe in LABEL_IN_THE_INPUT and args.tier != "T1":
         parser.error(f"--recipe {recipe} is of tier T1")
     args.overlays = [] if recipe in LABEL_IN_THE_INPUT else TIERS[args.tier]
