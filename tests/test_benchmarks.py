@@ -160,6 +160,13 @@ def test_a_network_with_the_label_in_its_input_is_of_tier_1(
     assert "mnist_labelled_conv is of tier T1" in capsys.readouterr().err
 
 
+def test_images_without_a_recipe_are_refused(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    script = benchmark("conv", "--data", "letters")
+    with pytest.raises(SystemExit):
+        script.main()
+    assert "--data letters: no recipe for images of that name" in capsys.readouterr().err
+
+
 SMALL = ["--data", "digits", "--data.validation", "0.2", "--model.network.in_features", "64"]
 SMALL += ["--model.network.widths", "[60,60]", "--data.batch_size", "50"]
 

@@ -122,7 +122,10 @@ def main() -> None:
     parser.add_argument("--validation-only", action="store_true", help="do not look at the test set")
     args, args.changes = parser.parse_known_args()
     torch.set_num_threads(args.threads)
-    recipe = args.recipe or RECIPES[name_of_images(args.data)]
+    recipe = args.recipe or RECIPES.get(name_of_images(args.data))
+    if recipe is None:
+        known = ", ".join(RECIPES)
+        parser.error(f"--data {args.data}: no recipe for images of that name. Give --recipe, or a folder named {known}")
     if recipe in LABEL_IN_THE_INPUT and args.tier != "T1":
         parser.error(f"--recipe {recipe} is of tier T1")
     args.overlays = [] if recipe in LABEL_IN_THE_INPUT else TIERS[args.tier]
