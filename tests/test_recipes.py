@@ -37,6 +37,14 @@ CHANGED = {
 TEXTS = [name for name in NAMES if name.endswith("_gpt")]
 TEXT_OVERLAYS = ["adamw", "language_twin", "logistic", "residual", "samples", "softmax"]
 CONV_OVERLAYS = ["class_softmax", "overlapping", "own_contrast"]
+OTHER_OVERLAYS = {*TEXT_OVERLAYS, *CONV_OVERLAYS, "rollouts", "smoke", "wandb"}
+COMBINATIONS = (
+    {(name,) for name in NAMES}
+    | {("digits_mlp", overlay) for overlay in OVERLAYS if overlay not in OTHER_OVERLAYS}
+    | {("digits_conv", overlay) for overlay in [*CONV_OVERLAYS, "twin"]}
+    | {("pydoc_gpt", overlay) for overlay in TEXT_OVERLAYS}
+)
+"""What is trained here, in files below `recipes/`."""
 NARROW = ["--model.network.width", "32", "--data.batch_size", "2", "--data.eval_batch_size", "2"]
 SILENT = ["--trainer.enable_progress_bar", "false"]
 

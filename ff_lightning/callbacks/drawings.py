@@ -212,17 +212,49 @@ def draw_fields(fields: Tensor) -> Figure:
     some = fields[:FIELDS].mean(1)
     some = some / some.flatten(1).abs().amax(1).clamp_min(1e-12)[:, None, None]
     side = min(len(some), 16)
-    height, width = some.shape[1] + 1, some.shape[2] + 1
-    mosaic = torch.full((-(-len(some) // side) * height + 1, side * width + 1), torch.nan)
-    for index, field in enumerate(some):
-        top, left = index // side * height + 1, index % side * width + 1
-        mosaic[top : top + height - 1, left : left + width - 1] = field
+    missing = some.new_full((-len(some) % side, *some.shape[1:]), torch.nan)
+    mosaic = tiled(torch.cat([some, missing]).unflatten(0, (-1, side)))
     figure = Figure(figsize=(10.4, 0.6 + 9.8 * len(mosaic) / mosaic.shape[1]), dpi=110, layout="constrained")
     ax = figure.subplots()
     ax.imshow(mosaic.numpy(), cmap="PuOr", vmin=-1, vmax=1)
     ax.set_axis_off()
     ax.set_title(f"Block 0: weights of {len(some)} of {len(fields)} units (orange pulls down, purple up)", fontsize=10)
     return figure
+
+
+def draw_generated(rows: Tensor, names: list[str]) -> Figure:
+    """Images and their reconstructions, and below them samples, one row a class.
+
+    Args:
+        rows: ``(2 + C, N, channels, H, W)`` in [0, 1]; channels are averaged.
+        names: of the classes.
+
+    Returns:
+        A figure that belongs to no window.
+    """
+    figure = Figure(figsize=(0.7 * rows.shape[1] + 1, 0.7 * len(rows) + 0.5), dpi=120, layout="constrained")
+    ax = figure.subplots()  # one for all images: axes of their own take most of the time of a short test
+    ax.imshow(tiled(rows.float().mean(2)).numpy(), cmap="gray", vmin=0, vmax=1)
+    height = rows.shape[3] + 1
+    ax.set_yticks([(index + 0.5) * height for index in range(len(rows))], ["images", "reconstructed", *names])
+    ax.set_xticks([])
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    figure.suptitle("Reconstructions, and samples of every class", fontsize=10)
+    return figure
+
+
+def tiled(images: Tensor) -> Tensor:
+    """Put images beside and below each other.
+
+    Args:
+        images: ``(rows, columns, H, W)``.
+
+    Returns:
+        ``(rows * (H + 1) + 1, columns * (W + 1) + 1)``, with lines of NaN around every image, which stay blank.
+    """
+    framed = nn.functional.pad(images, (0, 1, 0, 1), value=torch.nan)
+    return nn.functional.pad(framed.transpose(1, 2).flatten(2).flatten(0, 1), (1, 0, 1, 0), value=torch.nan)
 
 
 def draw_label_goodness(images: Tensor, goodness: Tensor, labels: Tensor, names: list[str]) -> Figure:

@@ -24,7 +24,7 @@ import torch
 from recipe import load, provenance
 from torch import Tensor
 
-from ff_lightning.callbacks.generated import draw_generated
+from ff_lightning.callbacks.drawings import draw_generated
 from ff_lightning.cli_recipes import RecipeCLI
 from ff_lightning.tasks.predictive import FFPredictive
 

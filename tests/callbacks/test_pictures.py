@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 import ff_lightning as ff
 from ff_lightning.callbacks import BlockPictures, ClassificationPictures
-from ff_lightning.callbacks.drawings import draw_confusion, draw_goodness, receptive_fields
+from ff_lightning.callbacks.drawings import draw_confusion, draw_goodness, receptive_fields, tiled
 from ff_lightning.callbacks.pictures import clearest_and_hardest
 from ff_lightning.data import ImageDataModule
 from ff_lightning.networks import GPT
@@ -88,6 +88,16 @@ def test_fields_are_the_weights_of_the_units_as_images() -> None:
     strongest = layer.image.weight.norm(dim=1).argmax()
     assert torch.equal(fields[0].flatten()[10:], layer.image.weight[strongest])
     assert receptive_fields(layer, (1, 9, 9)) is None
+
+
+def test_images_are_put_beside_and_below_each_other() -> None:
+    images = torch.arange(24.0).view(2, 3, 2, 2)
+    mosaic = tiled(images)
+    assert mosaic.shape == (7, 10)
+    for row, column in np.ndindex(2, 3):
+        top, left = 1 + 3 * row, 1 + 3 * column
+        assert torch.equal(mosaic[top : top + 2, left : left + 2], images[row, column])
+    assert int(mosaic.isnan().sum()) == mosaic.numel() - images.numel()
 
 
 def test_the_clearest_and_the_hardest_image_are_found() -> None:

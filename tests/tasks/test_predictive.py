@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
 
 import ff_lightning as ff
 from ff_lightning.callbacks import GeneratedPictures
@@ -86,13 +87,14 @@ def test_every_module_learns_at_every_step_and_in_bf16(tmp_path: Path) -> None:
     assert counts == {1, module.network.steps}, "once a batch, or at every step of settling"
 
 
-def test_what_is_generated_is_drawn(tmp_path: Path) -> None:
-    module = predictive()
-    run = trainer(tmp_path, callbacks=[GeneratedPictures()], limit_val_batches=0)
+def test_what_is_generated_is_drawn_and_given_to_the_logger(tmp_path: Path) -> None:
+    module, logger = predictive(), TensorBoardLogger(tmp_path, name="", version="")
+    run = trainer(tmp_path, callbacks=[GeneratedPictures()], limit_val_batches=0, logger=logger)
     data = ImageDataModule("digits", batch_size=300)
     run.fit(module, data)
     run.test(module, data, verbose=False)
     assert (tmp_path / "pictures" / "generated.png").stat().st_size > 10_000
+    assert b"pictures/generated" in b"".join(path.read_bytes() for path in tmp_path.glob("events.out.tfevents.*"))
 
 
 def test_a_twin_draws_nothing_and_trains_the_pass_upwards(tmp_path: Path) -> None:
