@@ -213,7 +213,7 @@ def draw_fields(fields: Tensor) -> Figure:
     some = some / some.flatten(1).abs().amax(1).clamp_min(1e-12)[:, None, None]
     side = min(len(some), 16)
     missing = some.new_full((-len(some) % side, *some.shape[1:]), torch.nan)
-    mosaic = tiled(torch.cat([some, missing]).unflatten(0, (-1, side)))
+    mosaic = tiled(torch.cat([some, missing]).view(-1, side, *some.shape[1:]))
     figure = Figure(figsize=(10.4, 0.6 + 9.8 * len(mosaic) / mosaic.shape[1]), dpi=110, layout="constrained")
     ax = figure.subplots()
     ax.imshow(mosaic.numpy(), cmap="PuOr", vmin=-1, vmax=1)
