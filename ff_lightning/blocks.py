@@ -2,7 +2,7 @@
 
 A *block* is layers trained by one local loss. Autograd runs inside it and never across: what a block passes on
 is normalised and detached. A *stack* yields the local losses of its blocks one after the other and leaves to
-the caller what becomes of each (:mod:`ff_lightning.updates` turns them into updates).
+the caller what becomes of each (:mod:`ff_lightning.engine.updates` turns them into updates).
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ff_lightning.language import LinearContrast, LogisticContrast
+from ff_lightning.language.losses import LinearContrast, LogisticContrast
 from ff_lightning.losses import ClassLoss, ContrastiveLoss, SymBa
 
 

@@ -8,9 +8,9 @@ from typing import Any, Self
 from huggingface_hub import PyTorchModelHubMixin
 from torch import nn
 
-from ff_lightning.checkpoints import check_checkpoint
-from ff_lightning.cli_models import build_model, take_weights
+from ff_lightning.cli.models import build_model, take_weights
 from ff_lightning.data.tokenizers import Tokenizer
+from ff_lightning.engine.checkpoints import check_checkpoint
 from ff_lightning.module import FFLightningModule
 
 KEPT = ("tokenizer", "image_shape", "class_names")

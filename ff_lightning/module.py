@@ -18,18 +18,18 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from ff_lightning.batches import refuse_non_finite, seed_default_generator
 from ff_lightning.blocks import BlockStack, LocalStep, Signal, refuse_shared_parameters
-from ff_lightning.checkpoints import AtomicCheckpointIO
-from ff_lightning.compilation import compile_steps, undo_compile
 from ff_lightning.distributed import eager, leave_group_at_exit
+from ff_lightning.engine.batches import refuse_non_finite, seed_default_generator
+from ff_lightning.engine.checkpoints import AtomicCheckpointIO
+from ff_lightning.engine.compilation import compile_steps, undo_compile
+from ff_lightning.engine.hyperparameters import save_plain_hyperparameters
+from ff_lightning.engine.refusals import refuse_flags
+from ff_lightning.engine.sharding import mend_checkpoints, shard_blocks
+from ff_lightning.engine.updates import BlockUpdates, Gradients, gradient_sync
 from ff_lightning.errors import InputError, positive
-from ff_lightning.hyperparameters import save_plain_hyperparameters
 from ff_lightning.metrics import local_values
-from ff_lightning.refusals import refuse_flags
 from ff_lightning.schedules import HoldThenDecay, Schedule, Simultaneous, update_ranges
-from ff_lightning.sharding import mend_checkpoints, shard_blocks
-from ff_lightning.updates import BlockUpdates, Gradients, gradient_sync
 
 
 class FFLightningModule(pl.LightningModule):
@@ -146,7 +146,7 @@ class FFLightningModule(pl.LightningModule):
     # How it is trained -----------------------------------------------------------------------------------------
 
     def training_step(self, batch: Any, batch_idx: int) -> None:
-        """Update every block on one batch; see :class:`~ff_lightning.updates.BlockUpdates`."""
+        """Update every block on one batch; see :class:`~ff_lightning.engine.updates.BlockUpdates`."""
         self._batch_idx = batch_idx
         if self.may_look():
             refuse_non_finite(batch, f"Training batch {batch_idx} of epoch {self.current_epoch}")

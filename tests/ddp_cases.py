@@ -23,11 +23,11 @@ from torch.profiler import ProfilerActivity, profile
 import ff_lightning as ff
 from ff_lightning.data import ImageDataModule, StringsDataModule
 from ff_lightning.data.text import TextDataModule
-from ff_lightning.language import LinearContrast, TokenSoftmax
+from ff_lightning.language.losses import LinearContrast, TokenSoftmax
+from ff_lightning.language.rollouts import SleepBuffer
 from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.networks import GPT, HintonMLP
 from ff_lightning.optim import MuonAdamW
-from ff_lightning.rollouts import SleepBuffer
 from tests.training import conv, mlp, trainer, weights
 
 IMAGES = 1250  # in batches of 200: the seventh has 50

@@ -15,11 +15,11 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 import ff_lightning as ff
 from ff_lightning.data import ImageDataModule
+from ff_lightning.language.rollouts import SleepBuffer
 from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.negatives import HardWrongLabel
 from ff_lightning.networks import HintonMLP
 from ff_lightning.readouts import LinearReadout
-from ff_lightning.rollouts import SleepBuffer
 from tests import ddp_cases
 from tests.ddp_cases import ADAMW, HARD, RESUMED, SGD, Case, Collectives, Counted, Language, SaveBetween, gpt, text
 from tests.training import classifier, labelled_conv, loader, mlp, trainer

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ff_lightning.class_losses import OwnContrast, WrongClass
-from ff_lightning.language import LinearContrast, LogisticContrast
+from ff_lightning.language.losses import LinearContrast, LogisticContrast
 from ff_lightning.losses import ClassLoss, ContrastiveLoss, SymBa, ThresholdLoss
 from tests import references
 

@@ -10,7 +10,7 @@ import torch
 
 import ff_lightning as ff
 from ff_lightning.cli import main, prediction_lines
-from ff_lightning.cli_errors import shorten
+from ff_lightning.cli.parser import shorten
 from ff_lightning.data import ByteTokenizer, CharacterTokenizer, TextDataModule
 from tests.command_line import error_of
 
@@ -18,8 +18,8 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 NETWORK = "--model.network"
 SIZES = [f"{NETWORK}.width", "16", f"{NETWORK}.layers", "2", f"{NETWORK}.layers_per_block", "1"]
-LOSS = [f"{NETWORK}.loss", "ff_lightning.language.LinearContrast", f"{NETWORK}.loss.negatives"]
-SLEEP = ["--model.rollouts", "ff_lightning.rollouts.SleepBuffer", "--model.rollouts.prefix", "[2, 4]"]
+LOSS = [f"{NETWORK}.loss", "ff_lightning.language.losses.LinearContrast", f"{NETWORK}.loss.negatives"]
+SLEEP = ["--model.rollouts", "ff_lightning.language.rollouts.SleepBuffer", "--model.rollouts.prefix", "[2, 4]"]
 BPE = ["--data.tokenizer", "ff_lightning.data.TiktokenTokenizer", "--data.tokenizer.name"]
 
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassCalibrationError
 
+from ff_lightning.language.gpt import GPT
 from ff_lightning.metrics import LabelContrast, TokenMetrics, goodness_gap, separation
-from ff_lightning.networks.gpt import GPT
 from tests import references
 from tests.texts import Batches, model, text, windows
 from tests.training import trainer

@@ -14,11 +14,11 @@ import pytest
 import torch
 import wandb
 import yaml
+from tests.test_compilation import needs_compiler
 
 from ff_lightning.cli import main
 from ff_lightning.processor import multiplies_bfloat16
 from tests.command_line import error_of
-from tests.test_compilation import needs_compiler
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -148,11 +148,12 @@ def test_a_language_overlay_trains(overlay: str, capsys: pytest.CaptureFixture[s
     changed = {
         "adamw": arguments["optimizer"]["class_path"] == "torch.optim.AdamW",
         "language_twin": model["class_path"] == "ff_lightning.LanguageTwin",
-        "logistic": loss == "ff_lightning.language.LogisticContrast"
+        "logistic": loss == "ff_lightning.language.losses.LogisticContrast"
         and not arguments["network"]["init_args"]["residual"],
-        "residual": loss == "ff_lightning.language.LogisticContrast" and arguments["network"]["init_args"]["residual"],
+        "residual": loss == "ff_lightning.language.losses.LogisticContrast"
+        and arguments["network"]["init_args"]["residual"],
         "samples": (run / "samples.txt").is_file(),
-        "softmax": loss == "ff_lightning.language.TokenSoftmax",
+        "softmax": loss == "ff_lightning.language.losses.TokenSoftmax",
     }
     assert [name for name, is_so in changed.items() if is_so] == [overlay]
 

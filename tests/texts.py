@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from ff_lightning.networks.gpt import GPT
-from ff_lightning.networks.hinton import HintonGPT, HintonMLP
-from ff_lightning.networks.token_stack import TokenStack
-from ff_lightning.networks.window_mlp import WindowMLP
+from ff_lightning.language.gpt import GPT
+from ff_lightning.language.hinton import HintonGPT, HintonMLP
+from ff_lightning.language.stack import TokenStack
+from ff_lightning.language.window_mlp import WindowMLP
 from ff_lightning.optim import MuonAdamW
 from ff_lightning.tasks.language import FFLanguageModel
 

@@ -8,7 +8,7 @@ from typing import Literal
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from ff_lightning.checkpoints import AtomicCheckpointIO
+from ff_lightning.engine.checkpoints import AtomicCheckpointIO
 
 
 class RunCheckpoint(ModelCheckpoint):

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from ff_lightning.distributed import is_sharded
 from ff_lightning.errors import InputError
-from ff_lightning.floors import nats_per_token
-from ff_lightning.frozen import frozen_nats
-from ff_lightning.language import TokenSoftmax
-from ff_lightning.records import add_to_record, table_values
+from ff_lightning.language.floors import nats_per_token
+from ff_lightning.language.frozen import frozen_nats
+from ff_lightning.language.losses import TokenSoftmax
+from ff_lightning.report.records import add_to_record, table_values
 from ff_lightning.tasks.language import LanguageTwin
 from ff_lightning.tasks.language_modelling import LanguageModelling
 
@@ -35,8 +35,8 @@ class LanguageTable(pl.Callback):
     """Shows the loss of every block of a language model beside floors, after a training and after an evaluation.
 
     The floors are a uniform guess; n-gram models of the training text with Witten-Bell smoothing
-    (:mod:`ff_lightning.floors`); and, unless a model has just been trained, frozen random layers under a trained
-    readout (:mod:`ff_lightning.frozen`). They are scored on as many tokens as the blocks, the first of the split. They
+    (:mod:`ff_lightning.language.floors`); and, unless a model has just been trained, frozen random layers under a trained
+    readout (:mod:`ff_lightning.language.frozen`). They are scored on as many tokens as the blocks, the first of the split. They
     need a datamodule with ``tokens(split)``; without one there are the blocks alone.
 
     Args:

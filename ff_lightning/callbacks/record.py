@@ -10,11 +10,11 @@ import lightning.pytorch as pl
 from lightning.pytorch.loggers import WandbLogger
 
 from ff_lightning.module import FFLightningModule
-from ff_lightning.records import add_to_record, read_record, start_record, surroundings
+from ff_lightning.report.records import add_to_record, read_record, start_record, surroundings
 
 
 class RunRecord(pl.Callback):
-    """Writes down how a run was made; the tables of results are added to the same file (:mod:`ff_lightning.records`).
+    """Writes down how a run was made; the tables of results are added to the same file (:mod:`ff_lightning.report.records`).
 
     Args:
         command: the words that started the training.

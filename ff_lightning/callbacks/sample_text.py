@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from ff_lightning.callbacks.language_table import COUNTED
 from ff_lightning.distributed import is_sharded
 from ff_lightning.errors import InputError
-from ff_lightning.floors import WittenBell
-from ff_lightning.generation import Sampler, check_prompt
-from ff_lightning.records import add_to_record, table_values
-from ff_lightning.samples import distinct_n, ngram_loss
+from ff_lightning.language.floors import WittenBell
+from ff_lightning.language.generation import Sampler, check_prompt
+from ff_lightning.language.samples import distinct_n, ngram_loss
+from ff_lightning.report.records import add_to_record, table_values
 from ff_lightning.tasks.language_modelling import LanguageModelling
 
 PROMPT_TOKENS = 32
@@ -38,8 +38,8 @@ class SampleText(pl.Callback):
     a table with all samples so far, TensorBoard a text. The last one is printed when the training has ended.
 
     Then 16 samples of the same length, each going on with another place of the validation text, are judged beside the
-    real text there: the shares of different 2-grams and 4-grams (:func:`~ff_lightning.samples.distinct_n`), and nats a
-    token under a 4-gram model of the training text (:func:`~ff_lightning.samples.ngram_loss`). These are printed and
+    real text there: the shares of different 2-grams and 4-grams (:func:`~ff_lightning.language.samples.distinct_n`), and nats a
+    token under a 4-gram model of the training text (:func:`~ff_lightning.language.samples.ngram_loss`). These are printed and
     logged as ``samples/distinct_2``, ``samples/distinct_4`` and ``samples/ngram_loss``, those of the real text as
     ``text/distinct_2`` and so on. They need a datamodule with ``tokens(split)``.
 
@@ -49,9 +49,9 @@ class SampleText(pl.Callback):
         prompt: what to go on with, in a training with a datamodule that has a ``tokenizer``; the first tokens of the
             validation text by default.
         max_new_tokens: length of a sample.
-        temperature: see :class:`~ff_lightning.generation.Sampler`.
-        top_k: see :class:`~ff_lightning.generation.Sampler`.
-        top_p: see :class:`~ff_lightning.generation.Sampler`.
+        temperature: see :class:`~ff_lightning.language.generation.Sampler`.
+        top_k: see :class:`~ff_lightning.language.generation.Sampler`.
+        top_p: see :class:`~ff_lightning.language.generation.Sampler`.
         seed: of the draws; the same for every sample.
 
     Raises:

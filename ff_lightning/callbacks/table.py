@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 from rich.console import Console
 from rich.table import Table
 
-from ff_lightning.records import add_to_record, table_values
+from ff_lightning.report.records import add_to_record, table_values
 from ff_lightning.tasks.language_modelling import LanguageModelling
 
 STAGES = {"fit": "val", "validate": "val", "test": "test"}

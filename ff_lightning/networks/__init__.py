@@ -1,10 +1,11 @@
 """Networks: stacks assembled from blocks; no training code."""
 
+from ff_lightning.language.gpt import GPT as GPT
+from ff_lightning.language.hinton import HintonGPT as HintonGPT
+from ff_lightning.language.hinton import HintonMLP as HintonMLP
+from ff_lightning.language.window_mlp import WindowMLP as WindowMLP
 from ff_lightning.networks.conv import ConvNet as ConvNet
 from ff_lightning.networks.conv import ConvReLU as ConvReLU
-from ff_lightning.networks.gpt import GPT as GPT
-from ff_lightning.networks.hinton import HintonGPT as HintonGPT
-from ff_lightning.networks.hinton import HintonMLP as HintonMLP
 from ff_lightning.networks.label_planes import LabelBias as LabelBias
 from ff_lightning.networks.label_planes import LabelPart as LabelPart
 from ff_lightning.networks.label_planes import LearnedPlanes as LearnedPlanes
@@ -26,4 +27,3 @@ from ff_lightning.networks.spike_encodings import RateEncoding as RateEncoding
 from ff_lightning.networks.spike_encodings import SpikeEncoding as SpikeEncoding
 from ff_lightning.networks.spiking import SpikingMLP as SpikingMLP
 from ff_lightning.networks.spiking_layers import LIF as LIF
-from ff_lightning.networks.window_mlp import WindowMLP as WindowMLP

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ff_lightning.errors import InputError
-from ff_lightning.records import read_record
+from ff_lightning.report.records import read_record
 
 Curve = list[tuple[int, float]]
 """Updates done, and the value logged then."""

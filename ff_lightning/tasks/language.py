@@ -7,10 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from ff_lightning.errors import InputError
-from ff_lightning.networks.hinton import CandidateStack
-from ff_lightning.networks.token_blocks import Dreams
-from ff_lightning.networks.token_stack import TokenStack
-from ff_lightning.rollouts import SleepBuffer
+from ff_lightning.language.blocks import Dreams
+from ff_lightning.language.hinton import CandidateStack
+from ff_lightning.language.rollouts import SleepBuffer
+from ff_lightning.language.stack import TokenStack
 from ff_lightning.tasks.language_modelling import LanguageModelling
 
 DREAMS = -2
@@ -20,9 +20,9 @@ DREAMS = -2
 class FFLanguageModel(LanguageModelling):
     """Language model whose blocks each contrast the real next token with tokens of the model's own prediction.
 
-    The network's parts decide the arm: :class:`~ff_lightning.language.LinearContrast` draws from the block's own
-    prediction (tier T1, the default), :class:`~ff_lightning.language.LogisticContrast` with ``from_below=True``
-    and ``residual=True`` corrects the prediction below (T1), :class:`~ff_lightning.language.TokenSoftmax` compares
+    The network's parts decide the arm: :class:`~ff_lightning.language.losses.LinearContrast` draws from the block's own
+    prediction (tier T1, the default), :class:`~ff_lightning.language.losses.LogisticContrast` with ``from_below=True``
+    and ``residual=True`` corrects the prediction below (T1), :class:`~ff_lightning.language.losses.TokenSoftmax` compares
     all tokens at once (T2), :class:`~ff_lightning.networks.HintonGPT` judges the token in its input (T1). So does how
     they predict: a ``GPT`` with its last block alone, or with ``average=True`` with the mean of what all blocks say.
 

@@ -25,7 +25,7 @@ from recipe import load, provenance
 from torch import Tensor
 
 from ff_lightning.callbacks.drawings import draw_generated
-from ff_lightning.cli_recipes import RecipeCLI
+from ff_lightning.cli.recipes import RecipeCLI
 from ff_lightning.tasks.predictive import FFPredictive
 
 RECIPES = {"mnist": ("predictive_mnist", "mnist_mlp"), "fashion_mnist": ("predictive_fashion", "fashion_mlp")}

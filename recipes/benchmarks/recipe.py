@@ -16,7 +16,7 @@ import lightning.pytorch as pl
 import torch
 
 import ff_lightning as ff
-from ff_lightning.cli_recipes import RecipeCLI, precision_of_a_recipe
+from ff_lightning.cli.recipes import RecipeCLI, precision_of_a_recipe
 from ff_lightning.data.sources import LOCAL_COPIES
 from ff_lightning.data.tables import local_path
 from ff_lightning.processor import prepare_cpu

@@ -78,7 +78,7 @@ def test_a_file_system_without_second_names_gets_two_files(tmp_path: Path, monke
     def refuse(*names: Any) -> None:
         raise OSError("no links here")
 
-    monkeypatch.setattr("ff_lightning.checkpoints.os.link", refuse)
+    monkeypatch.setattr("ff_lightning.engine.checkpoints.os.link", refuse)
     fit(tmp_path, 0.5, max_epochs=1)
     assert not same_file(tmp_path)
     assert step(tmp_path / "best.ckpt") == step(tmp_path / "last.ckpt") == 6

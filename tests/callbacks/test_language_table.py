@@ -16,10 +16,10 @@ from ff_lightning.callbacks.language_table import COUNTED, describe, language_ta
 from ff_lightning.data.corpora import read_documents
 from ff_lightning.data.text import TextDataModule
 from ff_lightning.errors import InputError
-from ff_lightning.floors import nats_per_token
-from ff_lightning.frozen import frozen_nats
-from ff_lightning.language import LogisticContrast, TokenSoftmax
-from ff_lightning.networks.gpt import GPT
+from ff_lightning.language.floors import nats_per_token
+from ff_lightning.language.frozen import frozen_nats
+from ff_lightning.language.gpt import GPT
+from ff_lightning.language.losses import LogisticContrast, TokenSoftmax
 from ff_lightning.tasks.language import FFLanguageModel, LanguageTwin
 from tests.texts import CONTEXT, MUON, Batches, gpt, model
 from tests.training import classifier, loader, trainer

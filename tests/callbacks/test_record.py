@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ff_lightning.callbacks import BlockTable, RunRecord
 from ff_lightning.data import ImageDataModule
-from ff_lightning.records import read_record
+from ff_lightning.report.records import read_record
 from tests.training import classifier, trainer
 
 

@@ -17,9 +17,9 @@ from ff_lightning.callbacks import SampleText
 from ff_lightning.callbacks.sample_text import JUDGED, evaluating
 from ff_lightning.data.text import TextDataModule
 from ff_lightning.errors import InputError
-from ff_lightning.floors import WittenBell
-from ff_lightning.networks.gpt import GPT
-from ff_lightning.samples import distinct_n, ngram_loss
+from ff_lightning.language.floors import WittenBell
+from ff_lightning.language.gpt import GPT
+from ff_lightning.language.samples import distinct_n, ngram_loss
 from ff_lightning.tasks.language import FFLanguageModel
 from tests.texts import CONTEXT, Batches, model
 from tests.training import assert_same_weights, classifier, loader, trainer, weights

@@ -13,7 +13,7 @@ import ff_lightning as ff
 from ff_lightning.class_losses import OwnContrast, WrongClass
 from ff_lightning.data import ImageDataModule
 from ff_lightning.goodness import ProjectedActivity, SumOfSquares
-from ff_lightning.language import LogisticContrast
+from ff_lightning.language.losses import LogisticContrast
 from ff_lightning.losses import ClassSoftmax, MovingThresholdLoss, Swish, SymBa, ThresholdLoss
 from ff_lightning.negatives import HardWrongLabel, UniformWrongLabel
 from ff_lightning.networks import ConvNet

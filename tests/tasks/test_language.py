@@ -18,9 +18,9 @@ from torchmetrics.classification import MulticlassCalibrationError
 from ff_lightning.data.text import TextDataModule
 from ff_lightning.data.tokenizers import ByteTokenizer
 from ff_lightning.errors import InputError
-from ff_lightning.generation import Sampler
-from ff_lightning.language import LogisticContrast, TokenSoftmax
-from ff_lightning.networks.gpt import GPT
+from ff_lightning.language.generation import Sampler
+from ff_lightning.language.gpt import GPT
+from ff_lightning.language.losses import LogisticContrast, TokenSoftmax
 from ff_lightning.optim import CosineDecay
 from ff_lightning.tasks.language import FFLanguageModel, LanguageTwin
 from tests.texts import CONTEXT, MUON, Batches, awake, gpt, model, text, windows

@@ -12,11 +12,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ff_lightning.data.strings import StringsDataModule
 from ff_lightning.errors import InputError
+from ff_lightning.language.hinton import HintonGPT, HintonMLP
+from ff_lightning.language.rollouts import SleepBuffer
+from ff_lightning.language.stack import TokenStack
+from ff_lightning.language.window_mlp import WindowMLP
 from ff_lightning.losses import MovingThresholdLoss
-from ff_lightning.networks.hinton import HintonGPT, HintonMLP
-from ff_lightning.networks.token_stack import TokenStack
-from ff_lightning.networks.window_mlp import WindowMLP
-from ff_lightning.rollouts import SleepBuffer
 from ff_lightning.tasks.language import DREAMS, FFLanguageModel, LanguageTwin
 from tests.texts import CONTEXT, Batches, awake, gpt, hinton_gpt, hinton_mlp, model, text, window_mlp, windows
 from tests.training import ADAM, assert_same_weights, trainer, weights

@@ -1,0 +1,3 @@
+"""The command line: ``ff-lightning``."""
+
+from ff_lightning.cli.app import main as main

@@ -1,0 +1,153 @@
+"""``ff-lightning generate``: text from a checkpoint, without the recipe and the text that it was trained with."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import takewhile
+
+import torch
+from jsonargparse.typing import PositiveInt
+from torch import Tensor
+
+from ff_lightning.cli.models import build_model, take_weights
+from ff_lightning.cli.parser import Parser
+from ff_lightning.data.tokenizers import Tokenizer
+from ff_lightning.engine.checkpoints import NEEDS_ONE_FILE, check_checkpoint, is_folder
+from ff_lightning.errors import InputError
+from ff_lightning.tasks.language_modelling import LanguageModelling
+
+BETWEEN = "---\n"
+"""Line between several texts."""
+
+
+def generate_parser() -> Parser:
+    """Parser of the arguments of :func:`generate`."""
+    parser = Parser(prog="ff-lightning generate", description="Continue a text with a language model.")
+    parser.add_function_arguments(generate)
+    return parser
+
+
+def generate(
+    ckpt_path: str,
+    prompt: str = "",
+    max_new_tokens: int = 200,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    seed: int | None = None,
+    stop: str = "",
+    num_samples: PositiveInt = 1,
+) -> None:
+    """Write a prompt and what follows it to stdout; a single text is written as it is drawn.
+
+    A text ends early where the model says that a document ends.
+
+    Args:
+        ckpt_path: file that ``ff-lightning fit`` wrote, such as ``runs/pydoc_gpt/last.ckpt``.
+        prompt: text to continue; without one, a document begins.
+        max_new_tokens: tokens to draw.
+        temperature: divides the logits; below 1 for likelier texts.
+        top_k: draw among this many of the likeliest tokens only.
+        top_p: draw among the likeliest tokens that together have this probability only.
+        seed: of the draws; the training's seed by default.
+        stop: end a text when this has been written.
+        num_samples: texts to write, with a line between them.
+
+    Raises:
+        InputError: an argument makes no sense, or the checkpoint is not of a language model.
+    """
+    model, tokenizer = load_language_model(ckpt_path)
+    first = tokenizer.encode(prompt) if prompt else _beginning(tokenizer)
+    end = tokenizer.end_of_text
+    drawn = model.stream(
+        first.expand(num_samples, -1),
+        max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        stop=[] if end is None else [end],
+    )
+    for index, tokens in enumerate(_texts(drawn, num_samples)):
+        _write(BETWEEN * (index > 0) + prompt)
+        for piece in pieces(tokenizer, takewhile(lambda token: token != end, tokens), stop):
+            _write(piece)
+        _write("\n")
+
+
+def load_language_model(path: str) -> tuple[LanguageModelling, Tokenizer]:
+    """Build the model and the tokenizer that a checkpoint of the command line describes.
+
+    Args:
+        path: a local file.
+
+    Returns:
+        The model, on a GPU if there is one, ready to generate; and its tokenizer.
+
+    Raises:
+        InputError: the file is no such checkpoint.
+    """
+    if is_folder(path):
+        raise InputError(NEEDS_ONE_FILE.format(path=path))
+    content = check_checkpoint(path)
+    states = [state["tokenizer"] for state in content.values() if isinstance(state, Mapping) and "tokenizer" in state]
+    if not states:
+        raise InputError(
+            f"Passed `ckpt_path={path}`. The checkpoint is not of a language model trained on a text: it has no "
+            "tokenizer."
+        )
+    model, tokenizer = build_model(content, path, LanguageModelling), Tokenizer.from_dict(states[0])
+    if tokenizer.vocab_size != model.network.vocab_size:
+        raise InputError(
+            f"Passed `ckpt_path={path}`. The tokenizer in it has {tokenizer.vocab_size} tokens, its network "
+            f"{model.network.vocab_size}."
+        )
+    return take_weights(model, content, path).to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+
+def pieces(tokenizer: Tokenizer, tokens: Iterable[int], stop: str = "") -> Iterator[str]:
+    """Turn tokens into text as they come.
+
+    Args:
+        tokenizer: knows the tokens.
+        tokens: whole numbers.
+        stop: text to end with, if it occurs.
+
+    Yields:
+        Parts of the text, without halves of characters.
+    """
+    text = ""
+    for piece in tokenizer.decode_each(tokens):
+        searched = len(text)
+        text += piece
+        place = text.find(stop, max(0, searched - len(stop) + 1)) if stop else -1
+        if place >= 0:
+            yield text[searched : place + len(stop)]
+            return
+        yield piece
+
+
+def _beginning(tokenizer: Tokenizer) -> Tensor:
+    """What stands before a document: the end of another, or of a line."""
+    if tokenizer.end_of_text is not None:
+        return torch.tensor([tokenizer.end_of_text])
+    try:
+        return tokenizer.encode("\n")
+    except InputError as error:
+        raise InputError("Passed no `prompt` to a model that knows no line break to begin after.") from error
+
+
+def _texts(drawn: Iterator[Tensor], count: int) -> Iterator[Iterable[int]]:
+    """Tokens of each text; those of a single one as they are drawn."""
+    if count == 1:
+        yield (int(token) for token in drawn)
+    else:
+        yield from list(zip(*(tokens.tolist() for tokens in drawn), strict=True)) or [()] * count
+
+
+def _write(text: str) -> None:
+    """Write to stdout at once; a terminal that lacks a character shows a question mark."""
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(text.encode(encoding, "replace").decode(encoding))
+    sys.stdout.flush()

@@ -1,0 +1,257 @@
+"""A stack of blocks that score candidate tokens, however its layers look and however it is trained."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ff_lightning.blocks import BlockStack, Labelled
+from ff_lightning.distributed import whole
+from ff_lightning.errors import InputError, positive
+from ff_lightning.language.attention import TransformerLayer
+from ff_lightning.language.blocks import Dreams, Readout, SequenceContrast, TextSignal, TokenBlock, TokenLayers
+from ff_lightning.language.candidate_blocks import CandidateBlock
+from ff_lightning.language.losses import TokenSoftmax
+
+Draw = Callable[[int], torch.Generator | None]
+AnyTokenBlock = TokenBlock | CandidateBlock
+
+
+class TokenStack(BlockStack):
+    """Stack of blocks that score candidate tokens: what training, evaluation and generation ask of a network.
+
+    Args:
+        blocks: from the tokens upwards; the first one reads tokens and has a readout of its own.
+        vocab_size: ``V``, number of tokens.
+        context: largest number of tokens seen at once.
+        average: predict with the mean of what the blocks up to the last say, as Hinton adds the goodness of layers
+            (2212.13345, section 3.3); ``False`` predicts with the last block alone. It changes no training.
+
+    Attributes:
+        prior: ``(V,)`` log-probability of every token, where predictions start from; uniform until
+            :meth:`set_unigram`. It is saved with the weights.
+
+    Shape:
+        ``(B, T)`` int64 to ``(B, T, V)`` float32, the prediction, unnormalised.
+    """
+
+    prior: Tensor
+
+    def __init__(
+        self, blocks: Sequence[AnyTokenBlock], *, vocab_size: int, context: int, average: bool = False
+    ) -> None:
+        super().__init__(blocks)
+        self.vocab_size = vocab_size
+        self.context = context
+        self.average = average
+        self.residual = any(block.residual for block in blocks)
+        self.inherit = any(block.readout.weight is None for block in blocks)
+        self.register_buffer("prior", torch.full((vocab_size,), -math.log(vocab_size)))
+
+    def set_unigram(self, counts: Tensor) -> None:
+        """Let predictions start from how often tokens occur.
+
+        Args:
+            counts: ``(V,)``, not negative; every token is counted once more, so that none is impossible.
+        """
+        if counts.shape != self.prior.shape:
+            raise InputError(
+                f"Passed counts of {counts.numel()} tokens to a network of `vocab_size={self.vocab_size}`."
+            )
+        with torch.no_grad():
+            self.prior.copy_((counts.double() + 1).log() - (counts.double() + 1).sum().log())
+
+    def check_tokens(self, tokens: Tensor) -> None:
+        """Check that tokens are integers of the vocabulary.
+
+        Raises:
+            InputError: names the range.
+        """
+        if tokens.is_floating_point():
+            raise InputError(f"Passed tokens of dtype {tokens.dtype}. Tokens must be integers.")
+        low, high = (int(end) for end in tokens.aminmax()) if tokens.numel() else (0, 0)
+        if low < 0 or high >= self.vocab_size:
+            raise InputError(
+                f"Passed tokens from {low} to {high}. With `vocab_size={self.vocab_size}` they must lie in 0 to "
+                f"{self.vocab_size - 1}."
+            )
+
+    def new_caches(self) -> list[list[Any]]:
+        """Empty caches, one a layer, grouped by block."""
+        return [block.layer.new_caches() for block in self.token_blocks()]
+
+    def token_blocks(self) -> Iterator[AnyTokenBlock]:
+        """The blocks, from the input upwards."""
+        return iter(self.blocks)  # type: ignore[arg-type]
+
+    def signal(
+        self, tokens: Tensor, targets: Tensor, draw: Draw | None = None, dreams: Dreams | None = None
+    ) -> TextSignal:
+        """What the first block receives in training.
+
+        Args:
+            tokens: ``(B, T)`` int64.
+            targets: ``(B, T)`` int64, the tokens one position later.
+            draw: source of randomness of each block.
+            dreams: sequences of tokens that the network made itself, ``(D, T)``.
+        """
+        readout = next(self.token_blocks()).readout.snapshot() if self.inherit else None
+        draw = draw or (lambda index: None)
+        return TextSignal(tokens, 1, targets, below=self.prior, readout=readout, draw=draw, dreams=dreams)
+
+    def predictions(
+        self, tokens: Tensor, caches: list[list[Any]] | None = None, *, last_only: bool = False
+    ) -> Iterator[Tensor]:
+        """Yield what the network predicts up to every block, with the gradient of the chain.
+
+        These are log-probabilities up to a constant; with ``average``, of the blocks up to there, else of the block.
+
+        This is the one way to a prediction: evaluation and generation use it, and training computes the same.
+
+        Args:
+            tokens: ``(B, T)`` int64.
+            caches: of the tokens before, from :meth:`new_caches`; they take in ``tokens``.
+            last_only: yield only what the last block predicts, and compute no other readout that it does not need.
+
+        Yields:
+            ``(B, T, V)`` a block, float32.
+        """
+        first = next(self.token_blocks()).readout
+        inherited: Readout | None = None
+        if self.inherit and first.weight is not None and first.bias is not None:
+            inherited = whole(first.weight), whole(first.bias)
+        x, below, total = tokens, self.prior, torch.zeros_like(self.prior)
+        alone = last_only and not self.residual and not self.average
+        for index, block in enumerate(self.token_blocks()):
+            self.stage.require(index, training=self.training)
+            h = block(x, None if caches is None else caches[index])
+            x = block.norm(h)
+            if alone and index < len(self) - 1:
+                continue
+            answer = block.answer(h, below, inherited)
+            below = answer if self.residual else below
+            if self.average:
+                total = total + answer
+                answer = total / (index + 1)
+            if not last_only or index == len(self) - 1:
+                yield answer
+
+    def forward(  # type: ignore[override]
+        self, x: Tensor, caches: list[list[Any]] | None = None
+    ) -> Tensor:
+        """What :meth:`predictions` yields last, ``(B, T, V)``, for the token after each of ``x``, ``(B, T)``."""
+        (logits,) = self.predictions(x, caches, last_only=True)
+        return logits
+
+    @torch.no_grad()
+    def goodness(self, x: Tensor | Labelled, *, blocks: int | None = None) -> Tensor:
+        """Goodness that every block gives to every candidate token, ``(L, B, T, V)``."""
+        first = next(self.token_blocks()).readout
+        inherited = first.snapshot() if self.inherit else None
+        answers = zip(list(self.token_blocks())[:blocks], self.activities(x), strict=False)
+        return torch.stack([block.readout(h, inherited) for block, h in answers])
+
+    def as_one_block(self) -> TokenStack:
+        """The same layers under one loss on top, all tokens at once: the network that backprop trains.
+
+        Layers are copied. The last block's readout is kept, or the first one's where it is inherited.
+        """
+        blocks = copy.deepcopy(list(self.token_blocks()))
+        readout = blocks[0].readout if self.inherit else blocks[-1].readout
+        layers = [layer for block in blocks for layer in block.layer]
+        lengths = [len(block.layer) for block in blocks]
+        reminders = [sum(lengths[:i]) + r for i, block in enumerate(blocks) for r in block.layer.reminders]
+        layer = TokenLayers(layers, blocks[0].layer.embedding, reminders=reminders)
+        whole = TokenBlock(layer, readout, TokenSoftmax())
+        stack = TokenStack([whole], vocab_size=self.vocab_size, context=self.context)
+        stack.prior.copy_(self.prior)
+        return stack
+
+
+def check_sizes(owner: str, **sizes: int) -> None:
+    """Check that all sizes of a network are at least 1.
+
+    Args:
+        owner: whose arguments they are, for the message.
+        **sizes: the arguments.
+
+    Raises:
+        InputError: names the first that is not.
+    """
+    for name, value in sizes.items():
+        if value < 1:
+            raise InputError(f"Passed `{owner}({name}={value})`. `{name}` must be at least 1.")
+
+
+def sequence_contrast(width: int, dream_weight: float) -> SequenceContrast | None:
+    """Goodness of sequences for one block, or ``None`` if it has no weight.
+
+    Args:
+        width: of the activities.
+        dream_weight: not negative; see :class:`~ff_lightning.networks.GPT`.
+
+    Raises:
+        InputError: the weight is negative or not finite.
+    """
+    return SequenceContrast(width, weight=positive("dream_weight", dream_weight)) if dream_weight else None
+
+
+def check_span(layers: int, layers_per_block: int) -> None:
+    """Check that layers can be cut into blocks of equal size.
+
+    Raises:
+        InputError: they cannot.
+    """
+    if layers % layers_per_block:
+        raise InputError(
+            f"Passed `layers={layers}, layers_per_block={layers_per_block}`. Blocks are of equal size: `layers` "
+            "must be a multiple of `layers_per_block`."
+        )
+
+
+def transformer_blocks(
+    vocab_size: int,
+    width: int,
+    layers: int,
+    layers_per_block: int,
+    heads: int,
+    context: int,
+    *,
+    expansion: int = 4,
+    taps: int = 4,
+    remind: bool = False,
+) -> list[TokenLayers]:
+    """Transformer layers cut into blocks of equal size, behind an embedding, which is standard normal.
+
+    Args:
+        vocab_size: see :class:`~ff_lightning.networks.GPT`, as for all.
+        width: of the residual stream.
+        layers: in all.
+        layers_per_block: in one block.
+        heads: of each layer.
+        context: largest number of positions.
+        expansion: of the MLP.
+        taps: of the convolutions.
+        remind: add the embedding again where a block begins.
+
+    Raises:
+        InputError: the layers cannot be cut like that.
+    """
+    check_span(layers, layers_per_block)
+    embedding = nn.Embedding(vocab_size, width)
+    every = [TransformerLayer(width, heads, context, expansion=expansion, taps=taps) for _ in range(layers)]
+    starts = range(0, layers, layers_per_block)
+    return [
+        TokenLayers(
+            every[start : start + layers_per_block],
+            None if start else embedding,
+            reminders=[0] if remind and start else [],
+            carry=remind and start + layers_per_block < layers,
+        )
+        for start in starts
+    ]

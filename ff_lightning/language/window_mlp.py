@@ -1,0 +1,67 @@
+"""Language model over a fixed window of tokens."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import pairwise
+
+from ff_lightning.errors import InputError
+from ff_lightning.language.blocks import TokenBlock, TokenGoodness, TokenLayers
+from ff_lightning.language.losses import LinearContrast, TokenLoss
+from ff_lightning.language.stack import TokenStack, check_sizes, sequence_contrast
+from ff_lightning.language.window_layers import DenseLayer, WindowLayer
+
+
+class WindowMLP(TokenStack):
+    """ReLU layers over a window of tokens, each scoring every candidate for the next one.
+
+    The network of :class:`~ff_lightning.networks.HintonMLP` with the objective of :class:`~ff_lightning.networks.GPT`.
+
+    Args:
+        vocab_size: ``V``.
+        window: tokens that the network sees at once.
+        widths: units of every block.
+        context: largest number of tokens in a sequence.
+        loss: copied for every block; :class:`~ff_lightning.language.losses.LinearContrast` by default.
+        dream_weight: see :class:`~ff_lightning.networks.GPT`.
+
+    Raises:
+        InputError: a size is below 1, or ``dream_weight`` negative.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        *,
+        window: int = 10,
+        widths: Sequence[int] = (2000, 2000, 2000),
+        context: int = 100,
+        loss: TokenLoss | None = None,
+        dream_weight: float = 0.0,
+    ) -> None:
+        check_sizes("WindowMLP", context=context)
+        layers = window_layers(vocab_size, window, widths)
+        super().__init__(
+            [
+                TokenBlock(
+                    layer,
+                    TokenGoodness(width, vocab_size),
+                    copy.deepcopy(loss) or LinearContrast(),
+                    sequences=sequence_contrast(width, dream_weight),
+                )
+                for layer, width in zip(layers, widths, strict=True)
+            ],
+            vocab_size=vocab_size,
+            context=context,
+        )
+
+
+def window_layers(vocab_size: int, window: int, widths: Sequence[int]) -> list[TokenLayers]:
+    """One ReLU layer a block, the first over a window of tokens."""
+    sizes = {"vocab_size": vocab_size, "window": window, "the smallest of `widths`": min(widths, default=0)}
+    for name, value in sizes.items():
+        if value < 1:
+            raise InputError(f"Passed {name}: {value}. It must be at least 1.")
+    first = TokenLayers([WindowLayer(vocab_size, window, widths[0])])
+    return [first] + [TokenLayers([DenseLayer(*pair)]) for pair in pairwise(widths)]

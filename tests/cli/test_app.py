@@ -1,0 +1,261 @@
+"""The command line, called in this process; runs are real but short."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+import ff_lightning as ff
+from ff_lightning.cli import main
+from ff_lightning.cli.parser import shorten
+from ff_lightning.data import ImageDataModule, TextDataModule
+from tests.command_line import error_of
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+DIGITS = ["--config", str(RECIPES / "digits_mlp.yaml")]
+SMOKE = [*DIGITS, "--config", str(RECIPES / "with/smoke.yaml")]
+TEXT = ["--config", str(RECIPES / "pydoc_gpt.yaml"), "--config", str(RECIPES / "with/smoke.yaml")]
+SMALL = ["--model.network.width", "32", "--data.context", "16"]
+RUN = Path("runs/digits_mlp-smoke")
+TEXT_RUN = Path("runs/pydoc_gpt-smoke")
+QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+
+
+@pytest.fixture(autouse=True)
+def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--model.network.widhts", "[9]"], "Option 'widhts' is not accepted; did you mean 'widths'?"),
+        (["--trianer.max_epochs", "9"], "arguments: --trianer.max_epochs 9; did you mean 'trainer.max_epochs'?"),
+        (["--data.batch_sise", "9"], "Option 'batch_sise' is not accepted; did you mean 'batch_size'?"),
+        (
+            ["--data.batch_size", "many"],
+            "`data.batch_size` (ff_lightning.data.ImageDataModule): Expected a <class 'int'>",
+        ),
+        (["--model", "ff_lightning.FFClasifier"], "FFClasifier"),
+        (["--config", "nothing.yaml"], "`config`: File does not exist: "),
+        (["--ckpt_path", "nothing.ckpt"], "Passed `ckpt_path=nothing.ckpt`. There is no such file."),
+        (["--trainer.precision", "17"], "`trainer.precision`"),
+    ],
+)
+def test_wrong_arguments_cost_one_line_and_nothing_is_built(
+    args: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert main(["fit", *DIGITS, *args]) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("ff-lightning: error: ")
+    assert err.count("\n") == 1
+    assert says in err
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--model.network.widths", "[0]"], "Passed `widths=[0]`."),
+        (["--model.network.loss.alpha", "-1"], "`alpha` must be a positive, finite number."),
+        (["--model.optimizer.lr", "-1"], "learning rate"),
+        (["--model.lr_scheduler.hold", "3"], "Passed `warmup=0.0, hold=3.0`."),
+        (["--data.batch_size", "0"], "batch_size"),
+        (["--data.source", "no/such/folder"], "Passed `source='no/such/folder'`."),
+        (["--data.source", "."], "Cannot load images from"),
+        (["--model.network.in_features", "65"], "in_features=65"),
+        (["--model.num_classes", "5", "--model.network.num_classes", "5"], "Passed labels from 0 to 9."),
+        (["--trainer.gradient_clip_val", "1"], "pass `clip_norm` to the module"),
+        (["--trainer.accumulate_grad_batches", "2"], "pass `accumulate_batches` to the module"),
+        (["--trainer.accelerator", "abacus"], "The Trainer cannot be built: You selected an invalid accelerator"),
+        (["--trainer.strategy", "fsdp"], "strategy"),
+    ],
+)
+def test_what_makes_no_sense_is_named(args: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert says in error_of(capsys, "fit", *SMOKE, *QUIET, *args)
+    assert not list(Path().rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize("wrong", ["trainer: {max_epoch: 3}", "modle: {class_path: x}", "trainer: [1"])
+def test_mistakes_in_a_recipe_are_named(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("wrong.yaml").write_text(wrong)
+    said = error_of(capsys, "fit", *DIGITS, "--config", "wrong.yaml")
+    hints = {"trainer: {max_epoch: 3}": "'trainer.max_epochs'?", "modle: {class_path: x}": "'model"}
+    assert hints.get(wrong, "Problems parsing config") in said
+
+
+def test_errors_name_the_place_and_drop_the_configuration() -> None:
+    message = """Parser key "model":
+  Does not validate against any of the Union subtypes
+  Subtypes: [<class 'Module'>, <class 'NoneType'>]
+  Errors:
+    - Problem with given class_path 'A':
+        Parser key "loss":
+          Problem with given class_path 'B':
+            Option 'x' is not accepted
+    - Expected a <class 'NoneType'>
+  Given value type: <class 'dict'>
+  Given value: {'class_path': 'A'}"""
+    assert shorten(message) == "`model.loss` (B): Option 'x' is not accepted"
+    assert shorten("something else") == "something else"
+
+
+def test_a_call_without_a_known_subcommand_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "{fit,validate,test,predict,generate" in error_of(capsys)
+    assert "'fit', 'validate', 'test', 'predict', 'generate', 'export', 'report'" in error_of(capsys, "tune")
+
+
+def test_fit_keeps_the_run_in_a_folder_named_after_its_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *SMOKE]) == 0
+    kept = {path.name for path in RUN.iterdir()}
+    assert {"last.ckpt", "best.ckpt", "metrics.csv", "config.yaml"} <= kept
+    assert "readout" in capsys.readouterr().out
+
+
+def test_a_second_run_overwrites_the_first_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    fit = ["fit", *SMOKE, *QUIET]
+    assert main(fit) == 0
+    assert f"The run is kept in {RUN}." in caplog.text
+    assert "Overwriting" not in caplog.text
+    lines = (RUN / "metrics.csv").read_text().count("\n")
+    assert main([*fit, "--trainer.limit_train_batches", "1"]) == 0
+    assert f"Overwriting the earlier run in {RUN}" in caplog.text
+    assert (RUN / "metrics.csv").read_text().count("\n") < lines
+    assert sorted(path.name for path in RUN.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
+
+
+def test_a_resumed_run_goes_on_and_loses_no_metrics() -> None:
+    assert main(["fit", *SMOKE, *QUIET]) == 0
+    metrics = (RUN / "metrics.csv").read_text()
+    resume = ["--ckpt_path", str(RUN / "last.ckpt"), "--trainer.max_epochs", "2"]
+    assert main(["fit", *SMOKE, *QUIET, *resume]) == 0
+    assert (RUN / "metrics_1.csv").read_text() == metrics
+    assert torch.load(RUN / "last.ckpt", weights_only=True)["global_step"] == 4
+    assert "0" not in {line.split(",")[0] for line in (RUN / "metrics.csv").read_text().splitlines()}
+
+
+def test_a_run_can_be_repeated_and_tested_from_its_own_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *SMOKE, *QUIET, "--trainer.default_root_dir", "here"]) == 0
+    weights = torch.load("here/last.ckpt", weights_only=True)["state_dict"]
+    assert main(["fit", "--config", "here/config.yaml"]) == 0
+    again = torch.load("here/last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+    metrics = Path("here/metrics.csv").read_text()
+    capsys.readouterr()
+    assert main(["test", "--config", "here/config.yaml", "--ckpt_path", "here/last.ckpt"]) == 0
+    assert Path("here/metrics.csv").read_text() == metrics
+    assert "test/accuracy" in Path("here/test/metrics.csv").read_text()
+    assert Path("here/pictures/test.png").stat().st_size > 10_000
+    assert "Test" in capsys.readouterr().out
+
+
+def test_predict_writes_a_class_for_every_validation_image() -> None:
+    assert main(["fit", *SMOKE, *QUIET]) == 0
+    assert main(["predict", *SMOKE, *QUIET, "--ckpt_path", str(RUN / "last.ckpt")]) == 0
+    written = (RUN / "predict/predictions.csv").read_text().split()
+    module = ff.FFClassifier.load_from_checkpoint(RUN / "last.ckpt").eval()
+    data = ImageDataModule("digits")
+    data.setup("validate")
+    (batch,) = data.val_dataloader()
+    assert written == ["prediction", *map(str, module.predict_step(batch, 0).tolist())]
+
+
+def test_a_task_that_logs_no_accuracy_still_keeps_its_last_checkpoint() -> None:
+    assert main(["fit", *SMOKE, *QUIET, "--best.monitor", "val/none"]) == 0
+    assert [path.name for path in RUN.glob("*.ckpt")] == ["last.ckpt"]
+
+
+def test_what_is_switched_off_stays_off() -> None:
+    off = ["--trainer.enable_checkpointing", "false", "--trainer.logger", "false"]
+    assert main(["fit", *SMOKE, *QUIET, *off]) == 0
+    assert sorted(path.name for path in RUN.iterdir()) == ["config.yaml", "pictures", "run.json"]
+
+
+def test_a_network_takes_its_vocabulary_and_context_from_the_data() -> None:
+    assert main(["fit", *TEXT, *SMALL, *QUIET]) == 0
+    kept = yaml.safe_load((TEXT_RUN / "config.yaml").read_text())
+    assert not {"vocab_size", "context"} & kept["model"]["init_args"]["network"]["init_args"].keys()
+    first = torch.load(TEXT_RUN / "last.ckpt", weights_only=True)
+    assert len(first["state_dict"]["network.prior"]) == TextDataModule().vocab_size
+    assert ff.FFLanguageModel.load_from_checkpoint(TEXT_RUN / "last.ckpt").network.context == 16
+
+    assert main(["fit", "--config", str(TEXT_RUN / "config.yaml")]) == 0
+    again = torch.load(TEXT_RUN / "last.ckpt", weights_only=True)
+    assert all(torch.equal(value, again["state_dict"][name]) for name, value in first["state_dict"].items())
+    assert main(["validate", *TEXT, *SMALL, *QUIET, "--ckpt_path", str(TEXT_RUN / "last.ckpt")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--model.network.vocab_size", "5"], "Passed `model.network.vocab_size=5` with data of `vocab_size=1"),
+        (["--model.network.context", "32"], "Passed `model.network.context=32` with data of `context=16`."),
+        (["--data", "ff_lightning.data.ImageDataModule"], "Passed no `model.network.vocab_size`, and data that"),
+        (["--data.source", "no/such/file"], "Passed `source='no/such/file'`."),
+        (["--ckpt_path", "other.ckpt", "--data.tokenizer", "ff_lightning.data.ByteTokenizer"], "for a vocabulary of 1"),
+    ],
+)
+def test_a_network_that_does_not_fit_its_data_is_named(
+    args: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    if "other.ckpt" in args:
+        assert main(["fit", *TEXT, *SMALL, *QUIET]) == 0
+        (TEXT_RUN / "last.ckpt").rename("other.ckpt")
+    assert says in error_of(capsys, "fit", *TEXT, *SMALL, *QUIET, *args)
+
+
+def test_the_same_vocabulary_may_be_repeated_for_the_network() -> None:
+    size = ["--model.network.vocab_size", str(TextDataModule().vocab_size), "--model.network.context", "16"]
+    assert main(["fit", *TEXT, *SMALL, *QUIET, *size]) == 0
+
+
+def test_a_run_without_an_optimizer_of_its_own_can_be_repeated(recwarn: pytest.WarningsRecorder) -> None:
+    recipe = yaml.safe_load((RECIPES / "digits_mlp.yaml").read_text())
+    del recipe["model"]["init_args"]["optimizer"]
+    Path("bare.yaml").write_text(yaml.safe_dump(recipe))
+    smoke = ["--config", str(RECIPES / "with/smoke.yaml"), *QUIET, "--trainer.default_root_dir", "here"]
+    assert main(["fit", "--config", "bare.yaml", *smoke]) == 0
+    weights = torch.load("here/last.ckpt", weights_only=True)["state_dict"]
+    assert "optimizer" not in yaml.safe_load(Path("here/config.yaml").read_text())["model"]["init_args"]
+    assert not [warning for warning in recwarn if "serialize" in str(warning.message)]
+    assert main(["fit", "--config", "here/config.yaml"]) == 0
+    again = torch.load("here/last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+
+def test_a_callback_that_a_recipe_brings_takes_the_place_of_the_usual_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *TEXT, *SMALL, *QUIET]) == 0
+    capsys.readouterr()
+    brought = ["--trainer.callbacks", "ff_lightning.callbacks.LanguageTable", "--trainer.callbacks.frozen_steps", "0"]
+    path = ["--ckpt_path", str(TEXT_RUN / "last.ckpt")]
+    assert main(["validate", *TEXT, *SMALL, *QUIET, *path, *brought]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("block 0") == 1
+    assert "frozen" not in shown
+
+
+@pytest.mark.parametrize(
+    ("args", "present", "absent"),
+    [
+        (["--help"], ["generate", "export", "Train the network of a recipe.", "for example"], ["tune", "optimization"]),
+        (["fit", "--help"], ["--model", "ff_lightning.data.ImageDataModule", "--best.monitor"], ["auto_lr_find"]),
+        (
+            ["fit", "--model.help", "ff_lightning.FFClassifier"],
+            ["clip_norm", "accumulate_batches"],
+            ["torchmetrics."],
+        ),
+        (["fit", "--model.help", "ff_lightning.FFLanguageModel"], ["clip_norm"], ["torchmetrics."]),
+    ],
+)
+def test_help(args: list[str], present: list[str], absent: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(args)
+    text = capsys.readouterr().out
+    assert all(word in text for word in present)
+    assert not any(word in text for word in absent)

@@ -1,0 +1,97 @@
+"""The arithmetic of a transformer layer against torch's own, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ff_lightning.language.functional import attend, depthwise_convolution, rms_norm, squared_relu, unit_energy
+
+
+def test_attention_is_that_of_torch() -> None:
+    q, k, v = torch.randn(3, 2, 4, 9, 6)
+    torch.testing.assert_close(attend(q, k, v), F.scaled_dot_product_attention(q, k, v, is_causal=True))
+
+
+def test_attention_of_the_last_positions() -> None:
+    q, k, v = torch.randn(3, 2, 4, 9, 6)
+    torch.testing.assert_close(attend(q[:, :, 5:], k, v), attend(q, k, v)[:, :, 5:])
+
+
+def test_squared_relu() -> None:
+    x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(squared_relu(x), F.relu(x).square())
+    assert torch.autograd.gradcheck(squared_relu, x)
+
+
+def test_rms_norm() -> None:
+    x = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(rms_norm(x), F.rms_norm(x, (5,)))
+    assert torch.autograd.gradcheck(rms_norm, x)
+    assert not rms_norm(torch.zeros(2, 3)).any()
+    assert rms_norm(torch.randn(2, 3, dtype=torch.bfloat16)).dtype == torch.bfloat16
+
+
+def test_unit_energy() -> None:
+    x = torch.randn(3, 4, 5, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(unit_energy(x), F.rms_norm(x, (5,)).square())
+    assert torch.autograd.gradcheck(unit_energy, x)
+    assert not unit_energy(torch.zeros(2, 3, requires_grad=True)).any()
+
+
+@pytest.mark.parametrize("function", [rms_norm, squared_relu, unit_energy])
+def test_the_value_is_the_same_where_nothing_asks_for_a_gradient(function: Callable[[Tensor], Tensor]) -> None:
+    x = torch.randn(3, 4, 5, requires_grad=True)
+    torch.testing.assert_close(function(x.detach()), function(x))
+    with torch.no_grad():
+        torch.testing.assert_close(function(x), function(x.detach()))
+
+
+@pytest.mark.parametrize("function", [rms_norm, unit_energy])
+def test_norms_are_computed_in_float32_under_autocast(function: Callable[[Tensor], Tensor]) -> None:
+    x = torch.randn(3, 64, requires_grad=True)
+    (exact,) = torch.autograd.grad(function(x)[:, 0].sum(), x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = function(x)
+        (grad,) = torch.autograd.grad(y[:, 0].sum(), x)  # as under Lightning, where autocast covers the whole step
+    torch.testing.assert_close(y, function(x))
+    torch.testing.assert_close(grad, exact)
+
+
+def test_depthwise_convolution() -> None:
+    x = torch.randn(2, 7, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 1, 4, dtype=torch.float64, requires_grad=True)
+    expected = sum(x[:, tap : tap + 4] * weight[:, 0, tap] for tap in range(4))
+    torch.testing.assert_close(depthwise_convolution(x, weight), expected)
+    assert torch.autograd.gradcheck(depthwise_convolution, (x, weight))
+
+
+def test_depthwise_convolution_of_one_position() -> None:
+    x = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 1, 4, dtype=torch.float64, requires_grad=True)
+    longer = torch.cat([x, torch.randn(2, 1, 3, dtype=torch.float64)], 1)
+    torch.testing.assert_close(depthwise_convolution(x, weight), depthwise_convolution(longer, weight)[:, :1])
+    assert torch.autograd.gradcheck(depthwise_convolution, (x, weight))
+
+
+def test_depthwise_convolution_of_an_input_without_gradient() -> None:
+    x, weight = torch.randn(2, 7, 3), torch.randn(3, 1, 4, requires_grad=True)
+    (alone,) = torch.autograd.grad(depthwise_convolution(x, weight).square().sum(), weight)
+    x.requires_grad_()
+    both, _ = torch.autograd.grad(depthwise_convolution(x, weight).square().sum(), (weight, x))
+    assert torch.equal(alone, both)
+
+
+def test_depthwise_convolution_under_autocast() -> None:
+    x, weight = torch.randn(2, 7, 3, requires_grad=True), torch.randn(3, 1, 4, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = depthwise_convolution(x, weight)
+    low.float().sum().backward()
+    assert low.dtype == torch.bfloat16
+    assert weight.grad is not None
+    assert weight.grad.dtype == torch.float32
+    torch.testing.assert_close(weight.grad[:, 0, 0], x[:, :4].sum((0, 1)).detach(), rtol=0.02, atol=0.1)

@@ -1,0 +1,176 @@
+"""Local losses on candidate tokens: what own negatives estimate, calibration, drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ff_lightning.errors import InputError
+from ff_lightning.language.losses import (
+    LinearContrast,
+    LogisticContrast,
+    SampledContrast,
+    TokenLoss,
+    TokenSoftmax,
+    draw_shares,
+    draw_tokens,
+)
+
+V = 5
+ALL_LOSSES = [LinearContrast(4), LogisticContrast(4), LogisticContrast(4, from_below=True), TokenSoftmax()]
+
+
+def logits(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, V, generator=torch.Generator().manual_seed(3), dtype=dtype).requires_grad_()
+
+
+def gradient(loss: TokenLoss, at: Tensor, below: Tensor, targets: Tensor, seed: int = 0) -> Tensor:
+    contrast = loss(at, below, targets, torch.Generator().manual_seed(seed))
+    (grad,) = torch.autograd.grad(contrast.loss, at)
+    return grad
+
+
+def test_the_linear_contrast_is_cross_entropy_in_expectation_by_enumeration(monkeypatch: pytest.MonkeyPatch) -> None:
+    at, targets, below = logits(1, 1), torch.tensor([[2]]), torch.zeros(V, dtype=torch.float64)
+    expected = torch.zeros_like(at)
+    for token, share in enumerate(at.detach().softmax(-1)[0, 0]):
+        drawn = F.one_hot(torch.tensor([[token]]), V).double()
+        monkeypatch.setattr("ff_lightning.language.losses.draw_shares", lambda *_, drawn=drawn, even: drawn)
+        expected += share * gradient(LinearContrast(1), at, below, targets)
+    torch.testing.assert_close(expected, gradient(TokenSoftmax(), at, below, targets), rtol=1e-12, atol=1e-12)
+
+
+def test_the_linear_contrast_is_cross_entropy_in_the_mean_of_many_draws() -> None:
+    at, targets, below = logits(2, 3), torch.tensor([[0, 1, 2], [3, 4, 0]]), torch.zeros(V, dtype=torch.float64)
+    exact = gradient(TokenSoftmax(), at, below, targets)
+    few, many = (gradient(LinearContrast(k, even=False), at, below, targets) for k in (4, 200_000))
+    assert (many - exact).abs().max() < 1e-3
+    assert (few - exact).abs().max() > 10 * (many - exact).abs().max()
+
+
+@pytest.mark.parametrize("even", [True, False])
+@pytest.mark.parametrize("below_shape", [(V,), (2, 3, V)])
+@pytest.mark.parametrize("kind", [LinearContrast, LogisticContrast, partial(LogisticContrast, from_below=True)])
+def test_among_many_tokens_loss_and_gradient_are_the_same(
+    kind: Callable[..., SampledContrast], below_shape: tuple[int, ...], even: bool
+) -> None:
+    loss, targets = kind(4, even=even), torch.tensor([[0, 1, 2], [3, 4, 0]])
+    random = torch.Generator().manual_seed(5)
+    energies, weight, bias, below = (
+        torch.randn(shape, dtype=torch.float64, generator=random) for shape in ((2, 3, 7), (V, 7), (V,), below_shape)
+    )
+    leaves = [leaf.requires_grad_() for leaf in (energies, weight, bias)]
+    dense = loss(below + F.linear(energies, weight, bias), below, targets, torch.Generator().manual_seed(1))
+    few = loss.among_many(energies, (weight, bias), below, targets, torch.Generator().manual_seed(1))
+    assert dense.g_pos is not None
+    assert dense.g_neg is not None
+    for ours, expected in ((few.loss, dense.loss), (few.g_pos, dense.g_pos), (few.g_neg, dense.g_neg)):
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
+    gradients = zip(*(torch.autograd.grad(contrast.loss, leaves) for contrast in (few, dense)), strict=True)
+    for ours, expected in gradients:
+        torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
+
+
+def test_evenly_spread_draws_have_the_same_mean_and_less_noise() -> None:
+    at, targets, below = logits(2, 3), torch.tensor([[0, 1, 2], [3, 4, 0]]), torch.zeros(V, dtype=torch.float64)
+    exact = gradient(TokenSoftmax(), at, below, targets)
+
+    def sampled(even: bool) -> Tensor:
+        loss = LinearContrast(4, even=even)
+        return torch.stack([gradient(loss, at, below, targets, seed) for seed in range(3000)])
+
+    assert (sampled(True).mean(0) - exact).abs().max() < 2e-3
+    assert sampled(True).var(0).sum() < 0.4 * sampled(False).var(0).sum()
+
+
+def test_evenly_spread_draws_are_rounded_shares() -> None:
+    p = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).expand(1000, 4)
+    shares = draw_shares(p.log(), 16, torch.Generator().manual_seed(0))
+    assert bool(((16 * (shares - p)).abs() < 1 + 1e-4).all())
+    torch.testing.assert_close(shares.mean(0), p[0], atol=0.005, rtol=0)
+
+
+@pytest.mark.parametrize("even", [True, False])
+@pytest.mark.parametrize("size", [3, 5000])
+def test_shares_are_whole_numbers_of_draws(even: bool, size: int) -> None:
+    at = 3 * torch.randn(40, size, generator=torch.Generator().manual_seed(0))
+    counts = 16 * draw_shares(at, 16, torch.Generator().manual_seed(0), even=even)
+    assert bool((counts == counts.round()).all())
+    assert bool((counts >= 0).all())
+    assert bool((counts.sum(-1) == 16).all())
+
+
+def optimum(loss: TokenLoss, below: Tensor, p: Tensor, steps: int = 400) -> Tensor:
+    """What a free logit vector learns of data with distribution ``p``: the calibrated prediction."""
+    at = below.clone().requires_grad_()
+    optimizer = torch.optim.Adam([at], lr=0.05)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.01, steps)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        targets = torch.multinomial(p, 2000, replacement=True, generator=generator).view(1, -1)
+        contrast = loss(at.expand(1, 2000, V), below, targets, generator)
+        optimizer.zero_grad()
+        contrast.loss.backward()
+        optimizer.step()
+        schedule.step()
+    return loss.calibrated(at.detach(), below).log_softmax(-1)
+
+
+@pytest.mark.parametrize("loss", ALL_LOSSES, ids=["linear", "logistic", "below", "softmax"])
+def test_the_calibrated_optimum_is_log_probability(loss: TokenLoss) -> None:
+    p = torch.tensor([0.5, 0.25, 0.15, 0.07, 0.03])
+    below = torch.tensor([0.3, 0.1, 0.2, 0.3, 0.1]).log()
+    learned = optimum(loss, below, p)
+    assert F.kl_div(learned, p, reduction="sum") < 1e-3
+
+
+def test_logistic_goodness_alone_would_be_too_flat() -> None:
+    """The factor 2 of the calibration is not decoration."""
+    p = torch.tensor([0.5, 0.25, 0.15, 0.07, 0.03])
+    uniform = torch.zeros(V)
+    learned = optimum(LogisticContrast(4), uniform, p) / 2
+    assert F.kl_div(learned.log_softmax(-1), p, reduction="sum") > 0.05
+
+
+def test_collisions_are_kept() -> None:
+    """A certain and right prediction gets no gradient: all its negatives are the real token."""
+    at = torch.tensor([[[50.0, 0, 0, 0, 0]]], requires_grad=True)
+    assert not gradient(LinearContrast(8), at, torch.zeros(V), torch.tensor([[0]])).any()
+
+
+@pytest.mark.parametrize("loss", ALL_LOSSES, ids=["linear", "logistic", "below", "softmax"])
+def test_losses_are_computed_in_float32_under_autocast(loss: TokenLoss) -> None:
+    at, targets, below = logits(3, 7, dtype=torch.float32), torch.randint(V, (3, 7)), torch.zeros(V)
+    exact, gradient_of_exact = (
+        loss(at, below, targets, torch.Generator().manual_seed(0)),
+        gradient(loss, at, below, targets),
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = loss(at, below, targets, torch.Generator().manual_seed(0))
+        assert torch.equal(gradient(loss, at, below, targets), gradient_of_exact)
+    for name in ("loss", "g_pos", "g_neg"):
+        value = getattr(exact, name)
+        assert value is None or torch.equal(getattr(low, name), value)
+
+
+def test_draws_follow_the_softmax() -> None:
+    at = logits(2)
+    drawn = draw_tokens(at, 100_000, torch.Generator().manual_seed(0))
+    shares = F.one_hot(drawn, V).double().mean(1)
+    torch.testing.assert_close(shares, at.softmax(-1), atol=0.01, rtol=0)
+
+
+def test_a_token_of_probability_zero_is_never_drawn() -> None:
+    at = torch.tensor([-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf])
+    assert set(draw_tokens(at, 10_000, torch.Generator().manual_seed(0)).tolist()) == {1, 3}
+
+
+@pytest.mark.parametrize("count", [0, -1, 1.5, True])
+def test_numbers_of_negatives_that_make_no_sense_are_refused(count: int) -> None:
+    with pytest.raises(InputError, match=r"negatives=.*1 or more"):
+        LinearContrast(count)
