@@ -3,14 +3,15 @@
 from importlib.metadata import version as _version
 
 from ff_lightning.blocks import Block as Block
-from ff_lightning.blocks import BlockStack as BlockStack
-from ff_lightning.blocks import Labelled as Labelled
-from ff_lightning.blocks import LocalStep as LocalStep
-from ff_lightning.blocks import Signal as Signal
-from ff_lightning.class_blocks import ClassBlock as ClassBlock
+from ff_lightning.blocks import ClassBlock as ClassBlock
+from ff_lightning.blocks import ContrastiveBlock as ContrastiveBlock
 from ff_lightning.convert import convert as convert
 from ff_lightning.errors import InputError as InputError
 from ff_lightning.module import FFLightningModule as FFLightningModule
+from ff_lightning.signals import Labelled as Labelled
+from ff_lightning.signals import LocalStep as LocalStep
+from ff_lightning.signals import Signal as Signal
+from ff_lightning.stacks import BlockStack as BlockStack
 from ff_lightning.tasks import BackpropTwin as BackpropTwin
 from ff_lightning.tasks import FFClassifier as FFClassifier
 from ff_lightning.tasks import FFLanguageModel as FFLanguageModel

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ff_lightning.blocks import Block, BlockStack
-from ff_lightning.class_blocks import ClassBlock
+from ff_lightning.blocks import Block, ClassBlock, ContrastiveBlock
+from ff_lightning.candidates import CandidateLoss
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness
-from ff_lightning.losses import ClassLoss, ContrastiveLoss
+from ff_lightning.losses import ContrastiveLoss
+from ff_lightning.stacks import BlockStack
 
 
 class Layers(nn.Sequential):
@@ -34,7 +35,7 @@ class ConvertedStack(BlockStack):
         out_features: values a sample that the last block passes on.
     """
 
-    def __init__(self, blocks: list[Block] | list[ClassBlock], *, out_features: int) -> None:
+    def __init__(self, blocks: Sequence[Block], *, out_features: int) -> None:
         super().__init__(blocks)
         self.num_classes: int | None = getattr(blocks[0].goodness, "num_classes", None)
         self.out_features = out_features
@@ -44,7 +45,7 @@ def convert(
     modules: Iterable[nn.Module],
     *,
     goodness: Goodness,
-    loss: ContrastiveLoss | ClassLoss,
+    loss: ContrastiveLoss | CandidateLoss,
     example: Tensor,
     norm: nn.Module | None = None,
 ) -> ConvertedStack:
@@ -58,14 +59,14 @@ def convert(
     Args:
         modules: ``nn.Sequential``, or any list; each maps one tensor to one, or to a tuple that begins with it.
         goodness: sized or copied for every block. One number a sample or position with a ``ContrastiveLoss``; one a
-            class with a ``ClassLoss``, in which case inputs carry no label.
+            class with a ``CandidateLoss``, in which case inputs carry no label.
         loss: copied for every block.
         example: an input, ``(B, …)``, to see what comes out of every block.
         norm: copied for every block; what is done to activities that are passed on,
             :class:`~ff_lightning.normalization.UnitRMS` by default.
 
     Returns:
-        The stack. With a ``ClassLoss`` it is for :class:`~ff_lightning.FFClassifier`, else for
+        The stack. With a ``CandidateLoss`` it is for :class:`~ff_lightning.FFClassifier`, else for
         :class:`~ff_lightning.FFRepresentation` or a task of your own.
 
     Raises:
@@ -78,20 +79,20 @@ def convert(
     >>> len(convert(net, goodness=MeanOfSquares(), loss=SymBa(), example=torch.rand(1, 8, 8)))
     2
     """
-    by_class = isinstance(loss, ClassLoss)
+    by_class = isinstance(loss, CandidateLoss)
     if by_class != hasattr(goodness, "num_classes"):
         raise InputError(
-            f"Passed `goodness={type(goodness).__name__}` with `loss={type(loss).__name__}`. A `ClassLoss` needs a "
+            f"Passed `goodness={type(goodness).__name__}` with `loss={type(loss).__name__}`. A `CandidateLoss` needs a "
             "goodness for every class, a `ContrastiveLoss` one number."
         )
     layers = grouped(modules)
     shapes = _shapes(layers, copy.deepcopy(norm), example)
-    kind = ClassBlock if by_class else Block
+    kind = ClassBlock if by_class else ContrastiveBlock
     blocks = [
         kind(layer, goodness.sized(shape), copy.deepcopy(loss), norm=copy.deepcopy(norm))  # type: ignore[arg-type]
         for layer, shape in zip(layers, shapes, strict=True)
     ]
-    return ConvertedStack(blocks, out_features=shapes[-1].numel())  # type: ignore[arg-type]
+    return ConvertedStack(blocks, out_features=shapes[-1].numel())
 
 
 def grouped(modules: Iterable[nn.Module]) -> list[Layers]:

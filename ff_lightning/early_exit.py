@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ff_lightning.blocks import BlockStack, Labelled
-from ff_lightning.class_blocks import gives_classes
 from ff_lightning.errors import InputError
 from ff_lightning.readouts import Answer, Readout, all_labels, swept
+from ff_lightning.signals import Labelled
+from ff_lightning.stacks import BlockStack
 
 
 class EarlyExit(Readout):
@@ -98,7 +98,7 @@ class EarlyExit(Readout):
 
     @torch.no_grad()
     def _some(self, network: BlockStack, image: Tensor, num_classes: int) -> Answer:
-        sweep = not gives_classes(network)
+        sweep = not network.gives_classes
         x = Labelled(image, all_labels(len(image), num_classes, image.device)) if sweep else image
         rows = torch.arange(len(image), device=image.device)  # of the images that go on
         scores = torch.zeros(len(image), num_classes, device=image.device)

@@ -1,7 +1,7 @@
 """Local losses: what one block minimises, from goodness alone.
 
-A contrastive loss (tier T1) wants goodness of positives above goodness of negatives; a class loss (tier T2)
-compares the goodness of all classes at once. All are means over the batch, written with ``softplus`` so that
+A contrastive loss (tier T1) wants goodness of positives above goodness of negatives; losses of blocks that give every
+class or token a goodness are in :mod:`ff_lightning.candidates`. All are means over the batch, written with ``softplus`` so that
 no goodness, however large, overflows.
 """
 
@@ -170,42 +170,6 @@ class Swish(ContrastiveLoss):
 
     def forward(self, g_pos: Tensor, g_neg: Tensor) -> Tensor:  # noqa: D102
         return F.silu(-self.alpha * (g_pos - g_neg)).mean()
-
-
-class ClassLoss(nn.Module, ABC):
-    """Local loss of a block that gives every class a goodness.
-
-    Shape:
-        - ``g``: ``(B, C)`` goodness of every class; ``labels``: ``(B,)`` int64, the true ones.
-        - Output: scalar.
-    """
-
-    @abstractmethod
-    def forward(self, g: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Loss of the goodness ``g``; whatever is drawn at random is drawn with ``generator``."""
-
-
-class ClassSoftmax(ClassLoss):
-    """Local goodness softmax (tier T2): cross-entropy over the goodness of all classes at once.
-
-    The infinite-negative limit of a contrast (CwC, arXiv 2312.12668; DeeperForward); strictly local all the
-    same.
-
-    Args:
-        scale: inverse temperature, per unit of goodness; positive.
-
-    Shape:
-        - ``g``: ``(B, C)`` goodness of every class; ``labels``: ``(B,)`` int64.
-        - Output: scalar, nats.
-    """
-
-    def __init__(self, *, scale: float = 1.0) -> None:
-        super().__init__()
-        self.scale = positive("scale", scale)
-
-    def forward(self, g: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:  # noqa: D102
-        del generator
-        return F.cross_entropy(self.scale * g, labels)
 
 
 def logistic_around(theta: Tensor, scale: float, g_pos: Tensor, g_neg: Tensor) -> Tensor:

@@ -11,10 +11,9 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
 from torchmetrics import Metric
 
-from ff_lightning.blocks import LocalStep
+from ff_lightning.signals import LocalStep, true_and_hardest
 
 
 def separation(g_pos: Tensor, g_neg: Tensor, threshold: Tensor | None = None) -> Tensor:
@@ -122,9 +121,8 @@ class LabelContrast(ExactSums):
             labels: ``(B,)`` the true ones.
             thresholds: θ of every block, ``None`` where pairs are compared.
         """
-        true = one_hot(labels, goodness.shape[2]).bool()
         for index, (g, threshold) in enumerate(zip(goodness, thresholds, strict=True)):
-            g_pos, g_neg = g[true], g.masked_fill(true, -torch.inf).amax(1)
+            g_pos, g_neg = true_and_hardest(g, labels)
             self.correct[index] += (g_pos > g_neg).sum()
             self.right[index] += len(labels) * separation(g_pos, g_neg, threshold)
             self.gap[index] += len(labels) * goodness_gap(g_pos, g_neg)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from ff_lightning.blocks import BlockStack, LocalStep, Signal, refuse_shared_parameters
 from ff_lightning.distributed import eager, leave_group_at_exit
 from ff_lightning.engine.batches import refuse_non_finite, seed_default_generator
 from ff_lightning.engine.checkpoints import AtomicCheckpointIO
@@ -30,6 +29,8 @@ from ff_lightning.engine.updates import BlockUpdates, Gradients, gradient_sync
 from ff_lightning.errors import InputError, positive
 from ff_lightning.metrics import local_values
 from ff_lightning.schedules import HoldThenDecay, Schedule, Simultaneous, update_ranges
+from ff_lightning.signals import LocalStep, Signal
+from ff_lightning.stacks import BlockStack, refuse_shared_parameters
 
 
 class FFLightningModule(pl.LightningModule):
@@ -113,7 +114,7 @@ class FFLightningModule(pl.LightningModule):
             batch: what the dataloader gives, on the device.
 
         Yields:
-            One :class:`~ff_lightning.blocks.LocalStep` a loss. Code after a ``yield`` runs when the loss has had
+            One :class:`~ff_lightning.signals.LocalStep` a loss. Code after a ``yield`` runs when the loss has had
             its backward pass.
         """
         yield from self.network.local_losses(Signal.pair(*self.pairs(batch)))

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.blocks import BlockStack, Labelled
-from ff_lightning.class_blocks import gives_classes
 from ff_lightning.distributed import mean_over_ranks
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import accumulation_dtype
 from ff_lightning.normalization import Standardise
+from ff_lightning.signals import Labelled
+from ff_lightning.stacks import BlockStack
 
 SWEPT_AT_ONCE = 2500
 """Rows, images times labels, whose activities are alive together in a sweep, unless one image alone has more."""
@@ -48,8 +48,8 @@ def label_goodness(network: BlockStack, image: Tensor, num_classes: int) -> Tens
     are alive at a time, whatever the batch. Blocks with a goodness for each class need no sweep.
 
     Args:
-        network: a stack whose first layer takes :class:`~ff_lightning.blocks.Labelled`, or one of
-            :class:`~ff_lightning.class_blocks.ClassBlock`.
+        network: a stack whose first layer takes :class:`~ff_lightning.signals.Labelled`, or one of
+            :class:`~ff_lightning.blocks.ClassBlock`.
         image: ``(B, …)``.
         num_classes: number of labels.
 
@@ -58,7 +58,7 @@ def label_goodness(network: BlockStack, image: Tensor, num_classes: int) -> Tens
     """
     parts = []
     for some in swept(network, image, num_classes):
-        if gives_classes(network):
+        if network.gives_classes:
             parts.append(network.goodness(some))
             continue
         batch = some.shape[0]  # not `len`, which an exported program would take for a constant
@@ -76,7 +76,7 @@ def swept(network: BlockStack, image: Tensor, num_classes: int) -> Sequence[Tens
     """Cut a batch into parts that are swept one after the other; an exported program takes it whole."""
     if torch.compiler.is_compiling():
         return [image]
-    labels = 1 if gives_classes(network) else num_classes
+    labels = 1 if network.gives_classes else num_classes
     return torch.split(image, max(1, SWEPT_AT_ONCE // labels))
 
 

@@ -13,7 +13,7 @@ Value = TypeVar("Value")
 class Stage:
     """The blocks that this process computes in training: all of a stack, unless a strategy shares it out.
 
-    A strategy that does puts a subclass in the place of :attr:`BlockStack.stage <ff_lightning.blocks.BlockStack>`.
+    A strategy that does puts a subclass in the place of :attr:`BlockStack.stage <ff_lightning.stacks.BlockStack>`.
 
     Args:
         blocks: their indices, neighbours.

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import ff_lightning as ff
+from ff_lightning.candidates import LinearContrast, Softmax
 from ff_lightning.data import ImageDataModule, StringsDataModule
 from ff_lightning.data.text import TextDataModule
-from ff_lightning.language.losses import LinearContrast, TokenSoftmax
 from ff_lightning.language.rollouts import SleepBuffer
 from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.networks import GPT, HintonMLP
@@ -149,7 +149,7 @@ CASES = {
     "adamw, fused": Case(FlippedPixels, {"optimizer": ADAMW, "update": "fused"}),
     "sgd, unused parameters": Case(FlippedPixels, {"optimizer": SGD}, "ddp_find_unused_parameters_true"),
     "gpt, adamw, accumulated, clipped": Case(
-        Language, {"optimizer": ADAMW, **HARD}, network=partial(gpt, loss=TokenSoftmax())
+        Language, {"optimizer": ADAMW, **HARD}, network=partial(gpt, loss=Softmax())
     ),
     "gpt, muon, own negatives": Case(Language, {"optimizer": MUON}, network=partial(gpt, loss=LinearContrast(4))),
     "gpt, muon, own negatives, inherited": Case(

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 import ff_lightning as ff
-from ff_lightning.blocks import LocalStep
 from ff_lightning.losses import SymBa
 from ff_lightning.negatives import Judge, LabelNegatives
 from ff_lightning.networks import LatencyEncoding, SpikingMLP
+from ff_lightning.signals import LocalStep
 
 ADAM = partial(torch.optim.Adam, lr=5e-3)
 

@@ -10,20 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ff_lightning.blocks import (
-    Block,
-    BlockStack,
-    Labelled,
-    LocalStep,
-    Signal,
-    refuse_shared_parameters,
-)
-from ff_lightning.class_blocks import ClassBlock
+from ff_lightning.blocks import ClassBlock, ContrastiveBlock
+from ff_lightning.candidates import Softmax
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import ChannelGroups, MeanActivity, MeanOfSquares, SumOfSquares
-from ff_lightning.losses import ClassSoftmax, MovingThresholdLoss, SymBa, ThresholdLoss
+from ff_lightning.losses import MovingThresholdLoss, SymBa, ThresholdLoss
 from ff_lightning.networks import MLP, DenseReLU
 from ff_lightning.normalization import PeerNormalisation, UnitLength
+from ff_lightning.signals import Labelled, LocalStep, Signal
+from ff_lightning.stacks import BlockStack, refuse_shared_parameters
 from tests import references
 from tests.training import digits
 
@@ -44,7 +39,10 @@ def small_mlp(**kwargs: object) -> MLP:
 def dense_stack(dtype: torch.dtype = torch.float64) -> BlockStack:
     """Two layers that share nothing, small enough for loops."""
     torch.manual_seed(0)
-    blocks = [Block(DenseReLU(6, 5), MeanOfSquares(), SymBa()), Block(DenseReLU(5, 4), MeanOfSquares(), SymBa())]
+    blocks = [
+        ContrastiveBlock(DenseReLU(6, 5), MeanOfSquares(), SymBa()),
+        ContrastiveBlock(DenseReLU(5, 4), MeanOfSquares(), SymBa()),
+    ]
     return BlockStack(blocks).to(dtype)
 
 
@@ -56,8 +54,8 @@ def pair(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
 def class_stack(dtype: torch.dtype = torch.float64) -> BlockStack:
     torch.manual_seed(0)
     blocks = [
-        ClassBlock(DenseReLU(6, 12), ChannelGroups(3), ClassSoftmax()),
-        ClassBlock(DenseReLU(12, 6), ChannelGroups(3, MeanActivity()), ClassSoftmax(scale=0.5), norm=UnitLength()),
+        ClassBlock(DenseReLU(6, 12), ChannelGroups(3), Softmax()),
+        ClassBlock(DenseReLU(12, 6), ChannelGroups(3, MeanActivity()), Softmax(scale=0.5), norm=UnitLength()),
     ]
     return BlockStack(blocks).to(dtype)
 
@@ -114,9 +112,9 @@ def test_peer_normalisation_sees_the_positives_alone() -> None:
     x_pos, x_neg = pair()
     plain = dense_stack()[0]
     peer = PeerNormalisation(5, weight=2.0).double()
-    block = Block(plain.layer, MeanOfSquares(), SymBa(), peer=peer)
-    without, _ = plain.local_step(0, Signal.pair(x_pos, x_neg))
-    step, _ = block.local_step(0, Signal.pair(x_pos, x_neg))
+    block = ContrastiveBlock(plain.layer, MeanOfSquares(), SymBa(), peer=peer)
+    without, _ = plain.local_step(Signal.pair(x_pos, x_neg))
+    step, _ = block.local_step(Signal.pair(x_pos, x_neg))
     activities = plain(x_pos).tolist()
     extra, running = references.peer_normalisation(activities, [0.5] * 5, 0.9, 2.0)
     assert (step.loss - without.loss).item() == pytest.approx(extra, rel=1e-9)
@@ -149,31 +147,31 @@ def test_class_blocks_equal_the_reference_cross_entropy() -> None:
 # Locality ------------------------------------------------------------------------------------------------------
 
 
-def scramble(block: Block) -> None:
+def scramble(block: ContrastiveBlock) -> None:
     with torch.no_grad():
         for parameter in block.parameters():
             parameter.normal_()
 
 
-def silence(block: Block) -> None:
+def silence(block: ContrastiveBlock) -> None:
     with torch.no_grad():
         for parameter in block.parameters():
             parameter.fill_(torch.nan)
 
 
-def change_loss(block: Block) -> None:
+def change_loss(block: ContrastiveBlock) -> None:
     block.loss = ThresholdLoss(1e6, scale=50.0)
 
 
-def change_goodness(block: Block) -> None:
+def change_goodness(block: ContrastiveBlock) -> None:
     block.goodness = SumOfSquares()
 
 
-def change_norm(block: Block) -> None:
+def change_norm(block: ContrastiveBlock) -> None:
     block.norm = UnitLength()
 
 
-def add_peer(block: Block) -> None:
+def add_peer(block: ContrastiveBlock) -> None:
     block.peer = PeerNormalisation(block.layer.linear.out_features, weight=100.0)
 
 
@@ -181,7 +179,7 @@ def add_peer(block: Block) -> None:
 @pytest.mark.parametrize("change", [scramble, silence, change_loss, change_goodness, change_norm, add_peer])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_what_happens_above_leaves_the_gradients_below_bit_identical(
-    above: int, change: Callable[[Block], None], dtype: torch.dtype
+    above: int, change: Callable[[ContrastiveBlock], None], dtype: torch.dtype
 ) -> None:
     network = small_mlp(peer_weight=0.03)
 
@@ -222,7 +220,7 @@ def test_a_local_loss_reaches_its_own_block_and_no_other(kind: str) -> None:
     network: BlockStack = small_mlp(loss=MovingThresholdLoss(), peer_weight=0.03)
     if kind == "class":
         layers = [DenseReLU(64, 20), DenseReLU(20, 20), DenseReLU(20, 20)]
-        network = BlockStack([ClassBlock(layer, ChannelGroups(10), ClassSoftmax()) for layer in layers])
+        network = BlockStack([ClassBlock(layer, ChannelGroups(10), Softmax()) for layer in layers])
         signal = Signal(x, streams=1, labels=y)
     for step in network.local_losses(signal):
         network.zero_grad()
@@ -236,10 +234,10 @@ def test_a_local_loss_reaches_its_own_block_and_no_other(kind: str) -> None:
 def test_signals_between_blocks_carry_no_graph(norm: nn.Module | None) -> None:
     torch.manual_seed(0)
     widths = [(6, 8), (8, 8), (8, 8)]
-    network = BlockStack([Block(DenseReLU(i, o), MeanOfSquares(), SymBa(), norm=norm) for i, o in widths])
+    network = BlockStack([ContrastiveBlock(DenseReLU(i, o), MeanOfSquares(), SymBa(), norm=norm) for i, o in widths])
     signal = Signal.pair(*pair(torch.float32))
     for index, block in enumerate(network):
-        step, signal = block.local_step(index, signal)
+        step, signal = block.local_step(signal)
         assert step.loss.requires_grad
         assert signal.h.grad_fn is None
         assert not signal.h.requires_grad
@@ -247,9 +245,9 @@ def test_signals_between_blocks_carry_no_graph(norm: nn.Module | None) -> None:
 
 def test_a_norm_between_blocks_must_have_no_weights() -> None:
     with pytest.raises(InputError, match="`norm=LayerNorm` with parameters"):
-        Block(DenseReLU(6, 8), MeanOfSquares(), SymBa(), norm=nn.LayerNorm(8))
+        ContrastiveBlock(DenseReLU(6, 8), MeanOfSquares(), SymBa(), norm=nn.LayerNorm(8))
     with pytest.raises(InputError, match="put it into the layer"):
-        ClassBlock(DenseReLU(6, 8), ChannelGroups(2), ClassSoftmax(), norm=nn.LayerNorm(8))
+        ClassBlock(DenseReLU(6, 8), ChannelGroups(2), Softmax(), norm=nn.LayerNorm(8))
 
 
 def test_nothing_of_a_block_stays_alive_while_the_next_one_is_computed() -> None:
@@ -380,8 +378,8 @@ def test_a_stack_is_a_sequence_of_its_blocks() -> None:
 
 
 def test_thresholds_are_those_of_the_losses() -> None:
-    assert Block(DenseReLU(2, 2), SumOfSquares(), ThresholdLoss(3.0)).threshold.item() == 3.0
-    assert Block(DenseReLU(2, 2), SumOfSquares(), SymBa()).threshold is None
+    assert ContrastiveBlock(DenseReLU(2, 2), SumOfSquares(), ThresholdLoss(3.0)).threshold.item() == 3.0
+    assert ContrastiveBlock(DenseReLU(2, 2), SumOfSquares(), SymBa()).threshold is None
     assert class_stack()[0].threshold is None
 
 
@@ -408,16 +406,18 @@ class Twice(nn.Module):
 
 
 def test_a_weight_may_be_shared_within_a_block() -> None:
-    network = BlockStack([Block(Twice(), SumOfSquares(), SymBa()), Block(DenseReLU(4, 3), SumOfSquares(), SymBa())])
+    network = BlockStack(
+        [ContrastiveBlock(Twice(), SumOfSquares(), SymBa()), ContrastiveBlock(DenseReLU(4, 3), SumOfSquares(), SymBa())]
+    )
     found = gradients(network, Signal.pair(*(x[:, :4] for x in pair(torch.float32))))
     assert all(g.abs().sum() > 0 for block in found for g in block.values())
 
 
-def tied_blocks() -> Iterator[Block]:
+def tied_blocks() -> Iterator[ContrastiveBlock]:
     first, second = DenseReLU(4, 4), DenseReLU(4, 4)
     second.linear.weight = first.linear.weight
     for layer in (first, DenseReLU(4, 4), second):
-        yield Block(layer, SumOfSquares(), SymBa())
+        yield ContrastiveBlock(layer, SumOfSquares(), SymBa())
 
 
 TIED = (
@@ -450,6 +450,6 @@ def test_input_that_cannot_work_is_named(make: Callable[[], object], message: st
 
 
 def test_the_same_block_twice_is_refused() -> None:
-    block = Block(DenseReLU(4, 4), SumOfSquares(), SymBa())
+    block = ContrastiveBlock(DenseReLU(4, 4), SumOfSquares(), SymBa())
     with pytest.raises(InputError, match="Blocks must not share parameters"):
         BlockStack([block, block])

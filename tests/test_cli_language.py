@@ -18,7 +18,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 NETWORK = "--model.network"
 SIZES = [f"{NETWORK}.width", "16", f"{NETWORK}.layers", "2", f"{NETWORK}.layers_per_block", "1"]
-LOSS = [f"{NETWORK}.loss", "ff_lightning.language.losses.LinearContrast", f"{NETWORK}.loss.negatives"]
+LOSS = [f"{NETWORK}.loss", "ff_lightning.candidates.LinearContrast", f"{NETWORK}.loss.negatives"]
 SLEEP = ["--model.rollouts", "ff_lightning.language.rollouts.SleepBuffer", "--model.rollouts.prefix", "[2, 4]"]
 BPE = ["--data.tokenizer", "ff_lightning.data.TiktokenTokenizer", "--data.tokenizer.name"]
 

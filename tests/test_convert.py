@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import ff_lightning as ff
-from ff_lightning.blocks import Signal
-from ff_lightning.class_losses import OwnContrast
+from ff_lightning.candidates import LinearContrast
 from ff_lightning.convert import convert
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import ChannelGroups, MeanOfSquares, WeightedEnergy
 from ff_lightning.losses import SymBa
+from ff_lightning.signals import Signal
 from tests.training import ADAM, digits, trainer
 
 PIXELS, CLASSES = digits(600)
@@ -38,7 +38,7 @@ def vgg() -> nn.Sequential:
 
 
 def by_class(modules: Any, example: Tensor = IMAGES[:1], num_classes: int = 10) -> Any:
-    return convert(modules, goodness=WeightedEnergy(num_classes), loss=OwnContrast(), example=example)
+    return convert(modules, goodness=WeightedEnergy(num_classes), loss=LinearContrast(), example=example)
 
 
 def accuracy(network: Any, tmp_path: Path, epochs: int) -> float:
@@ -199,8 +199,8 @@ def test_what_cannot_be_a_stack_is_refused() -> None:
         by_class([nn.Flatten(), nn.Linear(64, 60), nn.Linear(61, 10)])
     with pytest.raises(InputError, match="must not share"):
         by_class([nn.Flatten(), *[nn.Linear(64, 64)] * 2])
-    with pytest.raises(InputError, match="A `ClassLoss` needs a goodness for every class"):
-        convert(dense(), goodness=MeanOfSquares(), loss=OwnContrast(), example=IMAGES[:1])
+    with pytest.raises(InputError, match="A `CandidateLoss` needs a goodness for every class"):
+        convert(dense(), goodness=MeanOfSquares(), loss=LinearContrast(), example=IMAGES[:1])
     with pytest.raises(InputError, match="a `ContrastiveLoss` one number"):
         convert(dense(), goodness=ChannelGroups(10), loss=SymBa(), example=IMAGES[:1])
     with pytest.raises(InputError, match="num_classes=None"):

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.test_compilation import needs_compiler
 from torch import Tensor
 
 from ff_lightning.data.strings import ShuffledRows
 from tests.ddp_cases import CASES, NOT_EQUAL, RESUMED, Language, fit, strings
+from tests.engine.test_compilation import needs_compiler
 from tests.training import assert_same_weights, on_two_ranks, weights
 
 BATCHES = 14

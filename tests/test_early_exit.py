@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 import ff_lightning as ff
-from ff_lightning.blocks import BlockStack
-from ff_lightning.class_blocks import ClassBlock
+from ff_lightning.blocks import ClassBlock
+from ff_lightning.candidates import Softmax
 from ff_lightning.data import ImageDataModule
 from ff_lightning.early_exit import EarlyExit, lead
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import ChannelGroups
-from ff_lightning.losses import ClassSoftmax
 from ff_lightning.networks import MLP, DenseReLU, ResNet
 from ff_lightning.readouts import GoodnessReadout, LinearReadout, label_goodness
+from ff_lightning.stacks import BlockStack
 from tests.training import ADAM, digits, mlp, trainer
 
 IMAGES, CLASSES = digits(300, torch.float64)
@@ -33,7 +33,7 @@ def labelled() -> BlockStack:
 def of_classes() -> BlockStack:
     torch.manual_seed(0)
     sizes = [(64, 30), (30, 20), (20, 10)]
-    return BlockStack([ClassBlock(DenseReLU(*size), ChannelGroups(10), ClassSoftmax()) for size in sizes]).double()
+    return BlockStack([ClassBlock(DenseReLU(*size), ChannelGroups(10), Softmax()) for size in sizes]).double()
 
 
 STACKS = pytest.mark.parametrize("make", [labelled, of_classes])

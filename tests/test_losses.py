@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from ff_lightning.candidates import Softmax
 from ff_lightning.errors import InputError
 from ff_lightning.losses import (
-    ClassSoftmax,
     ContrastiveLoss,
     MovingThresholdLoss,
     Swish,
@@ -103,7 +103,7 @@ def test_class_softmax_equals_the_reference_with_its_gradient(scale: float) -> N
     g = 3 * torch.randn(4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     g.requires_grad_()
     labels = torch.tensor([0, 4, 2, 2])
-    value = ClassSoftmax(scale=scale)(g, labels)
+    value = Softmax(scale=scale)(g, labels).loss
     value.backward()
     expected = references.numerical_gradient(
         lambda at: references.class_softmax(at, labels.tolist(), scale), g.tolist()
@@ -133,7 +133,7 @@ def test_huge_goodness_gives_finite_losses_and_the_right_gradient(
 
 def test_class_softmax_is_stable_for_huge_goodness() -> None:
     g = torch.tensor([[1e4, -1e4], [1e4, -1e4]], requires_grad=True)
-    value = ClassSoftmax()(g, torch.tensor([0, 1]))
+    value = Softmax()(g, torch.tensor([0, 1])).loss
     value.backward()
     assert value.item() == 1e4
     assert g.grad.tolist() == [[0.0, 0.0], [0.5, -0.5]]
@@ -278,7 +278,7 @@ def test_copies_of_a_moving_threshold_move_apart() -> None:
         (lambda: MovingThresholdLoss(momentum=math.nan), "Passed `momentum=nan`. `momentum` must be in [0, 1)."),
         (lambda: SymBa(0.0), "Passed `alpha=0.0`. `alpha` must be a positive, finite number."),
         (lambda: Swish(-6.0), "Passed `alpha=-6.0`. `alpha` must be a positive, finite number."),
-        (lambda: ClassSoftmax(scale=math.nan), "Passed `scale=nan`. `scale` must be a positive, finite number."),
+        (lambda: Softmax(scale=math.nan), "Passed `scale=nan`. `scale` must be a positive, finite number."),
         (lambda: positive("rate", math.inf), "Passed `rate=inf`. `rate` must be a positive, finite number."),
     ],
 )

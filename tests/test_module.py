@@ -16,14 +16,16 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import BinaryAUROC
 
 import ff_lightning as ff
-from ff_lightning.blocks import BlockStack, Signal
-from ff_lightning.class_blocks import ClassBlock
+from ff_lightning.blocks import ClassBlock
+from ff_lightning.candidates import Softmax
 from ff_lightning.data import ImageDataModule
 from ff_lightning.goodness import ChannelGroups
-from ff_lightning.losses import ClassSoftmax, MovingThresholdLoss, SymBa
+from ff_lightning.losses import MovingThresholdLoss, SymBa
 from ff_lightning.negatives import HardWrongLabel
 from ff_lightning.networks import MLP, DenseReLU
 from ff_lightning.schedules import HoldThenDecay
+from ff_lightning.signals import Signal
+from ff_lightning.stacks import BlockStack
 from tests.training import ADAM, assert_same_weights, classifier, digits, loader, mlp, trainer, weights
 
 
@@ -251,7 +253,7 @@ def test_blocks_of_tier_t2_learn_without_negatives(tmp_path: Path) -> None:
             self.log("val/accuracy", (scores.argmax(1) == y).float().mean())
 
     layers = [DenseReLU(64, 200), DenseReLU(200, 200)]
-    stack = BlockStack([ClassBlock(layer, ChannelGroups(10), ClassSoftmax()) for layer in layers])
+    stack = BlockStack([ClassBlock(layer, ChannelGroups(10), Softmax()) for layer in layers])
     run = trainer(tmp_path, max_epochs=5, num_sanity_val_steps=0)
     run.fit(Groups(stack, optimizer=partial(torch.optim.Adam, lr=3e-3)), ImageDataModule("digits", batch_size=100))
     assert run.callback_metrics["val/accuracy"] > 0.9

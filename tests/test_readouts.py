@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ff_lightning.blocks import Block, BlockStack, Labelled
-from ff_lightning.class_blocks import ClassBlock
+from ff_lightning.blocks import ClassBlock, ContrastiveBlock
+from ff_lightning.candidates import Softmax
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import ChannelGroups, MeanOfSquares
-from ff_lightning.losses import ClassSoftmax, SymBa
+from ff_lightning.losses import SymBa
 from ff_lightning.networks import MLP, ConvNet, DenseReLU
 from ff_lightning.readouts import (
     ChosenBlocks,
@@ -25,6 +25,8 @@ from ff_lightning.readouts import (
     NestedReadout,
     label_goodness,
 )
+from ff_lightning.signals import Labelled
+from ff_lightning.stacks import BlockStack
 from tests import references, references_scff
 from tests.training import digits
 
@@ -109,8 +111,8 @@ def test_a_sweep_in_parts_gives_the_same_and_keeps_few_rows_alive(
 
 def test_blocks_with_a_goodness_for_each_class_need_no_sweep() -> None:
     torch.manual_seed(0)
-    blocks = [ClassBlock(DenseReLU(64, 20), ChannelGroups(10), ClassSoftmax()) for _ in range(1)]
-    stack = BlockStack([*blocks, ClassBlock(DenseReLU(20, 30), ChannelGroups(10), ClassSoftmax())]).double()
+    blocks = [ClassBlock(DenseReLU(64, 20), ChannelGroups(10), Softmax()) for _ in range(1)]
+    stack = BlockStack([*blocks, ClassBlock(DenseReLU(20, 30), ChannelGroups(10), Softmax())]).double()
     found = label_goodness(stack, IMAGES, 10)
     assert found.shape == (2, 9, 10)
     assert torch.equal(found, stack.goodness(IMAGES))
@@ -128,7 +130,7 @@ def test_every_readout_says_that_the_last_block_answered() -> None:
 def test_maps_are_pooled_and_standardised_before_they_are_read() -> None:
     torch.manual_seed(0)
     layer = nn.Sequential(nn.Unflatten(1, (1, 8, 8)), nn.Conv2d(1, 3, 3, padding=1), nn.ReLU())
-    stack = BlockStack([Block(layer, MeanOfSquares(3), SymBa())]).double()
+    stack = BlockStack([ContrastiveBlock(layer, MeanOfSquares(3), SymBa())]).double()
     features = LinearReadout(27, 10, first_block=0, pool=3).double().features(stack, IMAGES)
     pooled = F.avg_pool2d(stack[0].norm(stack[0](IMAGES)), 3, ceil_mode=True).detach()
     expected = [references_scff.standardised(row) for row in pooled.flatten(1).tolist()]

@@ -14,11 +14,11 @@ import pytest
 import torch
 import wandb
 import yaml
-from tests.test_compilation import needs_compiler
 
 from ff_lightning.cli import main
 from ff_lightning.processor import multiplies_bfloat16
 from tests.command_line import error_of
+from tests.engine.test_compilation import needs_compiler
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
@@ -148,12 +148,12 @@ def test_a_language_overlay_trains(overlay: str, capsys: pytest.CaptureFixture[s
     changed = {
         "adamw": arguments["optimizer"]["class_path"] == "torch.optim.AdamW",
         "language_twin": model["class_path"] == "ff_lightning.LanguageTwin",
-        "logistic": loss == "ff_lightning.language.losses.LogisticContrast"
+        "logistic": loss == "ff_lightning.candidates.LogisticContrast"
         and not arguments["network"]["init_args"]["residual"],
-        "residual": loss == "ff_lightning.language.losses.LogisticContrast"
+        "residual": loss == "ff_lightning.candidates.LogisticContrast"
         and arguments["network"]["init_args"]["residual"],
         "samples": (run / "samples.txt").is_file(),
-        "softmax": loss == "ff_lightning.language.losses.TokenSoftmax",
+        "softmax": loss == "ff_lightning.candidates.Softmax",
     }
     assert [name for name, is_so in changed.items() if is_so] == [overlay]
 
@@ -188,9 +188,9 @@ def test_an_overlay_of_convolutional_recipes_trains(overlay: str, capsys: pytest
     network = model["init_args"]["network"]["init_args"]
     loss = (network["loss"] or {}).get("class_path")
     changed = {
-        "class_softmax": loss == "ff_lightning.losses.ClassSoftmax",
+        "class_softmax": loss == "ff_lightning.candidates.Softmax",
         "overlapping": network["overlapping"],
-        "own_contrast": loss == "ff_lightning.class_losses.OwnContrast",
+        "own_contrast": loss == "ff_lightning.candidates.LinearContrast",
         "twin": model["class_path"] == "ff_lightning.BackpropTwin",
     }
     assert [name for name, is_so in changed.items() if is_so] == [overlay]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ff_lightning.blocks import Signal
 from ff_lightning.errors import InputError
 from ff_lightning.negatives import HardWrongLabel
+from ff_lightning.signals import Signal
 from ff_lightning.stages import Stage
 from tests.training import classifier, digits, mlp
 

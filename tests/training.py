@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import ff_lightning as ff
-from ff_lightning.class_blocks import ClassBlock
+from ff_lightning.blocks import ClassBlock
+from ff_lightning.candidates import Softmax
 from ff_lightning.goodness import ChannelGroups
-from ff_lightning.losses import ClassSoftmax, SymBa
+from ff_lightning.losses import SymBa
 from ff_lightning.networks import MLP, LabelBias, LabelledConvNet
 
 ROOT = Path(__file__).parent.parent
@@ -50,7 +51,7 @@ def conv(depth: int = 2, *, batch_statistics: bool = False) -> ff.BlockStack:
     for index in range(depth):
         norm = nn.BatchNorm2d(20) if batch_statistics else nn.Identity()
         layer = nn.Sequential(nn.Conv2d(20 if index else 1, 20, 3, padding=1), norm, nn.ReLU())
-        blocks.append(ClassBlock(layer, ChannelGroups(10), ClassSoftmax()))
+        blocks.append(ClassBlock(layer, ChannelGroups(10), Softmax()))
     return ff.BlockStack(blocks)
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
-from ff_lightning.blocks import LocalStep
 from ff_lightning.errors import InputError
 from ff_lightning.metrics import separation
 from ff_lightning.module import FFLightningModule
+from ff_lightning.signals import LocalStep
 
 
 class StopOnCollapse(pl.Callback):

@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from ff_lightning.candidates import Softmax
 from ff_lightning.distributed import is_sharded
 from ff_lightning.errors import InputError
 from ff_lightning.language.floors import nats_per_token
 from ff_lightning.language.frozen import frozen_nats
-from ff_lightning.language.losses import TokenSoftmax
 from ff_lightning.report.records import add_to_record, table_values
 from ff_lightning.tasks.language import LanguageTwin
 from ff_lightning.tasks.language_modelling import LanguageModelling
@@ -183,7 +183,7 @@ def describe(module: LanguageModelling) -> str:
     layers = f"{sum(spans)} layers" if sum(spans) > 1 else "1 layer"
     if isinstance(module, LanguageTwin):
         return f"backprop end to end: {layers}"
-    tiers = {"T2" if isinstance(block.loss, TokenSoftmax) else "T1" for block in module.network.token_blocks()}
+    tiers = {"T2" if isinstance(block.loss, Softmax) else "T1" for block in module.network.token_blocks()}
     span = " or ".join(map(str, sorted(set(spans))))
     return f"{' and '.join(sorted(tiers))}: {layers}, {span} in a block"
 

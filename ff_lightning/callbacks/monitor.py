@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from ff_lightning.blocks import LocalStep
 from ff_lightning.metrics import margin
 from ff_lightning.module import FFLightningModule
+from ff_lightning.signals import LocalStep
 
 
 class GoodnessMonitor(pl.Callback):

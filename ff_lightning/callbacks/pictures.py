@@ -14,7 +14,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from ff_lightning.blocks import BlockStack, LocalStep
 from ff_lightning.callbacks.drawings import (
     draw_evaluation,
     draw_fields,
@@ -26,6 +25,8 @@ from ff_lightning.callbacks.drawings import (
 from ff_lightning.distributed import is_sharded
 from ff_lightning.module import FFLightningModule
 from ff_lightning.readouts import label_goodness
+from ff_lightning.signals import LocalStep, true_and_hardest
+from ff_lightning.stacks import BlockStack
 from ff_lightning.tasks.classifier import FFClassifier
 from ff_lightning.tasks.evaluation import ImageClassification
 from ff_lightning.tasks.language_modelling import LanguageModelling
@@ -200,8 +201,8 @@ def clearest_and_hardest(goodness: Tensor, labels: Tensor) -> list[int]:
         labels: ``(N,)`` true classes.
     """
     total = goodness.sum(0)
-    true = torch.nn.functional.one_hot(labels, total.shape[1]).bool()
-    lead = total[true] - total.masked_fill(true, -torch.inf).amax(1)
+    true, hardest = true_and_hardest(total, labels)
+    lead = true - hardest
     return list(dict.fromkeys([int(lead.argmax()), int(lead.argmin())]))
 
 

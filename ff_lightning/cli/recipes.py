@@ -27,7 +27,7 @@ LINKED = ("vocab_size", "context")
 MIXED = {"cpu": ("bf16-mixed", "bf16", "16-mixed", "16"), "cuda": ("bf16-mixed", "bf16")}
 """By type of device, the values of ``precision`` that Lightning takes for mixed precision in bfloat16."""
 
-FOLDERS = (Path(__file__).parent, Path(__file__).parent.parent)
+FOLDERS = (Path(__file__).parents[1], Path(__file__).parents[2])
 """Where ``recipes/`` lies: in the package if it was installed, beside it in a checkout."""
 
 

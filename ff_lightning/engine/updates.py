@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.optim import Optimizer
 
-from ff_lightning.blocks import LocalStep
 from ff_lightning.distributed import average_batch_statistics, whole
 from ff_lightning.engine.sharding import ShardedSync, shard_like
 from ff_lightning.errors import InputError
+from ff_lightning.signals import LocalStep
 from ff_lightning.strategies import LayerParallelStrategy
 
 if TYPE_CHECKING:

@@ -1,14 +1,14 @@
 """Language models: blocks that score every next token, how they are trained, judged and written with."""
 
+from ff_lightning.candidates import CandidateLoss as CandidateLoss
+from ff_lightning.candidates import LinearContrast as LinearContrast
+from ff_lightning.candidates import LogisticContrast as LogisticContrast
+from ff_lightning.candidates import Softmax as Softmax
 from ff_lightning.language.floors import WittenBell as WittenBell
 from ff_lightning.language.floors import nats_per_token as nats_per_token
 from ff_lightning.language.generation import Sampler as Sampler
 from ff_lightning.language.gpt import GPT as GPT
 from ff_lightning.language.hinton import HintonGPT as HintonGPT
 from ff_lightning.language.hinton import HintonMLP as HintonMLP
-from ff_lightning.language.losses import LinearContrast as LinearContrast
-from ff_lightning.language.losses import LogisticContrast as LogisticContrast
-from ff_lightning.language.losses import TokenLoss as TokenLoss
-from ff_lightning.language.losses import TokenSoftmax as TokenSoftmax
 from ff_lightning.language.rollouts import SleepBuffer as SleepBuffer
 from ff_lightning.language.window_mlp import WindowMLP as WindowMLP

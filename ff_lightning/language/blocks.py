@@ -10,15 +10,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.blocks import Block, LocalStep, Signal
+from ff_lightning.blocks import Block
+from ff_lightning.candidates import CandidateLoss, SampledContrast
 from ff_lightning.distributed import whole
 from ff_lightning.errors import InputError, positive
 from ff_lightning.goodness import Goodness, MeanOfSquares, accumulation_dtype
 from ff_lightning.language.attention import TransformerLayer, hidden_linear
 from ff_lightning.language.functional import rms_norm, unit_energy
-from ff_lightning.language.losses import SampledContrast, TokenLoss
 from ff_lightning.language.window_layers import DenseLayer, WindowLayer
 from ff_lightning.losses import MovingThresholdLoss
+from ff_lightning.signals import Contrast, Signal
 
 Readout = tuple[Tensor, Tensor]
 """Weight ``(V, width)`` and bias ``(V,)`` of a :class:`TokenGoodness`, constant."""
@@ -216,19 +217,19 @@ class TokenBlock(Block):
     """
 
     layer: TokenLayers
-    goodness: TokenGoodness
-    loss: TokenLoss  # type: ignore[assignment]
 
     def __init__(
         self,
         layer: TokenLayers,
         goodness: TokenGoodness,
-        loss: TokenLoss,
+        loss: CandidateLoss,
         *,
         residual: bool = False,
         sequences: SequenceContrast | None = None,
     ) -> None:
-        super().__init__(layer, goodness, loss, norm=nn.Identity())  # type: ignore[arg-type]
+        super().__init__(layer, norm=nn.Identity())
+        self.goodness = goodness
+        self.loss = loss
         self.residual = residual
         self.sequences = sequences
 
@@ -241,11 +242,6 @@ class TokenBlock(Block):
     def readout(self) -> TokenGoodness:
         """What turns activities into goodness of every token."""
         return self.goodness
-
-    @property
-    def threshold(self) -> Tensor | None:
-        """``None``: goodness of tokens is compared in pairs."""
-        return None
 
     def predict(self, h: Tensor, below: Tensor, readout: Readout | None) -> Tensor:
         """Prediction ``F`` of this block, ``(B, T, V)``, from its own activities ``h``.
@@ -262,7 +258,9 @@ class TokenBlock(Block):
         """What :meth:`predict` stands for as log-probability, up to a constant; the same arguments."""
         return self.loss.calibrated(self.predict(h, below, readout), below)
 
-    def local_step(self, index: int, signal: Signal) -> tuple[LocalStep, Signal]:
+    def local_step(
+        self, signal: Signal, generator: torch.Generator | None = None, *, cut: bool = True
+    ) -> tuple[Contrast, Signal]:
         """Forward pass and local loss of this block; the signal must be a :class:`TextSignal`."""
         if not isinstance(signal, TextSignal) or signal.labels is None:
             raise InputError("Passed a signal without next tokens. A `TokenBlock` needs a `TextSignal` with `labels`.")
@@ -272,17 +270,19 @@ class TokenBlock(Block):
             with torch.autocast(h.device.type, enabled=False):
                 energies = self.goodness.energies(h)
                 readout = self.goodness.parameters_or(signal.readout, energies.dtype)
-                contrast = self.loss.among_many(energies, readout, below, signal.labels, signal.draw(index))
+                contrast = self.loss.among_many(energies, readout, below, signal.labels, generator)
         else:
             logits = self.predict(h, below, signal.readout)
-            contrast = self.loss(logits, below, signal.labels, signal.draw(index))
+            contrast = self.loss(logits, signal.labels, generator, below)
             below = self.loss.calibrated(logits, below).detach() if self.residual else below
-        loss = contrast.loss
         if self.sequences is not None and dreams is not None:
-            loss = loss + self.sequences(h, dreams.h, dreams.dreamed)
-        step = LocalStep(index, loss, contrast.g_pos, contrast.g_neg)
+            contrast = contrast._replace(loss=contrast.loss + self.sequences(h, dreams.h, dreams.dreamed))
         dreams = None if dreams is None else replace(dreams, h=dreams.h.detach())
-        return step, replace(signal, h=h.detach(), below=below, dreams=dreams)
+        return contrast, replace(signal, h=h.detach(), below=below, dreams=dreams)
+
+    def judge(self, h: Tensor, signal: Signal, generator: torch.Generator | None) -> Contrast:
+        """Not used: see :meth:`local_step`."""
+        raise NotImplementedError
 
     def _activities(self, signal: TextSignal) -> tuple[Tensor, Dreams | None]:
         """Activities of the real sequences, and of the dreams, in one pass if they are equally long."""

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.blocks import Block, LocalStep, Signal
+from ff_lightning.blocks import ContrastiveBlock
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness
 from ff_lightning.language.blocks import Dreams, Readout, TextSignal, TokenGoodness, TokenLayers
 from ff_lightning.language.functional import rms_norm
 from ff_lightning.losses import ContrastiveLoss
+from ff_lightning.signals import Contrast, Signal
 
 
 class PositionRMS(nn.Module):
@@ -28,7 +29,7 @@ class PositionRMS(nn.Module):
         return rms_norm(h)
 
 
-class CandidateBlock(Block):
+class CandidateBlock(ContrastiveBlock):
     """Layers, goodness of the token at each position in its context, a contrastive loss, and a readout.
 
     Positives are the real tokens. Negatives are the tokens of the model's own: of the second stream (*teacher-forced*:
@@ -71,7 +72,9 @@ class CandidateBlock(Block):
         logits: Tensor = below + self.readout(h)
         return logits
 
-    def local_step(self, index: int, signal: Signal) -> tuple[LocalStep, Signal]:
+    def local_step(
+        self, signal: Signal, generator: torch.Generator | None = None, *, cut: bool = True
+    ) -> tuple[Contrast, Signal]:
         """Forward pass and local loss; the signal must be a :class:`TextSignal` with fakes, dreams or both."""
         if not isinstance(signal, TextSignal) or signal.labels is None or (signal.fakes is None and not signal.dreams):
             raise InputError(
@@ -90,7 +93,7 @@ class CandidateBlock(Block):
         loss = torch.stack([self.loss(g_pos, g_neg) for g_neg in negatives]).mean()
         logits = self.answer(h.detach(), signal.below, None)
         loss = loss + F.cross_entropy(logits.flatten(0, -2), signal.labels.flatten())
-        step = LocalStep(index, loss, g_pos.detach().flatten(), torch.cat([g.detach().flatten() for g in negatives]))
+        step = Contrast(loss, g_pos.detach().flatten(), torch.cat([g.detach().flatten() for g in negatives]))
         return step, replace(
             signal,
             h=self.norm(h.detach()),

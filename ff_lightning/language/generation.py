@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ff_lightning.candidates import draw_tokens
 from ff_lightning.errors import InputError
-from ff_lightning.language.losses import draw_tokens
 from ff_lightning.language.stack import TokenStack
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 
+from ff_lightning.candidates import CandidateLoss, LinearContrast
 from ff_lightning.errors import InputError
 from ff_lightning.language.blocks import TokenBlock, TokenGoodness
-from ff_lightning.language.losses import LinearContrast, TokenLoss
 from ff_lightning.language.stack import TokenStack, check_sizes, sequence_contrast, transformer_blocks
 
 
@@ -20,7 +20,7 @@ class GPT(TokenStack):
         layers_per_block: layers trained by one local loss; autograd runs inside these.
         heads: attention heads of each layer.
         context: largest number of tokens seen at once.
-        loss: copied for every block; :class:`~ff_lightning.language.losses.LinearContrast` by default.
+        loss: copied for every block; :class:`~ff_lightning.candidates.LinearContrast` by default.
         residual: every block corrects the prediction of the block below instead of predicting all by itself.
         dream_weight: of a loss that contrasts real sequences with those that the model made itself, beside the loss
             over tokens; 0 for none.
@@ -45,7 +45,7 @@ class GPT(TokenStack):
         layers_per_block: int = 1,
         heads: int = 4,
         context: int = 64,
-        loss: TokenLoss | None = None,
+        loss: CandidateLoss | None = None,
         residual: bool = False,
         dream_weight: float = 0.0,
         average: bool = False,

@@ -9,15 +9,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ff_lightning.blocks import BlockStack, Labelled
+from ff_lightning.candidates import draw_tokens
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import MeanOfSquares
 from ff_lightning.language.blocks import Dreams, TextSignal, TokenGoodness, TokenLayers
 from ff_lightning.language.candidate_blocks import CandidateBlock
-from ff_lightning.language.losses import draw_tokens
 from ff_lightning.language.stack import Draw, TokenStack, check_sizes, transformer_blocks
 from ff_lightning.language.window_mlp import window_layers
 from ff_lightning.losses import ContrastiveLoss, MovingThresholdLoss
+from ff_lightning.signals import Labelled
+from ff_lightning.stacks import BlockStack
 
 
 class CandidateStack(TokenStack):

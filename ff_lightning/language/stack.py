@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ff_lightning.blocks import BlockStack, Labelled
+from ff_lightning.candidates import Softmax
 from ff_lightning.distributed import whole
 from ff_lightning.errors import InputError, positive
 from ff_lightning.language.attention import TransformerLayer
 from ff_lightning.language.blocks import Dreams, Readout, SequenceContrast, TextSignal, TokenBlock, TokenLayers
 from ff_lightning.language.candidate_blocks import CandidateBlock
-from ff_lightning.language.losses import TokenSoftmax
+from ff_lightning.signals import Labelled
+from ff_lightning.stacks import BlockStack
 
 Draw = Callable[[int], torch.Generator | None]
 AnyTokenBlock = TokenBlock | CandidateBlock
@@ -167,7 +168,7 @@ class TokenStack(BlockStack):
         lengths = [len(block.layer) for block in blocks]
         reminders = [sum(lengths[:i]) + r for i, block in enumerate(blocks) for r in block.layer.reminders]
         layer = TokenLayers(layers, blocks[0].layer.embedding, reminders=reminders)
-        whole = TokenBlock(layer, readout, TokenSoftmax())
+        whole = TokenBlock(layer, readout, Softmax())
         stack = TokenStack([whole], vocab_size=self.vocab_size, context=self.context)
         stack.prior.copy_(self.prior)
         return stack

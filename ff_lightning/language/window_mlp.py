@@ -6,9 +6,9 @@ import copy
 from collections.abc import Sequence
 from itertools import pairwise
 
+from ff_lightning.candidates import CandidateLoss, LinearContrast
 from ff_lightning.errors import InputError
 from ff_lightning.language.blocks import TokenBlock, TokenGoodness, TokenLayers
-from ff_lightning.language.losses import LinearContrast, TokenLoss
 from ff_lightning.language.stack import TokenStack, check_sizes, sequence_contrast
 from ff_lightning.language.window_layers import DenseLayer, WindowLayer
 
@@ -23,7 +23,7 @@ class WindowMLP(TokenStack):
         window: tokens that the network sees at once.
         widths: units of every block.
         context: largest number of tokens in a sequence.
-        loss: copied for every block; :class:`~ff_lightning.language.losses.LinearContrast` by default.
+        loss: copied for every block; :class:`~ff_lightning.candidates.LinearContrast` by default.
         dream_weight: see :class:`~ff_lightning.networks.GPT`.
 
     Raises:
@@ -37,7 +37,7 @@ class WindowMLP(TokenStack):
         window: int = 10,
         widths: Sequence[int] = (2000, 2000, 2000),
         context: int = 100,
-        loss: TokenLoss | None = None,
+        loss: CandidateLoss | None = None,
         dream_weight: float = 0.0,
     ) -> None:
         check_sizes("WindowMLP", context=context)

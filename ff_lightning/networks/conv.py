@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.blocks import BlockStack, LocalStep, Signal
-from ff_lightning.class_blocks import ClassBlock, overlapping_losses
-from ff_lightning.class_losses import OwnContrast
+from ff_lightning.blocks import ClassBlock
+from ff_lightning.candidates import CandidateLoss, LinearContrast
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness, WeightedEnergy
-from ff_lightning.losses import ClassLoss
 from ff_lightning.optim import HiddenMatrix
+from ff_lightning.stacks import BlockStack
 
 
 class ConvReLU(nn.Module):
@@ -81,7 +80,7 @@ class ConvNet(BlockStack):
 
     Images come without a label. What a block is trained for is said by ``goodness`` and ``loss``: with the defaults
     a weighted energy and negatives from the block's own prediction (tier T1), with
-    :class:`~ff_lightning.losses.ClassSoftmax` a local softmax (T2). With ``overlapping`` the gradient crosses one
+    :class:`~ff_lightning.candidates.Softmax` a local softmax (T2). With ``overlapping`` the gradient crosses one
     border of blocks at a time (T3); with ``layers_per_block`` autograd runs through the layers of a block.
 
     Args:
@@ -91,9 +90,9 @@ class ConvNet(BlockStack):
         pool_after: layers, counted from 0, that halve the height and width of the map.
         layers_per_block: layers trained by one local loss; must divide the number of layers.
         overlapping: train overlapping pairs of blocks; see
-            :func:`~ff_lightning.class_blocks.overlapping_losses`.
+            :meth:`~ff_lightning.stacks.BlockStack.spans`.
         goodness: one a class; sized for every block.
-        loss: copied for every block; :class:`~ff_lightning.class_losses.OwnContrast` by default.
+        loss: copied for every block; :class:`~ff_lightning.candidates.LinearContrast` by default.
         norm: copied for every block; what is done to activities that are passed on. Nothing by default, since batch
             norm stands in every layer.
         dropout: share of the activities of each layer that is dropped in training.
@@ -112,7 +111,7 @@ class ConvNet(BlockStack):
         layers_per_block: int = 1,
         overlapping: bool = False,
         goodness: Goodness | None = None,
-        loss: ClassLoss | None = None,
+        loss: CandidateLoss | None = None,
         norm: nn.Module | None = None,
         dropout: float = 0.0,
     ) -> None:
@@ -134,7 +133,7 @@ class ConvNet(BlockStack):
                 ClassBlock(
                     nn.Sequential(*([StandardImage(image_shape)] if not blocks else []), *inside),
                     goodness.sized(shape),
-                    copy.deepcopy(loss) or OwnContrast(),
+                    copy.deepcopy(loss) or LinearContrast(),
                     norm=copy.deepcopy(norm) or nn.Identity(),
                 )
             )
@@ -142,10 +141,6 @@ class ConvNet(BlockStack):
         self.overlapping = overlapping
         self.num_classes = num_classes
         self.out_features = torch.Size(shape).numel()
-
-    def local_losses(self, signal: Signal) -> Iterator[LocalStep]:
-        """Yield the local loss of every block, or of every pair; see :meth:`BlockStack.local_losses`."""
-        yield from overlapping_losses(self, signal) if self.overlapping else super().local_losses(signal)
 
 
 def classes_of(goodness: Goodness) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.blocks import Block, BlockStack, Labelled
+from ff_lightning.blocks import ContrastiveBlock
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness, MeanOfSquares
 from ff_lightning.losses import ContrastiveLoss, SymBa
@@ -18,6 +18,8 @@ from ff_lightning.networks.conv import StandardImage, check_sizes
 from ff_lightning.networks.label_planes import LabelPart, WavePlanes
 from ff_lightning.normalization import Standardise
 from ff_lightning.optim import HiddenMatrix
+from ff_lightning.signals import Labelled
+from ff_lightning.stacks import BlockStack
 
 
 class LabelledConvReLU(nn.Module):
@@ -39,7 +41,7 @@ class LabelledConvReLU(nn.Module):
         norm: of the input, such as :class:`~ff_lightning.networks.conv.StandardImage` before the first layer.
 
     Shape:
-        - Input: :class:`~ff_lightning.blocks.Labelled` with image ``(B, C, H, W)``, or ``(S * B, C, H, W)`` above the
+        - Input: :class:`~ff_lightning.signals.Labelled` with image ``(B, C, H, W)``, or ``(S * B, C, H, W)`` above the
           first layer, and labels ``(S, B)``; or a tensor ``(N, C, H, W)``.
         - Output: ``(S * B, out_channels, H, W)``, or ``(N, out_channels, H, W)``; half as high and wide with ``pool``.
     """
@@ -98,7 +100,7 @@ def add_label(z: Tensor, table: Tensor, labels: Tensor) -> Tensor:
     return (z + added).flatten(0, 1)
 
 
-class LabelledBlock(Block):
+class LabelledBlock(ContrastiveBlock):
     """A :class:`~ff_lightning.blocks.Block` that passes the label on, beside its normalised activities."""
 
     def pass_on(self, x: Tensor | Labelled, h: Tensor) -> Tensor | Labelled:  # type: ignore[override]
@@ -150,7 +152,7 @@ class LabelledConvNet(BlockStack):
         if num_classes < 2:
             raise InputError(f"Passed `num_classes={num_classes}`. `num_classes` must be at least 2.")
         labels = WavePlanes() if labels is None else labels
-        blocks: list[Block] = []
+        blocks: list[ContrastiveBlock] = []
         height, width = image_shape[1:]
         for index, (channels, filters) in enumerate(pairwise([image_shape[0], *widths])):
             told = index == 0 or labels.every_block
@@ -164,7 +166,7 @@ class LabelledConvNet(BlockStack):
             )
             passes_on = labels.every_block and index < len(widths) - 1
             blocks.append(
-                (LabelledBlock if passes_on else Block)(
+                (LabelledBlock if passes_on else ContrastiveBlock)(
                     layer,
                     copy.deepcopy(goodness) or MeanOfSquares(event_dims=3),
                     copy.deepcopy(loss) or SymBa(),

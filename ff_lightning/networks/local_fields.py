@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.blocks import Block, BlockStack, Labelled
+from ff_lightning.blocks import ContrastiveBlock
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness, MeanOfSquares
 from ff_lightning.losses import ContrastiveLoss, SymBa
 from ff_lightning.networks.mlp import check_sizes, labelled_relu, refuse_other_size
 from ff_lightning.normalization import PeerNormalisation, UnitRMS
+from ff_lightning.signals import Labelled
+from ff_lightning.stacks import BlockStack
 
 
 class LocalLinear(nn.Module):
@@ -185,7 +187,7 @@ class LocalFields(BlockStack):
             )
         super().__init__(
             [
-                Block(
+                ContrastiveBlock(
                     layer,
                     copy.deepcopy(goodness) or MeanOfSquares(),
                     copy.deepcopy(loss) or SymBa(),

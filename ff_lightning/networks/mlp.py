@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.blocks import Block, BlockStack, Labelled
+from ff_lightning.blocks import ContrastiveBlock
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness, MeanOfSquares
 from ff_lightning.losses import ContrastiveLoss, SymBa
 from ff_lightning.normalization import PeerNormalisation, UnitRMS
+from ff_lightning.signals import Labelled
+from ff_lightning.stacks import BlockStack
 
 
 class DenseReLU(nn.Module):
@@ -154,7 +156,7 @@ class MLP(BlockStack):
         layers = [first, *(DenseReLU(*sizes) for sizes in pairwise(widths))]
         super().__init__(
             [
-                Block(
+                ContrastiveBlock(
                     layer,
                     copy.deepcopy(goodness) or MeanOfSquares(),
                     copy.deepcopy(loss) or SymBa(),

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.blocks import Block, BlockStack, Labelled, LocalStep, Signal
+from ff_lightning.blocks import ContrastiveBlock
 from ff_lightning.errors import InputError, positive
 from ff_lightning.goodness import accumulation_dtype
 from ff_lightning.losses import ThresholdLoss
@@ -32,6 +32,8 @@ from ff_lightning.networks.predictive_layers import (
     RecurrentReLU,
 )
 from ff_lightning.normalization import UnitLength
+from ff_lightning.signals import Labelled, LocalStep, Signal
+from ff_lightning.stacks import BlockStack
 
 
 class PredictiveCircuits(BlockStack):
@@ -93,7 +95,7 @@ class PredictiveCircuits(BlockStack):
         layers = [RecurrentReLU(*around, group=group) for around in zip(sizes, sizes[1:], sizes[2:], strict=False)]
         loss = -positive("threshold", threshold)
         super().__init__(
-            [Block(layer, Calm(), ThresholdLoss(loss, scale=scale), norm=UnitLength()) for layer in layers]
+            [ContrastiveBlock(layer, Calm(), ThresholdLoss(loss, scale=scale), norm=UnitLength()) for layer in layers]
         )
         self.in_features, self.out_features = in_features, widths[-1]
         self.num_classes = num_classes
@@ -188,8 +190,8 @@ class PredictiveCircuits(BlockStack):
                 layer = self.layer(index)
                 added = None if noise is None else noise.next(states[index])
                 h = layer.settle(layer.below(seen[index]), seen[index + 2], states[index], added, self.damping)
-                g_pos, g_neg = block.goodness(h).chunk(2)
-                yield LocalStep(index, block.loss(g_pos, g_neg), g_pos.detach(), g_neg.detach())
+                assert isinstance(block, ContrastiveBlock)
+                yield LocalStep(index, *block.contrast(*block.goodness(h).chunk(2)))
                 states.append(h.detach())
                 del h
             states = states[len(self) :]

@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.blocks import Block, BlockStack, Labelled, LocalStep, Signal
+from ff_lightning.blocks import ContrastiveBlock
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness, MeanOfSquares
 from ff_lightning.losses import ContrastiveLoss, SymBa
 from ff_lightning.networks.mlp import check_sizes, refuse_other_size
 from ff_lightning.normalization import UnitRMS
+from ff_lightning.signals import Labelled, LocalStep, Signal
+from ff_lightning.stacks import BlockStack
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class RecurrentMLP(BlockStack):
         sizes = [in_features, *widths, num_classes]
         super().__init__(
             [
-                Block(
+                ContrastiveBlock(
                     TwoWayReLU(*sizes[index : index + 3], damping=damping),
                     copy.deepcopy(goodness) or MeanOfSquares(),
                     copy.deepcopy(loss) or SymBa(),
@@ -163,13 +165,13 @@ class RecurrentMLP(BlockStack):
                     with torch.no_grad():
                         state[index] = block(around[index])
                     continue
-                assert isinstance(block, Block)
+                assert isinstance(block, ContrastiveBlock)
                 h = block(around[index])
                 state[index] = h.detach()
-                step = block.contrast(index, h)
+                found = block.contrast(*block.goodness(h).chunk(2))
                 del h
-                yield step
-                del step
+                yield LocalStep(index, *found)
+                del found
 
     @torch.no_grad()
     def goodness(self, x: Tensor | Labelled, *, blocks: int | None = None) -> Tensor:

@@ -12,14 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.blocks import BlockStack, Labelled
-from ff_lightning.class_blocks import ClassBlock
+from ff_lightning.blocks import ClassBlock
+from ff_lightning.candidates import CandidateLoss, Softmax
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import ChannelGroups, Goodness, MeanActivity
-from ff_lightning.losses import ClassLoss, ClassSoftmax
 from ff_lightning.networks.conv import StandardImage
 from ff_lightning.normalization import GroupStandard
 from ff_lightning.optim import HiddenMatrix
+from ff_lightning.signals import Labelled
+from ff_lightning.stacks import BlockStack
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,9 @@ class ResidualBlock(ClassBlock):
     """Block between shortcuts.
 
     Args:
-        layer: see :class:`~ff_lightning.class_blocks.ClassBlock`.
+        layer: see :class:`~ff_lightning.blocks.ClassBlock`.
         goodness: of the activities before the shortcut joins them.
-        loss: see :class:`~ff_lightning.class_blocks.ClassBlock`.
+        loss: see :class:`~ff_lightning.blocks.ClassBlock`.
         norm: of the activities that are passed on, before the shortcut joins them.
         joint: what becomes of the shortcut behind this block.
         starts: whether what this block passes on is the next shortcut.
@@ -82,7 +83,7 @@ class ResidualBlock(ClassBlock):
         self,
         layer: nn.Module,
         goodness: Goodness,
-        loss: ClassLoss,
+        loss: CandidateLoss,
         *,
         norm: nn.Module | None = None,
         joint: Joint = Joint.WAIT,
@@ -94,7 +95,7 @@ class ResidualBlock(ClassBlock):
         self.starts = starts
         self.halves = halves
 
-    def forward(self, x: Tensor | Carried) -> Tensor:
+    def forward(self, x: Tensor | Carried) -> Tensor:  # type: ignore[override]
         """Activities of the block, ``(B, …)``, not normalised and without the shortcut."""
         return super().forward(x.x if isinstance(x, Carried) else x)
 
@@ -127,7 +128,7 @@ class ResNet(BlockStack):
         layers_per_stage: convolutions of each, an even number.
         num_classes: number of classes.
         goodness: one a class; sized for every block. The mean activity of channel groups by default.
-        loss: copied for every block; :class:`~ff_lightning.losses.ClassSoftmax` by default.
+        loss: copied for every block; :class:`~ff_lightning.candidates.Softmax` by default.
         norm: copied for every block; :class:`~ff_lightning.normalization.GroupStandard` of ``num_classes`` groups by
             default.
         dropout: share of the activities of each layer that is dropped in training.
@@ -145,7 +146,7 @@ class ResNet(BlockStack):
         layers_per_stage: int = 4,
         num_classes: int = 10,
         goodness: Goodness | None = None,
-        loss: ClassLoss | None = None,
+        loss: CandidateLoss | None = None,
         norm: nn.Module | None = None,
         dropout: float = 0.2,
     ) -> None:
@@ -165,7 +166,7 @@ class ResNet(BlockStack):
                 ResidualBlock(
                     layer if blocks else nn.Sequential(StandardImage(image_shape), layer),
                     (goodness or ChannelGroups(num_classes, MeanActivity())).sized((wide, *side)),
-                    copy.deepcopy(loss) or ClassSoftmax(),
+                    copy.deepcopy(loss) or Softmax(),
                     norm=copy.deepcopy(norm) or GroupStandard(num_classes),
                     joint=joint,
                     starts=index % 2 == 0,

@@ -23,11 +23,13 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from ff_lightning.blocks import Block, BlockStack, Labelled, LocalStep, Signal
+from ff_lightning.blocks import ContrastiveBlock
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import RectifiedEnergy
 from ff_lightning.losses import ContrastiveLoss
 from ff_lightning.normalization import Standardise
+from ff_lightning.signals import Contrast, Labelled, LocalStep, Signal
+from ff_lightning.stacks import BlockStack
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Triangle(nn.Module):
         return torch.relu(z - z.mean(1, keepdim=True))
 
 
-class SelfContrastBlock(Block):
+class SelfContrastBlock(ContrastiveBlock):
     """Layer that gives pre-activations, and learns from pairs of samples.
 
     Args:
@@ -76,17 +78,14 @@ class SelfContrastBlock(Block):
         z_pos, z_neg = self(signal.h).chunk(2)
         return z_pos, z_neg
 
-    def judged(self, index: int, z_pos: Tensor, z_neg: Tensor) -> LocalStep:
-        """Local loss of pre-activations of both kinds of pairs."""
-        g_pos, g_neg = self.goodness(z_pos), self.goodness(z_neg)
-        return LocalStep(index, self.loss(g_pos, g_neg), g_pos.detach(), g_neg.detach())
-
-    def local_step(self, index: int, signal: Signal) -> tuple[LocalStep, Signal]:
+    def local_step(
+        self, signal: Signal, generator: torch.Generator | None = None, *, cut: bool = True
+    ) -> tuple[Contrast, Signal]:
         """Forward pass and local loss on pairs; see :class:`~ff_lightning.blocks.Block`."""
         assert isinstance(signal, PairSignal)
         z_pos, z_neg = self.pairs(signal)
         passed = self.norm(torch.cat([z_pos.detach(), z_neg.detach()]))
-        return self.judged(index, z_pos, z_neg), replace(signal, h=passed, streams=2)
+        return self.contrast(self.goodness(z_pos), self.goodness(z_neg)), replace(signal, h=passed, streams=2)
 
 
 class SelfContrastStack(BlockStack):
@@ -121,7 +120,7 @@ class SelfContrastStack(BlockStack):
             with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
                 zs = [block(signal.h)] if index < start else list(block.pairs(signal))
             if learns:
-                yield block.judged(index, *zs)
+                yield LocalStep(index, *block.contrast(*map(block.goodness, zs)))
             # What is passed on is made only now: whoever wants no further loss saves it.
             zs = [z.detach() for z in zs]
             signal = replace(signal, h=block.norm(torch.cat(zs)), streams=len(zs))

@@ -14,18 +14,20 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ff_lightning.blocks import Block, BlockStack, Labelled, LocalStep, Signal
+from ff_lightning.blocks import ContrastiveBlock
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness, MeanOfSquares
 from ff_lightning.losses import ContrastiveLoss, SymBa
 from ff_lightning.networks.mlp import check_sizes, refuse_other_size
 from ff_lightning.networks.spike_encodings import RateEncoding, SpikeEncoding
 from ff_lightning.networks.spiking_layers import LIF, LIFState, SpikingLayer
+from ff_lightning.signals import Labelled, LocalStep, Signal
+from ff_lightning.stacks import BlockStack
 
 States = list[LIFState | None]
 
 
-class SpikingBlock(Block):
+class SpikingBlock(ContrastiveBlock):
     """A layer of spiking units with a contrastive loss on its traces (tier T1).
 
     Args:
@@ -59,8 +61,7 @@ class SpikingBlock(Block):
             The local loss, and the detached state after this step.
         """
         after = self(x, labels, state)
-        g_pos, g_neg = self.goodness(after.trace).chunk(2)
-        return LocalStep(index, self.loss(g_pos, g_neg), g_pos.detach(), g_neg.detach()), after.detached()
+        return LocalStep(index, *self.contrast(*self.goodness(after.trace).chunk(2))), after.detached()
 
 
 class SpikingMLP(BlockStack):
@@ -158,7 +159,7 @@ class SpikingMLP(BlockStack):
         of the weights before.
 
         Args:
-            signal: :class:`~ff_lightning.blocks.Labelled` samples of two streams, right and wrong labels.
+            signal: :class:`~ff_lightning.signals.Labelled` samples of two streams, right and wrong labels.
 
         Yields:
             One :class:`LocalStep` a block and time step.
@@ -192,7 +193,7 @@ class SpikingMLP(BlockStack):
         """Goodness that every block gives its input, the mean over all time steps.
 
         Args:
-            x: ``(B, …)``, or :class:`~ff_lightning.blocks.Labelled` with ``S`` labels for each of ``B`` samples.
+            x: ``(B, …)``, or :class:`~ff_lightning.signals.Labelled` with ``S`` labels for each of ``B`` samples.
             blocks: only this many of the lowest blocks; all by default.
 
         Returns:

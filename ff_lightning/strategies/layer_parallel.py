@@ -17,9 +17,9 @@ from torch import distributed as dist
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
-from ff_lightning.blocks import BlockStack
 from ff_lightning.distributed import one_copy
 from ff_lightning.errors import InputError
+from ff_lightning.stacks import BlockStack
 from ff_lightning.stages import Stage
 from ff_lightning.strategies.balance import balanced_cuts, block_seconds, check_cuts, groups_of
 from ff_lightning.strategies.pipeline import PipelineStage

@@ -14,8 +14,8 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.utils._pytree import register_pytree_node, tree_any, tree_leaves, tree_map_only
 
-from ff_lightning.blocks import Labelled
 from ff_lightning.errors import InputError
+from ff_lightning.signals import Labelled
 from ff_lightning.stages import AnySignal, Stage, Value
 
 IN_FLIGHT = 2

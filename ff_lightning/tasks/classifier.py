@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ff_lightning.blocks import BlockStack, Labelled, LocalStep, Signal
-from ff_lightning.class_blocks import gives_classes
 from ff_lightning.early_exit import EarlyExit
 from ff_lightning.errors import InputError
 from ff_lightning.metrics import LabelContrast
 from ff_lightning.negatives import LabelNegatives, UniformWrongLabel
 from ff_lightning.readouts import Answer, GoodnessReadout, Readout, label_goodness
+from ff_lightning.signals import Labelled, LocalStep, Signal
+from ff_lightning.stacks import BlockStack
 from ff_lightning.tasks.evaluation import ClassificationMetrics, ImageClassification
 
 JUDGED_AT_ONCE = 3
@@ -25,12 +25,12 @@ class FFClassifier(ImageClassification):
     """Image classifier trained by FF.
 
     With a network of :class:`~ff_lightning.blocks.Block` the label is in the input and a wrong one makes a negative
-    (Hinton 2022, 2212.13345, section 3.3), tier T1. With one of :class:`~ff_lightning.class_blocks.ClassBlock`
+    (Hinton 2022, 2212.13345, section 3.3), tier T1. With one of :class:`~ff_lightning.blocks.ClassBlock`
     images come without a label, every block gives every class a goodness, and the tier is that of its loss.
 
     Args:
-        network: a stack whose first layer takes :class:`~ff_lightning.blocks.Labelled`, or one of
-            :class:`~ff_lightning.class_blocks.ClassBlock`, such as :class:`~ff_lightning.networks.ConvNet`.
+        network: a stack whose first layer takes :class:`~ff_lightning.signals.Labelled`, or one of
+            :class:`~ff_lightning.blocks.ClassBlock`, such as :class:`~ff_lightning.networks.ConvNet`.
         num_classes: number of classes.
         negatives: draws wrong labels; uniform by default. Blocks that give every class a goodness need none.
         readout: how a prediction is taken; goodness summed over all blocks by default.
@@ -56,7 +56,7 @@ class FFClassifier(ImageClassification):
                 f"Passed `num_classes={num_classes}` with a network built for "
                 f"`num_classes={getattr(network, 'num_classes', None)}`. They must be equal."
             )
-        if negatives is not None and gives_classes(network):
+        if negatives is not None and network.gives_classes:
             raise InputError(
                 f"Passed `negatives={type(negatives).__name__}` with a network whose blocks give every class a "
                 "goodness. Their loss says what they are contrasted with: leave `negatives` out."
@@ -85,7 +85,7 @@ class FFClassifier(ImageClassification):
 
     def _signal(self, x: Tensor, y: Tensor) -> Signal:
         """What the first block receives: images, with their label and with a wrong one where blocks contrast them."""
-        if gives_classes(self.network):
+        if self.network.gives_classes:
             return Signal(x, 1, y, self.generator, self.global_step)
         if not self.network.stage.reads_input:
             return Signal(x, labels=y)

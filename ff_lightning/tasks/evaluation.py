@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from ff_lightning.blocks import BlockStack
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
 from ff_lightning.readouts import Answer
+from ff_lightning.stacks import BlockStack
 
 
 class ImageClassification(FFLightningModule, ABC):

@@ -20,9 +20,9 @@ DREAMS = -2
 class FFLanguageModel(LanguageModelling):
     """Language model whose blocks each contrast the real next token with tokens of the model's own prediction.
 
-    The network's parts decide the arm: :class:`~ff_lightning.language.losses.LinearContrast` draws from the block's own
-    prediction (tier T1, the default), :class:`~ff_lightning.language.losses.LogisticContrast` with ``from_below=True``
-    and ``residual=True`` corrects the prediction below (T1), :class:`~ff_lightning.language.losses.TokenSoftmax` compares
+    The network's parts decide the arm: :class:`~ff_lightning.candidates.LinearContrast` draws from the block's own
+    prediction (tier T1, the default), :class:`~ff_lightning.candidates.LogisticContrast` with ``from_below=True``
+    and ``residual=True`` corrects the prediction below (T1), :class:`~ff_lightning.candidates.Softmax` compares
     all tokens at once (T2), :class:`~ff_lightning.networks.HintonGPT` judges the token in its input (T1). So does how
     they predict: a ``GPT`` with its last block alone, or with ``average=True`` with the mean of what all blocks say.
 

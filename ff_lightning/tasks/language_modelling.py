@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ff_lightning.blocks import LocalStep
 from ff_lightning.errors import InputError
 from ff_lightning.language.blocks import Dreams
 from ff_lightning.language.generation import Sampler, continued, stream
 from ff_lightning.language.stack import TokenStack
 from ff_lightning.metrics import TokenMetrics
 from ff_lightning.module import FFLightningModule
+from ff_lightning.signals import LocalStep
 
 
 class LanguageModelling(FFLightningModule):

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.blocks import Labelled, LocalStep, Signal
 from ff_lightning.negatives import LabelNegatives
 from ff_lightning.networks.predictive import PredictiveCircuits
 from ff_lightning.readouts import GoodnessReadout, label_goodness
+from ff_lightning.signals import Labelled, LocalStep, Signal
 from ff_lightning.tasks.classifier import FFClassifier
 from ff_lightning.tasks.evaluation import ClassificationMetrics
 

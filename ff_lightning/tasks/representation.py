@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from ff_lightning.blocks import BlockStack, LocalStep, Signal
 from ff_lightning.errors import InputError
 from ff_lightning.negatives import HybridMask
 from ff_lightning.readouts import LinearReadout, NestedReadout
+from ff_lightning.signals import LocalStep, Signal
+from ff_lightning.stacks import BlockStack
 from ff_lightning.tasks.evaluation import ClassificationMetrics, ImageClassification
 
 

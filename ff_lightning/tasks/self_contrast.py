@@ -7,10 +7,10 @@ from typing import Any
 
 from lightning.pytorch.cli import OptimizerCallable
 
-from ff_lightning.blocks import LocalStep
 from ff_lightning.negatives import other_image
 from ff_lightning.networks.scff import PairSignal, SelfContrastStack
 from ff_lightning.readouts import LinearReadout
+from ff_lightning.signals import LocalStep
 from ff_lightning.tasks.representation import FFRepresentation
 
 

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.blocks import BlockStack, LocalStep
+from ff_lightning.signals import LocalStep
+from ff_lightning.stacks import BlockStack
 from ff_lightning.tasks.evaluation import ImageClassification
 
 

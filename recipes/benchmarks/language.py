@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from ff_lightning.data import ByteTokenizer, TextDataModule, TiktokenTokenizer, Tokenizer
 from ff_lightning.language.floors import nats_per_token
 from ff_lightning.language.frozen import frozen_nats
-from ff_lightning.language.losses import LinearContrast, LogisticContrast, TokenLoss, TokenSoftmax
+from ff_lightning.candidates import LinearContrast, LogisticContrast, CandidateLoss, Softmax
 from ff_lightning.language.rollouts import SleepBuffer
 from ff_lightning.language.stack import TokenStack
 from ff_lightning.losses import MovingThresholdLoss
@@ -59,11 +59,11 @@ def network(args: argparse.Namespace, layers: int, arm: str = "own", layers_per_
     }
     if arm == "hinton":
         return HintonGPT(vocab_size, loss=MovingThresholdLoss(scale=4.0), teacher_forced=not args.rollouts, **sizes)
-    losses: dict[str, TokenLoss] = {
+    losses: dict[str, CandidateLoss] = {
         "own": LinearContrast(args.negatives),
         "logistic": LogisticContrast(args.negatives),
         "residual": LogisticContrast(args.negatives, from_below=True),
-        "softmax": TokenSoftmax(),
+        "softmax": Softmax(),
     }
     parts: dict[str, Any] = {"residual": arm == "residual", "inherit": args.inherit and layers > layers_per_block}
     parts |= {"remind": args.remind}

@@ -42,7 +42,8 @@ from torch import distributed as dist
 from torch.utils.data import DataLoader, TensorDataset
 
 import ff_lightning as ff
-from ff_lightning.blocks import Block, BlockStack
+from ff_lightning.blocks import Block
+from ff_lightning.stacks import BlockStack
 from ff_lightning.goodness import MeanOfSquares
 from ff_lightning.losses import SymBa
 from ff_lightning.networks import MLP

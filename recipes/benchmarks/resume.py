@@ -36,11 +36,12 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 import ff_lightning as ff
-from ff_lightning.class_blocks import ClassBlock
+from ff_lightning.blocks import ClassBlock
 from ff_lightning.data import ImageDataModule
 from ff_lightning.data.text import TextDataModule
 from ff_lightning.goodness import ChannelGroups
-from ff_lightning.losses import ClassSoftmax, MovingThresholdLoss
+from ff_lightning.candidates import Softmax
+from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.negatives import HardWrongLabel
 from ff_lightning.networks import GPT, MLP
 from ff_lightning.optim import CosineDecay, MuonAdamW
@@ -86,7 +87,7 @@ def conv() -> tuple[ff.FFLightningModule, pl.LightningDataModule]:
     blocks = []
     for channels in (1, 20):
         layer = nn.Sequential(nn.Conv2d(channels, 20, 3, padding=1), nn.BatchNorm2d(20), nn.ReLU(), nn.Dropout(0.1))
-        blocks.append(ClassBlock(layer, ChannelGroups(10), ClassSoftmax()))
+        blocks.append(ClassBlock(layer, ChannelGroups(10), Softmax()))
     module = Convolutions(
         ff.BlockStack(blocks),
         optimizer=partial(AdamW, lr=1e-3),

@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from ff_lightning.data.text import TextDataModule
 from ff_lightning.language.gpt import GPT
-from ff_lightning.language.losses import LinearContrast
+from ff_lightning.candidates import LinearContrast
 from ff_lightning.optim import CosineDecay, MuonAdamW
 from ff_lightning.processor import prepare_cpu
 from ff_lightning.tasks.language import FFLanguageModel, LanguageTwin

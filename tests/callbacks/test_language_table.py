@@ -13,13 +13,13 @@ from rich.table import Table
 
 from ff_lightning.callbacks import BlockTable, LanguageTable
 from ff_lightning.callbacks.language_table import COUNTED, describe, language_table
+from ff_lightning.candidates import LogisticContrast, Softmax
 from ff_lightning.data.corpora import read_documents
 from ff_lightning.data.text import TextDataModule
 from ff_lightning.errors import InputError
 from ff_lightning.language.floors import nats_per_token
 from ff_lightning.language.frozen import frozen_nats
 from ff_lightning.language.gpt import GPT
-from ff_lightning.language.losses import LogisticContrast, TokenSoftmax
 from ff_lightning.tasks.language import FFLanguageModel, LanguageTwin
 from tests.texts import CONTEXT, MUON, Batches, gpt, model
 from tests.training import classifier, loader, trainer
@@ -164,8 +164,8 @@ def test_the_line_below_names_tier_and_span() -> None:
     four = {"layers": 4, "layers_per_block": 2}
     assert describe(model(network=gpt())) == "T1: 3 layers, 1 in a block"
     assert describe(model(network=gpt(loss=LogisticContrast(4), **four))) == "T1: 4 layers, 2 in a block"
-    assert describe(model(network=gpt(loss=TokenSoftmax(), **four))) == "T2: 4 layers, 2 in a block"
-    assert describe(LanguageTwin(gpt(loss=TokenSoftmax()), optimizer=MUON)) == "backprop end to end: 3 layers"
+    assert describe(model(network=gpt(loss=Softmax(), **four))) == "T2: 4 layers, 2 in a block"
+    assert describe(LanguageTwin(gpt(loss=Softmax()), optimizer=MUON)) == "backprop end to end: 3 layers"
     assert describe(model(network=gpt(layers=1))) == "T1: 1 layer, 1 in a block"
 
 

@@ -14,7 +14,7 @@ from ff_lightning.cli.parser import shorten
 from ff_lightning.data import ImageDataModule, TextDataModule
 from tests.command_line import error_of
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 DIGITS = ["--config", str(RECIPES / "digits_mlp.yaml")]
 SMOKE = [*DIGITS, "--config", str(RECIPES / "with/smoke.yaml")]
 TEXT = ["--config", str(RECIPES / "pydoc_gpt.yaml"), "--config", str(RECIPES / "with/smoke.yaml")]

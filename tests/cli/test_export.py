@@ -20,7 +20,7 @@ from ff_lightning.networks import MLP, ConvNet, LabelBias, LabelledConvNet, Recu
 from ff_lightning.readouts import LastBlock, LinearReadout
 from tests.command_line import error_of
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 # Torch speaks to its own developers while it exports.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 

@@ -14,7 +14,7 @@ from ff_lightning.cli import main
 from ff_lightning.cli.generate import load_language_model, pieces
 from ff_lightning.data import ByteTokenizer, CharacterTokenizer, TextDataModule
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL = ["--model.network.width", "32", "--model.network.layers", "2", "--data.context", "24"]
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 BYTES = ["--data.tokenizer", "ff_lightning.data.ByteTokenizer"]

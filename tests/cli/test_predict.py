@@ -17,7 +17,7 @@ from ff_lightning.cli import main
 from ff_lightning.data import ImageDataModule
 from tests.command_line import error_of
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 
 

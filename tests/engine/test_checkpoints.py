@@ -22,7 +22,7 @@ from ff_lightning.losses import Swish
 from ff_lightning.schedules import HoldThenDecay
 from tests.training import classifier, loader, trainer
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 SMOKE = ["--config", str(RECIPES / "digits_mlp.yaml"), "--config", str(RECIPES / "with/smoke.yaml")]
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 

@@ -23,14 +23,15 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader, TensorDataset
 
 import ff_lightning as ff
-from ff_lightning.blocks import Signal
+from ff_lightning.candidates import Softmax
 from ff_lightning.data import ImageDataModule
 from ff_lightning.engine.sharding import ShardedSync
 from ff_lightning.engine.updates import ExplicitSync, NoSync, gradient_sync
-from ff_lightning.losses import ClassSoftmax, MovingThresholdLoss, SymBa
+from ff_lightning.losses import MovingThresholdLoss, SymBa
 from ff_lightning.networks import ConvNet, RecurrentMLP
 from ff_lightning.readouts import LinearReadout
 from ff_lightning.schedules import Greedy, HoldThenDecay, Staggered
+from ff_lightning.signals import Signal
 from tests import texts
 from tests.training import (
     ADAM,
@@ -349,7 +350,7 @@ def test_lightning_still_has_what_the_engine_relies_on(tmp_path: Path) -> None:
 def pairs_of_blocks(tmp_path: Path, update: Literal["streamed", "fused"], **kwargs: Any) -> ff.FFClassifier:
     """Trained for six updates on digits in overlapping pairs."""
     torch.manual_seed(0)
-    network = ConvNet((1, 8, 8), (4, 4, 4), pool_after=(1,), loss=ClassSoftmax(), overlapping=True)
+    network = ConvNet((1, 8, 8), (4, 4, 4), pool_after=(1,), loss=Softmax(), overlapping=True)
     module = ff.FFClassifier(network, optimizer=SGD, update=update, **kwargs)
     x, y = digits(120)
     trainer(tmp_path).fit(module, DataLoader(TensorDataset(x.view(-1, 1, 8, 8), y), batch_size=20))
@@ -360,7 +361,7 @@ def test_pairs_of_blocks_are_updated_as_by_plain_descent(tmp_path: Path) -> None
     trained = pairs_of_blocks(tmp_path, "streamed")
     assert_same_weights(weights(pairs_of_blocks(tmp_path, "fused")), weights(trained), atol=1e-6, rtol=1e-5)
     torch.manual_seed(0)
-    network = ConvNet((1, 8, 8), (4, 4, 4), pool_after=(1,), loss=ClassSoftmax(), overlapping=True)
+    network = ConvNet((1, 8, 8), (4, 4, 4), pool_after=(1,), loss=Softmax(), overlapping=True)
     optimizer = SGD(network.parameters())
     x, y = digits(120)
     for number, (images, labels) in enumerate(zip(x.view(6, 20, 1, 8, 8), y.view(6, 20), strict=True)):
@@ -374,7 +375,7 @@ def test_pairs_of_blocks_are_updated_as_by_plain_descent(tmp_path: Path) -> None
 def test_a_pair_waits_until_both_of_its_blocks_learn(tmp_path: Path) -> None:
     module = pairs_of_blocks(tmp_path, "streamed", schedule=Greedy())
     torch.manual_seed(0)
-    before = weights(ConvNet((1, 8, 8), (4, 4, 4), pool_after=(1,), loss=ClassSoftmax(), overlapping=True))
+    before = weights(ConvNet((1, 8, 8), (4, 4, 4), pool_after=(1,), loss=Softmax(), overlapping=True))
     moved = {name.split(".")[1] for name, p in module.network.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {"0", "2"}, "alone on every other update; the middle one never learns beside a neighbour"
     assert all(parameter.grad is None for parameter in module.network.parameters())

@@ -93,7 +93,7 @@ def test_the_readout_gives_the_activities_no_gradient(make: Callable[..., Any], 
     network = awake(make(loss=ThresholdLoss(1.0))).double()
     text = signal(network, kind)
     for index, block in enumerate(network):
-        step, above = block.local_step(index, text)
+        step, above = block.local_step(text)
         step.loss.backward()
         assert all(p.grad is not None and bool(p.grad.any()) for p in block.readout.parameters())
         found = {name: p.grad for name, p in block.layer.named_parameters()}
@@ -113,7 +113,7 @@ def test_the_readout_gives_the_activities_no_gradient(make: Callable[..., Any], 
 def test_what_is_passed_on_is_normalised_and_detached(kind: str) -> None:
     network = awake(hinton_mlp())
     text = signal(network, kind)
-    step, above = network[0].local_step(0, text)
+    step, above = network[0].local_step(text)
     passed = [above.h, above.fakes, None if above.dreams is None else above.dreams.h]
     assert [x is not None for x in passed] == [True, kind != "dreams", kind != "fakes"]
     for x in (x for x in passed if x is not None):
@@ -131,10 +131,10 @@ def test_what_is_passed_on_is_normalised_and_detached(kind: str) -> None:
 def test_real_tokens_of_a_dream_are_no_negatives() -> None:
     network = awake(hinton_mlp(window=1))
     text = signal(network, "dreams")
-    loss, _ = network[0].local_step(0, text)
+    loss, _ = network[0].local_step(text)
     changed = torch.where(text.dreams.dreamed, text.dreams.h, 0)
     network[0].loss.theta.fill_(torch.nan)
-    again, _ = network[0].local_step(0, replace(text, dreams=replace(text.dreams, h=changed)))
+    again, _ = network[0].local_step(replace(text, dreams=replace(text.dreams, h=changed)))
     assert torch.equal(loss.g_neg, again.g_neg)
     assert torch.equal(loss.loss, again.loss)
 
@@ -174,4 +174,4 @@ def test_signals_without_negatives_or_targets_are_refused() -> None:
     wrong: list[Any] = [replace(text, fakes=None), replace(text, labels=None), Tensor()]
     for given in wrong:
         with pytest.raises(InputError, match="without next tokens or negatives"):
-            network[0].local_step(0, given)
+            network[0].local_step(given)

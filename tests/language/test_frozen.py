@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ff_lightning.candidates import LogisticContrast
 from ff_lightning.errors import InputError
 from ff_lightning.language.floors import nats_per_token
 from ff_lightning.language.frozen import frozen_nats, random_layers
 from ff_lightning.language.gpt import GPT
-from ff_lightning.language.losses import LogisticContrast
 from tests.texts import CONTEXT, awake, gpt, text
 from tests.training import assert_same_weights, weights
 

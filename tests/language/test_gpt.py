@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ff_lightning.candidates import LinearContrast, LogisticContrast, Softmax
 from ff_lightning.errors import InputError
 from ff_lightning.language.attention import CausalConvolution, RotaryAttention
 from ff_lightning.language.blocks import Dreams, TokenGoodness
 from ff_lightning.language.gpt import GPT
-from ff_lightning.language.losses import LinearContrast, LogisticContrast, TokenSoftmax
 from tests import references
 from tests.texts import CONTEXT, awake, gpt, windows
 
@@ -23,7 +23,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "remind": {"remind": True},
     "residual": {"residual": True, "loss": LogisticContrast(4, from_below=True)},
     "logistic": {"loss": LogisticContrast(4)},
-    "softmax": {"loss": TokenSoftmax()},
+    "softmax": {"loss": Softmax()},
 }
 EVERY_ARM = pytest.mark.parametrize("arm", ARMS)
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from ff_lightning.candidates import LinearContrast, Softmax
 from ff_lightning.errors import InputError
-from ff_lightning.language.losses import LinearContrast, TokenSoftmax
 from ff_lightning.language.window_mlp import WindowMLP
 from tests.texts import awake, text, window_mlp, windows
 
@@ -25,7 +25,7 @@ def test_a_prediction_depends_on_the_window_alone() -> None:
 
 
 def test_training_scores_as_evaluation_does() -> None:
-    network = awake(window_mlp(loss=TokenSoftmax())).double()
+    network = awake(window_mlp(loss=Softmax())).double()
     tokens, targets = windows(3)[:, :-1], windows(3)[:, 1:]
     steps = network.local_losses(network.signal(tokens, targets))
     for step, logits in zip(steps, network.predictions(tokens), strict=True):

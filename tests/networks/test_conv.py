@@ -10,13 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import ff_lightning as ff
-from ff_lightning.blocks import Signal
-from ff_lightning.class_blocks import overlapping_losses
+from ff_lightning.candidates import Softmax
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import ChannelGroups, MeanOfSquares, ProjectedActivity, WeightedEnergy
-from ff_lightning.losses import ClassSoftmax
 from ff_lightning.networks import ConvNet, ConvReLU
-from tests.training import digits, mlp
+from ff_lightning.signals import Signal
+from tests.training import digits
 
 PIXELS, CLASSES = digits(12, torch.float64)
 IMAGES = PIXELS.view(12, 1, 8, 8)
@@ -25,7 +24,7 @@ IMAGES = PIXELS.view(12, 1, 8, 8)
 def network(widths: tuple[int, ...] = (6, 8, 10), **kwargs: Any) -> ConvNet:
     """A small net whose goodness has weights that are not 0."""
     torch.manual_seed(0)
-    stack = ConvNet((1, 8, 8), **{"widths": widths, "pool_after": [1], "loss": ClassSoftmax()} | kwargs).double()
+    stack = ConvNet((1, 8, 8), **{"widths": widths, "pool_after": [1], "loss": Softmax()} | kwargs).double()
     for parameter in (p for block in stack for p in block.goodness.parameters()):
         nn.init.normal_(parameter)
     return stack
@@ -85,8 +84,8 @@ def test_several_layers_can_make_a_block() -> None:
 
 
 @pytest.mark.parametrize("goodness", [WeightedEnergy(), ProjectedActivity(grid=2), ChannelGroups(10)])
-@pytest.mark.parametrize("loss", [None, ClassSoftmax()], ids=["own", "softmax"])
-def test_updates_of_lower_blocks_ignore_the_upper_ones_bit_for_bit(goodness: Any, loss: ClassSoftmax | None) -> None:
+@pytest.mark.parametrize("loss", [None, Softmax()], ids=["own", "softmax"])
+def test_updates_of_lower_blocks_ignore_the_upper_ones_bit_for_bit(goodness: Any, loss: Softmax | None) -> None:
     stack = network((10, 20, 10), goodness=goodness, loss=loss)
     before = gradients(stack)
     scramble(stack[2])
@@ -122,11 +121,6 @@ def test_the_gradient_of_a_pair_is_that_of_the_sum_of_both_losses() -> None:
             torch.testing.assert_close(one[name], parameter.grad)
     (step,) = stack.local_losses(signal())
     torch.testing.assert_close(step.loss - step.below.loss, both[1])
-
-
-def test_pairs_need_blocks_that_score_classes() -> None:
-    with pytest.raises(InputError, match=r"Block 0 is a `Block`\. Updates that span blocks need `ClassBlock`s"):
-        list(overlapping_losses(mlp(), Signal(PIXELS.float())))
 
 
 def test_the_twin_trains_all_layers_and_no_goodness() -> None:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 import ff_lightning as ff
-from ff_lightning.blocks import Labelled, Signal
 from ff_lightning.data import ImageDataModule
 from ff_lightning.errors import InputError
 from ff_lightning.losses import SymBa
@@ -18,6 +17,7 @@ from ff_lightning.networks import LocalFields
 from ff_lightning.networks.local_fields import LocalLinear
 from ff_lightning.normalization import Standardise
 from ff_lightning.readouts import LinearReadout
+from ff_lightning.signals import Labelled, Signal
 from tests import references_hinton
 from tests.training import ADAM, digits, trainer
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.blocks import Labelled, Signal
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import MeanOfSquares, SumOfSquares
 from ff_lightning.losses import MovingThresholdLoss, SymBa
 from ff_lightning.negatives import overlay_labels
 from ff_lightning.networks import MLP, DenseReLU, LabelledReLU
 from ff_lightning.normalization import Standardise, UnitLength, UnitRMS
+from ff_lightning.signals import Labelled, Signal
 from tests import references
 from tests.training import digits
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ff_lightning.blocks import Labelled, Signal
 from ff_lightning.errors import InputError
 from ff_lightning.networks import PredictiveCircuits
 from ff_lightning.networks.predictive_layers import LatentPrior, Rivalry
+from ff_lightning.signals import Labelled, Signal
 from tests import references_predictive as reference
 from tests.training import digits
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 import ff_lightning as ff
-from ff_lightning.blocks import Labelled, Signal
 from ff_lightning.data import ImageDataModule
 from ff_lightning.errors import InputError
 from ff_lightning.losses import SymBa
 from ff_lightning.negatives import HardWrongLabel
 from ff_lightning.networks import RecurrentMLP
 from ff_lightning.normalization import Standardise, UnitRMS
+from ff_lightning.signals import Labelled, Signal
 from tests import references_hinton
 from tests.training import ADAM, assert_same_weights, digits, trainer, weights
 

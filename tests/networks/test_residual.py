@@ -9,9 +9,9 @@ import torch
 from torch.nn import functional as F
 
 import ff_lightning as ff
-from ff_lightning.blocks import Signal
 from ff_lightning.errors import InputError
 from ff_lightning.networks import ResNet
+from ff_lightning.signals import Signal
 from tests import references_conv
 from tests.training import digits
 

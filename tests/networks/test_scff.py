@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ff_lightning.blocks import LocalStep
 from ff_lightning.errors import InputError
 from ff_lightning.losses import TwoThresholdLoss
 from ff_lightning.networks import SelfContrastConv, SelfContrastMLP
 from ff_lightning.networks.scff import PairSignal, SelfContrastStack, Triangle
+from ff_lightning.signals import LocalStep
 from tests import references_scff as references
 from tests.training import assert_same_weights, digits, weights
 
@@ -148,7 +148,7 @@ def test_a_loss_reaches_its_own_block_alone_bit_for_bit(
 def test_blocks_can_be_stepped_one_by_one(own_pairs: list[bool]) -> None:
     stack, signal, found = conv(own_pairs), PairSignal(maps(), shift=2), []
     for index, block in enumerate(stack):
-        step, signal = block.local_step(index, signal)
+        step, signal = block.local_step(signal)
         found.append(step.loss)
     assert torch.equal(torch.stack(found), torch.stack([step.loss for step in steps(stack, maps())]))
 

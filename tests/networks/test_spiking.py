@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from ff_lightning.blocks import Labelled, Signal
 from ff_lightning.errors import InputError
 from ff_lightning.networks import LIF, FrameEncoding, LatencyEncoding, RateEncoding, SpikingMLP
+from ff_lightning.signals import Labelled, Signal
 from tests import references_spiking as references
 from tests.spiking import descend, network
 from tests.training import assert_same_weights, digits, weights

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ff_lightning.blocks import Labelled, Signal
 from ff_lightning.errors import InputError
 from ff_lightning.networks import GPT
+from ff_lightning.signals import Labelled, Signal
 from ff_lightning.strategies.pipeline import put_together, taken_apart
 
 

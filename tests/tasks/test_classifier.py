@@ -10,11 +10,10 @@ import pytest
 import torch
 
 import ff_lightning as ff
-from ff_lightning.class_losses import OwnContrast, WrongClass
+from ff_lightning.candidates import LogisticContrast, Softmax, WrongCandidate
 from ff_lightning.data import ImageDataModule
 from ff_lightning.goodness import ProjectedActivity, SumOfSquares
-from ff_lightning.language.losses import LogisticContrast
-from ff_lightning.losses import ClassSoftmax, MovingThresholdLoss, Swish, SymBa, ThresholdLoss
+from ff_lightning.losses import MovingThresholdLoss, Swish, SymBa, ThresholdLoss
 from ff_lightning.negatives import HardWrongLabel, UniformWrongLabel
 from ff_lightning.networks import ConvNet
 from ff_lightning.optim import MuonAdamW
@@ -112,10 +111,10 @@ def test_negatives_of_a_classifier_are_wrong_labels() -> None:
     ("network", "readout"),
     [
         ({}, None),
-        ({"loss": OwnContrast(LogisticContrast())}, LastBlock()),
-        ({"loss": WrongClass(SymBa())}, MeanLogProbability()),
-        ({"loss": ClassSoftmax(), "goodness": ProjectedActivity()}, ChosenBlocks(2)),
-        ({"loss": ClassSoftmax(), "overlapping": True}, GoodnessReadout(first_block=1)),
+        ({"loss": LogisticContrast()}, LastBlock()),
+        ({"loss": WrongCandidate(SymBa())}, MeanLogProbability()),
+        ({"loss": Softmax(), "goodness": ProjectedActivity()}, ChosenBlocks(2)),
+        ({"loss": Softmax(), "overlapping": True}, GoodnessReadout(first_block=1)),
     ],
     ids=["own", "own, logistic", "wrong class", "softmax", "overlapping"],
 )

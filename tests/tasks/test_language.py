@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.classification import MulticlassCalibrationError
 
+from ff_lightning.candidates import LogisticContrast, Softmax
 from ff_lightning.data.text import TextDataModule
 from ff_lightning.data.tokenizers import ByteTokenizer
 from ff_lightning.errors import InputError
 from ff_lightning.language.generation import Sampler
 from ff_lightning.language.gpt import GPT
-from ff_lightning.language.losses import LogisticContrast, TokenSoftmax
 from ff_lightning.optim import CosineDecay
 from ff_lightning.tasks.language import FFLanguageModel, LanguageTwin
 from tests.texts import CONTEXT, MUON, Batches, awake, gpt, model, text, windows
@@ -30,7 +30,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "own": {},
     "inherit": {"inherit": True},
     "residual": {"residual": True, "loss": LogisticContrast(4, from_below=True)},
-    "softmax": {"loss": TokenSoftmax()},
+    "softmax": {"loss": Softmax()},
 }
 EVERY_ARM = pytest.mark.parametrize("arm", ARMS)
 SPREAD = 4000  # where validation windows start

@@ -14,7 +14,6 @@ import torch
 from lightning.pytorch.callbacks import LambdaCallback
 
 import ff_lightning as ff
-from ff_lightning.blocks import BlockStack, Signal
 from ff_lightning.data import ImageDataModule
 from ff_lightning.errors import InputError
 from ff_lightning.losses import SymBa
@@ -22,6 +21,8 @@ from ff_lightning.negatives import HybridMask
 from ff_lightning.networks import MLP
 from ff_lightning.readouts import LinearReadout, NestedReadout
 from ff_lightning.schedules import Greedy, ReadoutLast
+from ff_lightning.signals import Signal
+from ff_lightning.stacks import BlockStack
 from tests.training import assert_same_weights, trainer, weights
 
 

@@ -10,27 +10,27 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ff_lightning.errors import InputError
-from ff_lightning.language.losses import (
+from ff_lightning.candidates import (
+    CandidateLoss,
     LinearContrast,
     LogisticContrast,
     SampledContrast,
-    TokenLoss,
-    TokenSoftmax,
+    Softmax,
     draw_shares,
     draw_tokens,
 )
+from ff_lightning.errors import InputError
 
 V = 5
-ALL_LOSSES = [LinearContrast(4), LogisticContrast(4), LogisticContrast(4, from_below=True), TokenSoftmax()]
+ALL_LOSSES = [LinearContrast(4), LogisticContrast(4), LogisticContrast(4, from_below=True), Softmax()]
 
 
 def logits(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
     return torch.randn(*shape, V, generator=torch.Generator().manual_seed(3), dtype=dtype).requires_grad_()
 
 
-def gradient(loss: TokenLoss, at: Tensor, below: Tensor, targets: Tensor, seed: int = 0) -> Tensor:
-    contrast = loss(at, below, targets, torch.Generator().manual_seed(seed))
+def gradient(loss: CandidateLoss, at: Tensor, below: Tensor, targets: Tensor, seed: int = 0) -> Tensor:
+    contrast = loss(at, targets, torch.Generator().manual_seed(seed), below)
     (grad,) = torch.autograd.grad(contrast.loss, at)
     return grad
 
@@ -40,14 +40,14 @@ def test_the_linear_contrast_is_cross_entropy_in_expectation_by_enumeration(monk
     expected = torch.zeros_like(at)
     for token, share in enumerate(at.detach().softmax(-1)[0, 0]):
         drawn = F.one_hot(torch.tensor([[token]]), V).double()
-        monkeypatch.setattr("ff_lightning.language.losses.draw_shares", lambda *_, drawn=drawn, even: drawn)
+        monkeypatch.setattr("ff_lightning.candidates.draw_shares", lambda *_, drawn=drawn, even: drawn)
         expected += share * gradient(LinearContrast(1), at, below, targets)
-    torch.testing.assert_close(expected, gradient(TokenSoftmax(), at, below, targets), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(expected, gradient(Softmax(), at, below, targets), rtol=1e-12, atol=1e-12)
 
 
 def test_the_linear_contrast_is_cross_entropy_in_the_mean_of_many_draws() -> None:
     at, targets, below = logits(2, 3), torch.tensor([[0, 1, 2], [3, 4, 0]]), torch.zeros(V, dtype=torch.float64)
-    exact = gradient(TokenSoftmax(), at, below, targets)
+    exact = gradient(Softmax(), at, below, targets)
     few, many = (gradient(LinearContrast(k, even=False), at, below, targets) for k in (4, 200_000))
     assert (many - exact).abs().max() < 1e-3
     assert (few - exact).abs().max() > 10 * (many - exact).abs().max()
@@ -65,7 +65,7 @@ def test_among_many_tokens_loss_and_gradient_are_the_same(
         torch.randn(shape, dtype=torch.float64, generator=random) for shape in ((2, 3, 7), (V, 7), (V,), below_shape)
     )
     leaves = [leaf.requires_grad_() for leaf in (energies, weight, bias)]
-    dense = loss(below + F.linear(energies, weight, bias), below, targets, torch.Generator().manual_seed(1))
+    dense = loss(below + F.linear(energies, weight, bias), targets, torch.Generator().manual_seed(1), below)
     few = loss.among_many(energies, (weight, bias), below, targets, torch.Generator().manual_seed(1))
     assert dense.g_pos is not None
     assert dense.g_neg is not None
@@ -78,7 +78,7 @@ def test_among_many_tokens_loss_and_gradient_are_the_same(
 
 def test_evenly_spread_draws_have_the_same_mean_and_less_noise() -> None:
     at, targets, below = logits(2, 3), torch.tensor([[0, 1, 2], [3, 4, 0]]), torch.zeros(V, dtype=torch.float64)
-    exact = gradient(TokenSoftmax(), at, below, targets)
+    exact = gradient(Softmax(), at, below, targets)
 
     def sampled(even: bool) -> Tensor:
         loss = LinearContrast(4, even=even)
@@ -105,7 +105,7 @@ def test_shares_are_whole_numbers_of_draws(even: bool, size: int) -> None:
     assert bool((counts.sum(-1) == 16).all())
 
 
-def optimum(loss: TokenLoss, below: Tensor, p: Tensor, steps: int = 400) -> Tensor:
+def optimum(loss: CandidateLoss, below: Tensor, p: Tensor, steps: int = 400) -> Tensor:
     """What a free logit vector learns of data with distribution ``p``: the calibrated prediction."""
     at = below.clone().requires_grad_()
     optimizer = torch.optim.Adam([at], lr=0.05)
@@ -113,7 +113,7 @@ def optimum(loss: TokenLoss, below: Tensor, p: Tensor, steps: int = 400) -> Tens
     generator = torch.Generator().manual_seed(0)
     for _ in range(steps):
         targets = torch.multinomial(p, 2000, replacement=True, generator=generator).view(1, -1)
-        contrast = loss(at.expand(1, 2000, V), below, targets, generator)
+        contrast = loss(at.expand(1, 2000, V), targets, generator, below)
         optimizer.zero_grad()
         contrast.loss.backward()
         optimizer.step()
@@ -122,7 +122,7 @@ def optimum(loss: TokenLoss, below: Tensor, p: Tensor, steps: int = 400) -> Tens
 
 
 @pytest.mark.parametrize("loss", ALL_LOSSES, ids=["linear", "logistic", "below", "softmax"])
-def test_the_calibrated_optimum_is_log_probability(loss: TokenLoss) -> None:
+def test_the_calibrated_optimum_is_log_probability(loss: CandidateLoss) -> None:
     p = torch.tensor([0.5, 0.25, 0.15, 0.07, 0.03])
     below = torch.tensor([0.3, 0.1, 0.2, 0.3, 0.1]).log()
     learned = optimum(loss, below, p)
@@ -144,14 +144,14 @@ def test_collisions_are_kept() -> None:
 
 
 @pytest.mark.parametrize("loss", ALL_LOSSES, ids=["linear", "logistic", "below", "softmax"])
-def test_losses_are_computed_in_float32_under_autocast(loss: TokenLoss) -> None:
+def test_losses_are_computed_in_float32_under_autocast(loss: CandidateLoss) -> None:
     at, targets, below = logits(3, 7, dtype=torch.float32), torch.randint(V, (3, 7)), torch.zeros(V)
     exact, gradient_of_exact = (
-        loss(at, below, targets, torch.Generator().manual_seed(0)),
+        loss(at, targets, torch.Generator().manual_seed(0), below),
         gradient(loss, at, below, targets),
     )
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        low = loss(at, below, targets, torch.Generator().manual_seed(0))
+        low = loss(at, targets, torch.Generator().manual_seed(0), below)
         assert torch.equal(gradient(loss, at, below, targets), gradient_of_exact)
     for name in ("loss", "g_pos", "g_neg"):
         value = getattr(exact, name)

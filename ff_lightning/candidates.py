@@ -1,13 +1,13 @@
-"""Local losses of a language model: goodness of candidate tokens against the model's own predictions.
+"""Local losses over candidates, classes or next tokens, each of which a block gives a goodness.
 
-A block gives every candidate token ``v`` at every position a goodness ``G(v)``, and predicts with
-``softmax(F)``, ``F = start + G``. Its positives are the real next tokens; its negatives are tokens drawn from a
-prediction of the model itself, the true token among them (*collisions are kept*: positive and negative then
-cancel exactly where the model is right). Every loss is a mean over positions.
+A block gives every candidate ``v`` a goodness ``G(v)``, and predicts with ``softmax(F)``, ``F = below + G``, where
+``below`` is what it starts from or corrects. Its positives are the true candidates; its negatives are drawn from a
+prediction of the model itself, the true one among them (*collisions are kept*: positive and negative then cancel exactly
+where the model is right). Every loss is a mean over samples or positions.
 
 With one negative ``v`` drawn from the block's own ``softmax(F)``, the linear contrast ``F(v) - F(y)`` has in
 expectation the gradient of the cross-entropy (self-contrastive estimation, Goodfellow 2014, 1412.6515): what the
-contrast learns is log-probability. :class:`TokenSoftmax` is the same without the sampling noise.
+contrast learns is log-probability. :class:`Softmax` is the same without the sampling noise.
 """
 
 from __future__ import annotations
@@ -20,22 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ff_lightning.distributed import eager
-from ff_lightning.errors import InputError
-
-
-@dataclass(frozen=True)
-class TokenContrast:
-    """What a local loss makes of the goodness of tokens.
-
-    Attributes:
-        loss: scalar.
-        g_pos: ``(B, T)`` goodness of the real next tokens, detached; ``None`` where nothing was drawn.
-        g_neg: ``(B, T)`` mean goodness of their negatives, detached.
-    """
-
-    loss: Tensor
-    g_pos: Tensor | None = None
-    g_neg: Tensor | None = None
+from ff_lightning.errors import InputError, positive
+from ff_lightning.losses import ContrastiveLoss, SymBa
+from ff_lightning.signals import Contrast
 
 
 @dataclass(frozen=True)
@@ -53,21 +40,20 @@ class Slopes:
     g_neg: Tensor
 
 
-class TokenLoss(nn.Module, ABC):
-    """Local loss of a block that scores candidate tokens.
+class CandidateLoss(nn.Module, ABC):
+    """Local loss of a block that scores candidates.
 
     Shape:
-        - ``logits``: ``(B, T, V)``, the block's current prediction ``F``, unnormalised.
-        - ``below``: ``(B, T, V)`` or ``(V,)``, the prediction that the block starts from or corrects, constant.
-        - ``targets``: ``(B, T)`` int64, the real next tokens.
+        - ``logits``: ``(…, C)``, the block's current prediction ``F``, unnormalised.
+        - ``targets``: ``(…)`` int64, the true candidates.
+        - ``below``: ``(…, C)`` or ``(C,)``, the prediction that the block starts from or corrects, constant; ``None``
+          for nothing, as for classes.
     """
-
-    threshold: None = None
 
     @abstractmethod
     def forward(
-        self, logits: Tensor, below: Tensor, targets: Tensor, generator: torch.Generator | None
-    ) -> TokenContrast:
+        self, logits: Tensor, targets: Tensor, generator: torch.Generator | None = None, below: Tensor | None = None
+    ) -> Contrast:
         """Loss of a block; negatives are drawn with ``generator``."""
 
     def calibrated(self, logits: Tensor, below: Tensor) -> Tensor:
@@ -76,7 +62,48 @@ class TokenLoss(nn.Module, ABC):
         return logits
 
 
-class SampledContrast(TokenLoss, ABC):
+class Softmax(CandidateLoss):
+    """Cross-entropy over all candidates: the limit of infinitely many own negatives (tier T2), in nats.
+
+    (CwC, arXiv 2312.12668; DeeperForward.) Strictly local all the same.
+
+    Args:
+        scale: inverse temperature, per unit of goodness; positive.
+    """
+
+    def __init__(self, *, scale: float = 1.0) -> None:
+        super().__init__()
+        self.scale = positive("scale", scale)
+
+    def forward(  # noqa: D102
+        self, logits: Tensor, targets: Tensor, generator: torch.Generator | None = None, below: Tensor | None = None
+    ) -> Contrast:
+        del generator, below
+        return Contrast(F.cross_entropy(self.scale * logits.flatten(0, -2), targets.flatten()))
+
+
+class WrongCandidate(CandidateLoss):
+    """The true candidate against one wrong one, all equally likely (tier T1).
+
+    Args:
+        loss: contrasts the goodness of both; :class:`~ff_lightning.losses.SymBa` by default.
+    """
+
+    def __init__(self, loss: ContrastiveLoss | None = None) -> None:
+        super().__init__()
+        self.loss = SymBa() if loss is None else loss
+
+    def forward(  # noqa: D102
+        self, logits: Tensor, targets: Tensor, generator: torch.Generator | None = None, below: Tensor | None = None
+    ) -> Contrast:
+        del below
+        away = torch.randint(1, logits.shape[-1], targets.shape, generator=generator, device=targets.device)
+        chosen = torch.stack([targets, (targets + away) % logits.shape[-1]], -1)
+        g_pos, g_neg = logits.gather(-1, chosen).unbind(-1)
+        return Contrast(self.loss(g_pos, g_neg), g_pos.detach(), g_neg.detach())
+
+
+class SampledContrast(CandidateLoss, ABC):
     """A loss with explicit negatives (tier T1).
 
     Args:
@@ -115,7 +142,7 @@ class SampledContrast(TokenLoss, ABC):
         below: Tensor,
         targets: Tensor,
         generator: torch.Generator | None,
-    ) -> TokenContrast:
+    ) -> Contrast:
         """The same contrast for a large vocabulary, where only the tokens compared have a gradient.
 
         The prediction over all tokens is needed to draw from, and costs a forward pass; the backward pass is that of
@@ -141,7 +168,7 @@ class SampledContrast(TokenLoss, ABC):
         directions = F.embedding_bag(compared, weight, mode="sum", per_sample_weights=shares)
         biases = F.embedding_bag(compared, bias.unsqueeze(-1), mode="sum", per_sample_weights=shares)
         slope = (energies.flatten(0, -2) * directions).sum(-1).mean() + biases.mean()
-        return TokenContrast(slope + (found.loss.mean() - slope).detach(), g_pos, g_neg.mean(-1))
+        return Contrast(slope + (found.loss.mean() - slope).detach(), g_pos, g_neg.mean(-1))
 
 
 class LinearContrast(SampledContrast):
@@ -155,14 +182,15 @@ class LinearContrast(SampledContrast):
     """
 
     def forward(  # noqa: D102
-        self, logits: Tensor, below: Tensor, targets: Tensor, generator: torch.Generator | None
-    ) -> TokenContrast:
+        self, logits: Tensor, targets: Tensor, generator: torch.Generator | None = None, below: Tensor | None = None
+    ) -> Contrast:
+        del below
         real = targets.unsqueeze(-1)
         g_pos = logits.detach().gather(-1, real)
         pushes = self.draw(logits, generator).scatter_add_(-1, real, torch.full_like(g_pos, -1))
         contrast = (pushes * logits).sum(-1)  # one pass back over the logits, not one for each side
         g_pos = g_pos.squeeze(-1)
-        return TokenContrast(contrast.mean(), g_pos, contrast.detach() + g_pos)
+        return Contrast(contrast.mean(), g_pos, contrast.detach() + g_pos)
 
     def slopes(self, g_pos: Tensor, g_neg: Tensor) -> Slopes:  # noqa: D102
         loss = g_neg.mean(-1) - g_pos
@@ -195,14 +223,15 @@ class LogisticContrast(SampledContrast):
         self.from_below = from_below
 
     def forward(  # noqa: D102
-        self, logits: Tensor, below: Tensor, targets: Tensor, generator: torch.Generator | None
-    ) -> TokenContrast:
+        self, logits: Tensor, targets: Tensor, generator: torch.Generator | None = None, below: Tensor | None = None
+    ) -> Contrast:
+        below = logits.new_zeros(logits.shape[-1]) if below is None else below
         shares = self.draw(self.source(logits, below), generator)
         goodness = self.goodness(logits, below)
         g_pos = goodness.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
         push = (shares * F.softplus(goodness - self.theta)).sum(-1)
         loss = F.softplus(self.theta - g_pos).mean() + push.mean()
-        return TokenContrast(loss, g_pos.detach(), (shares * goodness.detach()).sum(-1))
+        return Contrast(loss, g_pos.detach(), (shares * goodness.detach()).sum(-1))
 
     def source(self, logits: Tensor, below: Tensor) -> Tensor:
         """The prediction that negatives are drawn from, the block's own or the one below."""
@@ -217,15 +246,6 @@ class LogisticContrast(SampledContrast):
 
     def calibrated(self, logits: Tensor, below: Tensor) -> Tensor:  # noqa: D102
         return logits if self.from_below else 2 * logits - below
-
-
-class TokenSoftmax(TokenLoss):
-    """Cross-entropy over all candidate tokens: the limit of infinitely many own negatives (tier T2), in nats."""
-
-    def forward(  # noqa: D102
-        self, logits: Tensor, below: Tensor, targets: Tensor, generator: torch.Generator | None
-    ) -> TokenContrast:
-        return TokenContrast(F.cross_entropy(logits.flatten(0, -2), targets.flatten()))
 
 
 @eager

@@ -1,0 +1,108 @@
+"""What travels: an image with labels into a stack, a signal from block to block, a local loss out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ff_lightning.errors import InputError
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images with candidate labels, so that the first block can compute what does not depend on the label once.
+
+    Attributes:
+        image: ``(B, …)``, floating; ``(S * B, …)`` activities where a block above the first is told the labels.
+        labels: ``(S, B)`` int64: ``S`` labels for every image.
+        shared: what :meth:`~ff_lightning.stacks.BlockStack.share` made of the image, if it is to serve several passes.
+    """
+
+    image: Tensor
+    labels: Tensor
+    shared: Any = None
+
+    @property
+    def streams(self) -> int:
+        """How many labels each image carries."""
+        return self.labels.shape[0]
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What travels between blocks: detached tensors, so a stack can be cut anywhere.
+
+    Attributes:
+        h: ``(S * B, …)``, the ``S`` streams one after the other, or :class:`Labelled` before a block that is told the
+            labels. With two streams the first is positive and the second negative.
+        streams: ``S``.
+        labels: ``(B,)`` int64, the true classes, for blocks that give every class a goodness; ``None`` for others.
+        draw: gives the source of randomness of a block, by its index.
+        update: how many updates were done before this one.
+    """
+
+    h: Tensor | Labelled
+    streams: int = 2
+    labels: Tensor | None = None
+    draw: Callable[[int], torch.Generator | None] = lambda index: None
+    update: int = 0
+
+    @classmethod
+    def pair(cls, x_pos: Tensor, x_neg: Tensor) -> Signal:
+        """Join positives ``(B, …)`` and negatives ``(B, …)`` into one signal of two streams."""
+        if x_pos.shape != x_neg.shape:
+            raise InputError(
+                f"Passed `x_pos` of shape {tuple(x_pos.shape)} and `x_neg` of shape {tuple(x_neg.shape)}. "
+                "Positives and negatives must have the same shape."
+            )
+        return cls(torch.cat([x_pos, x_neg]))
+
+
+class Contrast(NamedTuple):
+    """What a local loss makes of goodness.
+
+    Attributes:
+        loss: scalar.
+        g_pos: goodness of positives, detached; ``None`` where nothing is contrasted.
+        g_neg: goodness of negatives, detached.
+    """
+
+    loss: Tensor
+    g_pos: Tensor | None = None
+    g_neg: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class LocalStep:
+    """One local loss, ready for its backward pass.
+
+    Attributes:
+        block: index of the module that this loss trains.
+        loss: scalar; its graph reaches the parameters of that module and no other, unless there is ``below``.
+        g_pos: ``(B, …)`` goodness of positives, detached; ``None`` where there is no contrast.
+        g_neg: ``(B, …)`` goodness of negatives, detached.
+        below: the step of another module that ``loss`` trains too; its own loss is a part of ``loss`` (tier T3).
+        passed: ``(2 * B, …)`` what a block passes on to the next one, detached; ``None`` where nobody may read it.
+    """
+
+    block: int
+    loss: Tensor
+    g_pos: Tensor | None = None
+    g_neg: Tensor | None = None
+    below: LocalStep | None = None
+    passed: Tensor | None = None
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Indices of all modules that this loss trains, from the input upwards."""
+        return (self.block,) if self.below is None else (*self.below.blocks, self.block)
+
+
+def true_and_hardest(g: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Goodness of the true class and of the wrong one with the most, each ``(B,)``, of goodness ``(B, C)``."""
+    true = torch.nn.functional.one_hot(labels, g.shape[1]).bool()
+    return g[true], g.masked_fill(true, -torch.inf).amax(1)
