@@ -25,7 +25,8 @@ from ff_lightning.engine.compilation import compile_steps, undo_compile
 from ff_lightning.engine.hyperparameters import save_plain_hyperparameters
 from ff_lightning.engine.refusals import refuse_flags
 from ff_lightning.engine.sharding import mend_checkpoints, shard_blocks
-from ff_lightning.engine.updates import BlockUpdates, Gradients, gradient_sync
+from ff_lightning.engine.sync import gradient_sync
+from ff_lightning.engine.updates import BlockUpdates, Gradients, Plan
 from ff_lightning.errors import InputError, positive
 from ff_lightning.metrics import local_values
 from ff_lightning.schedules import HoldThenDecay, Schedule, Simultaneous, update_ranges
@@ -308,7 +309,10 @@ class FFLightningModule(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """Build the engine for the strategy at hand."""
-        self._updates = BlockUpdates(self, self._block_parameters)
+        plan = Plan(self.update == "fused", self.clip_norm, self.repeats_blocks)
+        self._updates = BlockUpdates(
+            self.trainer, self.network, self._block_parameters, self.block_optimizers, self.manual_backward, plan
+        )
         if self.compile_blocks:
             compile_steps(self.local_modules())
 

@@ -24,9 +24,9 @@ import ff_lightning as ff
 from ff_lightning.candidates import LinearContrast, Softmax
 from ff_lightning.data import ImageDataModule, StringsDataModule
 from ff_lightning.data.text import TextDataModule
+from ff_lightning.language import GPT, HintonMLP
 from ff_lightning.language.rollouts import SleepBuffer
 from ff_lightning.losses import MovingThresholdLoss
-from ff_lightning.networks import GPT, HintonMLP
 from ff_lightning.optim import MuonAdamW
 from tests.training import conv, mlp, trainer, weights
 

@@ -15,10 +15,10 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 import ff_lightning as ff
 from ff_lightning.data import ImageDataModule
+from ff_lightning.language import HintonMLP
 from ff_lightning.language.rollouts import SleepBuffer
 from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.negatives import HardWrongLabel
-from ff_lightning.networks import HintonMLP
 from ff_lightning.readouts import LinearReadout
 from tests import ddp_cases
 from tests.ddp_cases import ADAMW, HARD, RESUMED, SGD, Case, Collectives, Counted, Language, SaveBetween, gpt, text

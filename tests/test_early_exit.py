@@ -14,11 +14,11 @@ import ff_lightning as ff
 from ff_lightning.blocks import ClassBlock
 from ff_lightning.candidates import Softmax
 from ff_lightning.data import ImageDataModule
-from ff_lightning.early_exit import EarlyExit, lead
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import ChannelGroups
 from ff_lightning.networks import MLP, DenseReLU, ResNet
 from ff_lightning.readouts import GoodnessReadout, LinearReadout, label_goodness
+from ff_lightning.readouts.early_exit import EarlyExit, lead
 from ff_lightning.stacks import BlockStack
 from tests.training import ADAM, digits, mlp, trainer
 
@@ -69,7 +69,7 @@ def test_answers_equal_those_one_by_one(
     stack = make()
     margins = medians(stack)
     scores, blocks = one_by_one(label_goodness(stack, IMAGES, 10), margins, first_block)
-    monkeypatch.setattr("ff_lightning.readouts.SWEPT_AT_ONCE", at_once)
+    monkeypatch.setattr("ff_lightning.readouts.goodness.SWEPT_AT_ONCE", at_once)
     answer = EarlyExit(margins, first_block=first_block).answer(stack, IMAGES, 10)
     assert answer.block.tolist() == blocks
     assert set(blocks) == set(range(first_block, 3))

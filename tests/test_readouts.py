@@ -103,7 +103,7 @@ def test_a_sweep_in_parts_gives_the_same_and_keeps_few_rows_alive(
     whole = label_goodness(stack, IMAGES, 10)
     rows: list[int] = []
     stack[1].layer.register_forward_hook(lambda _module, _x, h: rows.append(h.shape[0]))
-    monkeypatch.setattr("ff_lightning.readouts.SWEPT_AT_ONCE", at_once)
+    monkeypatch.setattr("ff_lightning.readouts.goodness.SWEPT_AT_ONCE", at_once)
     torch.testing.assert_close(label_goodness(stack, IMAGES, 10), whole, rtol=1e-12, atol=0)
     assert max(rows) <= max(at_once, 10)
     assert sum(rows) == 90

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from ff_lightning.report.words import clock
 from ff_lightning.tasks.evaluation import ImageClassification
 from ff_lightning.tasks.language_modelling import LanguageModelling
 
@@ -84,14 +85,3 @@ def item_name(module: pl.LightningModule) -> str:
     if isinstance(module, LanguageModelling):
         return "tokens"
     return "images" if isinstance(module, ImageClassification) else "samples"
-
-
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds.
-
-    >>> clock(75), clock(7512.3)
-    ('1:15', '2:05:12')
-    """
-    minutes, rest = divmod(int(max(seconds, 0)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

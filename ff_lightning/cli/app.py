@@ -13,7 +13,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin, get_type_hints
 
 import lightning.pytorch as pl
 import torch
@@ -40,13 +40,13 @@ from ff_lightning.callbacks import (
     RunRecord,
     TrainingProgress,
 )
-from ff_lightning.cli.export import export, export_parser
-from ff_lightning.cli.generate import generate, generate_parser
+from ff_lightning.cli.export import export
+from ff_lightning.cli.generate import generate
 from ff_lightning.cli.messages import only_what_matters
 from ff_lightning.cli.parser import Parser, explain
-from ff_lightning.cli.predict import predict_folder, predict_parser
+from ff_lightning.cli.predict import predict_folder
 from ff_lightning.cli.recipes import RecipeCLI, RecipeParser, with_own_recipes
-from ff_lightning.cli.report import report, report_parser
+from ff_lightning.cli.report import report
 from ff_lightning.data.tokenizers import Tokenizer
 from ff_lightning.engine.checkpoints import check_checkpoint, check_fit
 from ff_lightning.errors import InputError
@@ -67,13 +67,13 @@ WITH_RECIPE = {
 }
 """What the subcommands of the Trainer are for, in the words of this project."""
 
-WITHOUT_RECIPE: dict[str, tuple[Callable[[], Parser], Callable[..., None]]] = {
-    "generate": (generate_parser, generate),
-    "predict --folder": (predict_parser, predict_folder),
-    "export": (export_parser, export),
-    "report": (report_parser, report),
+WITHOUT_RECIPE: dict[str, Callable[..., None]] = {
+    "generate": generate,
+    "predict --folder": predict_folder,
+    "export": export,
+    "report": report,
 }
-"""Subcommands that need a checkpoint, or the folder of a run, and no recipe: their parsers, and what they run."""
+"""Subcommands that need a checkpoint, or the folder of a run, and no recipe. A new one is a function and a line here."""
 
 DESCRIPTION = "Train networks block by block, for example: ff-lightning fit --config recipes/digits_mlp.yaml"
 
@@ -114,9 +114,9 @@ class FFLightningCLI(RecipeCLI):
         assert parser._subcommands_action is not None
         for action in parser._subcommands_action._choices_actions:
             action.help = WITH_RECIPE.get(action.dest, action.help)
-        parser._subcommands_action.add_subcommand("generate", generate_parser(), help="Continue a text.")
-        parser._subcommands_action.add_subcommand("export", export_parser(), help="Write a classifier as a program.")
-        parser._subcommands_action.add_subcommand("report", report_parser(), help="Write a page about runs.")
+        for name, run in WITHOUT_RECIPE.items():
+            if " " not in name:
+                parser._subcommands_action.add_subcommand(name, parser_of(name), help=first_line(run))
 
     def _parse_ckpt_path(self) -> None:
         """Check a checkpoint before anything is built.
@@ -269,8 +269,7 @@ def main(args: Sequence[str] | None = None) -> int:
             if name == "predict" and any(word.split("=")[0] == "--folder" for word in words):
                 name = "predict --folder"
             if name in WITHOUT_RECIPE:
-                parser, run = WITHOUT_RECIPE[name]
-                run(**parser().parse_args(words[1:]))
+                WITHOUT_RECIPE[name](**parser_of(name).parse_args(words[1:]))
             else:
                 _train_or_evaluate(words)
         except (ValueError, MisconfigurationException) as error:
@@ -282,6 +281,22 @@ def main(args: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             return 130
     return 0
+
+
+def parser_of(name: str) -> Parser:
+    """Parser of a subcommand without a recipe; a list is what stands behind its name, without an option."""
+    run = WITHOUT_RECIPE[name]
+    parser = Parser(prog=f"ff-lightning {name.split()[0]}", description=first_line(run))
+    lists = [key for key, hint in get_type_hints(run).items() if get_origin(hint) is list]
+    for key in lists:
+        parser.add_argument(key, nargs="+", type=str)
+    parser.add_function_arguments(run, skip=set(lists))
+    return parser
+
+
+def first_line(function: Callable[..., None]) -> str:
+    """What a function does, as its docstring begins."""
+    return (function.__doc__ or "").splitlines()[0]
 
 
 def _train_or_evaluate(words: list[str]) -> None:

@@ -10,9 +10,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from ff_lightning.cli.models import load_classifier
-from ff_lightning.cli.parser import Parser
-from ff_lightning.early_exit import EarlyExit
 from ff_lightning.errors import InputError
+from ff_lightning.readouts.early_exit import EarlyExit
 from ff_lightning.tasks.evaluation import ImageClassification
 
 
@@ -31,13 +30,6 @@ class Scores(nn.Module):
         """Scores ``(B, C)`` of images ``(B, …)``; the highest is the prediction."""
         scores: Tensor = self.model(x)
         return scores
-
-
-def export_parser() -> Parser:
-    """Parser of the arguments of :func:`export`."""
-    parser = Parser(prog="ff-lightning export", description="Write a trained classifier as a program.")
-    parser.add_function_arguments(export)
-    return parser
 
 
 def export(ckpt_path: str, output: str) -> None:

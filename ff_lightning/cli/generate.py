@@ -11,7 +11,6 @@ from jsonargparse.typing import PositiveInt
 from torch import Tensor
 
 from ff_lightning.cli.models import build_model, take_weights
-from ff_lightning.cli.parser import Parser
 from ff_lightning.data.tokenizers import Tokenizer
 from ff_lightning.engine.checkpoints import NEEDS_ONE_FILE, check_checkpoint, is_folder
 from ff_lightning.errors import InputError
@@ -19,13 +18,6 @@ from ff_lightning.tasks.language_modelling import LanguageModelling
 
 BETWEEN = "---\n"
 """Line between several texts."""
-
-
-def generate_parser() -> Parser:
-    """Parser of the arguments of :func:`generate`."""
-    parser = Parser(prog="ff-lightning generate", description="Continue a text with a language model.")
-    parser.add_function_arguments(generate)
-    return parser
 
 
 def generate(

@@ -12,20 +12,12 @@ from jsonargparse.typing import PositiveInt
 from lightning.pytorch.utilities import rank_zero_info
 
 from ff_lightning.cli.models import load_classifier
-from ff_lightning.cli.parser import Parser
 from ff_lightning.data.images import ImageDataModule
 from ff_lightning.data.pictures import find_pictures, picture_batches
 from ff_lightning.errors import InputError
 from ff_lightning.readouts import Answer
 from ff_lightning.tasks.classifier import FFClassifier
 from ff_lightning.tasks.evaluation import ImageClassification
-
-
-def predict_parser() -> Parser:
-    """Parser of the arguments of :func:`predict_folder`."""
-    parser = Parser(prog="ff-lightning predict", description="Classify the pictures in a folder.")
-    parser.add_function_arguments(predict_folder)
-    return parser
 
 
 def predict_folder(

@@ -6,138 +6,26 @@ the next loss is asked for. Why it is built this way stands in the documentation
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+import lightning.pytorch as pl
 import torch
-from lightning.pytorch.strategies import (
-    DDPStrategy,
-    DeepSpeedStrategy,
-    FSDPStrategy,
-    ModelParallelStrategy,
-    SingleDeviceStrategy,
-    Strategy,
-)
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.optim import Optimizer
 
 from ff_lightning.distributed import average_batch_statistics, whole
 from ff_lightning.engine.sharding import ShardedSync, shard_like
+from ff_lightning.engine.sync import NoSync, Parameters, gradient_sync
 from ff_lightning.errors import InputError
 from ff_lightning.signals import LocalStep
-from ff_lightning.strategies import LayerParallelStrategy
+from ff_lightning.stages import Stage
 
-if TYPE_CHECKING:
-    from ff_lightning.module import FFLightningModule
-
-Parameters = Sequence[nn.Parameter]
 Gradients = list[list[list[Tensor | None]]]
 """Of every rank, block and parameter."""
-
-
-class GradientSync(Protocol):
-    """How the gradients of one block become equal on all ranks."""
-
-    overlaps: bool
-    """Whether waiting for a block is better put off until the next loss is computed."""
-
-    def backward(self) -> AbstractContextManager[None]:
-        """Context in which a backward pass leaves gradients unsynchronised."""
-
-    def launch(self, parameters: Parameters) -> None:
-        """Start averaging the gradients of one block."""
-
-    def wait(self) -> None:
-        """Finish what the last ``launch`` started."""
-
-
-class NoSync:
-    """One process trains a block: nothing to average."""
-
-    overlaps = False
-
-    def backward(self) -> AbstractContextManager[None]:
-        """No context needed."""
-        return nullcontext()
-
-    def launch(self, parameters: Parameters) -> None:
-        """Do nothing."""
-
-    def wait(self) -> None:
-        """Do nothing."""
-
-
-class ExplicitSync:
-    """Average the gradients of one block over ranks, each byte once, for any stock ``DDPStrategy``.
-
-    The reducer of ``DistributedDataParallel`` expects one backward pass a step for the whole model. So each
-    block's backward pass runs with that reducer switched off, and the gradients of the block's declared
-    parameters are averaged here: one asynchronous all-reduce for each dtype, with zeros where this rank has no
-    gradient, so that ranks never disagree on what is sent.
-
-    Args:
-        strategy: the running strategy.
-    """
-
-    overlaps = True
-
-    def __init__(self, strategy: DDPStrategy) -> None:
-        self.strategy = strategy
-        self.in_flight: list[tuple[Tensor, list[nn.Parameter], dist.Work]] = []
-
-    def backward(self) -> AbstractContextManager[None]:
-        """Switch the strategy's own reducer off."""
-        return self.strategy.block_backward_sync()
-
-    def launch(self, parameters: Parameters) -> None:
-        """Start one all-reduce for each dtype among the parameters."""
-        for dtype in sorted({p.dtype for p in parameters}, key=str):
-            members = [p for p in parameters if p.dtype == dtype]
-            bucket = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).reshape(-1) for p in members])
-            work = dist.all_reduce(bucket, async_op=True)
-            self.in_flight.append((bucket, members, work))
-
-    def wait(self) -> None:
-        """Wait, and hand the averaged gradients to the parameters as views of the bucket."""
-        for bucket, members, work in self.in_flight:
-            work.wait()
-            bucket /= dist.get_world_size()
-            pieces = torch.split(bucket, [p.numel() for p in members])
-            for parameter, piece in zip(members, pieces, strict=True):
-                parameter.grad = piece.view_as(parameter)
-        self.in_flight.clear()
-
-
-def gradient_sync(strategy: Strategy) -> GradientSync:
-    """Choose how gradients are synchronised under a Lightning strategy.
-
-    Raises:
-        InputError: the strategy cannot train blocks one by one; the message names what to use.
-    """
-    if isinstance(strategy, (SingleDeviceStrategy, LayerParallelStrategy)):
-        return NoSync()
-    if isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy)):  # the latter calls itself a kind of DDP
-        raise InputError(
-            f"Passed `strategy={type(strategy).__name__}`. It expects one backward pass through the whole model, and "
-            "blocks are trained one by one; use `ModelParallelStrategy(data_parallel_size=…, tensor_parallel_size=1)`, "
-            "which shards every block."
-        )
-    if isinstance(strategy, DDPStrategy):
-        if strategy._ddp_kwargs.get("static_graph"):
-            raise InputError(
-                "Passed `DDPStrategy(static_graph=True)`. Blocks are trained one by one, so the graph changes at "
-                "every backward pass; use `strategy='ddp'`."
-            )
-        return ExplicitSync(strategy)
-    if isinstance(strategy, ModelParallelStrategy):
-        return ShardedSync()
-    raise InputError(
-        f"Passed `strategy={type(strategy).__name__}`. Block-wise updates are proved for one device, for the DDP "
-        "strategies and for `ModelParallelStrategy`; use `strategy='auto'` with `devices=1`, or `strategy='ddp'`."
-    )
 
 
 def merged(parts: Gradients) -> list[list[Tensor | None]]:
@@ -148,28 +36,64 @@ def merged(parts: Gradients) -> list[list[Tensor | None]]:
     ]
 
 
+class Staged(Protocol):
+    """A network of which some blocks may be trained by other processes."""
+
+    stage: Stage
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the blocks of a training are updated.
+
+    Attributes:
+        fused: one backward pass of the summed losses, instead of one a block.
+        clip_norm: largest gradient norm of a block; ``None`` for no clipping.
+        repeats_blocks: whether a block may be updated more than once a batch.
+    """
+
+    fused: bool = False
+    clip_norm: float | None = None
+    repeats_blocks: bool = False
+
+
 class BlockUpdates:
     """Turns local losses into updates: backward, average over ranks, clip, step, free.
 
     Args:
-        module: attached to a running Trainer.
+        trainer: runs the training.
+        network: what is trained; its stage says which of the blocks are trained here.
         parameters: the parameters of every local module, in the order of ``LocalStep.block``.
+        optimizers: one a local module, in the same order.
+        backward: of a loss, such as ``LightningModule.manual_backward``.
+        plan: how they are updated.
 
     Raises:
-        InputError: a strategy or a precision that cannot update the blocks of this module.
+        InputError: a strategy or a precision that cannot update the blocks in this way.
     """
 
-    def __init__(self, module: FFLightningModule, parameters: Sequence[Parameters]) -> None:
-        self.module = module
-        self.trainer = module.trainer
-        if module.repeats_blocks and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+    def __init__(
+        self,
+        trainer: pl.Trainer,
+        network: Staged,
+        parameters: Sequence[Parameters],
+        optimizers: Sequence[Optimizer],
+        backward: Callable[[Tensor], None],
+        plan: Plan,
+    ) -> None:
+        self.trainer = trainer
+        self.network = network
+        self.optimizers = optimizers
+        self.backward = backward
+        self.plan = plan
+        if plan.repeats_blocks and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             raise InputError(
                 "Passed `precision='16-mixed'` to a task that repeats blocks within a batch. A gradient scaler takes "
                 "one step of each optimizer a batch; use 'bf16-mixed'."
             )
         self.parameters = parameters
         self.sync = gradient_sync(self.trainer.strategy)
-        self.overlaps = self.sync.overlaps and not module.repeats_blocks
+        self.overlaps = self.sync.overlaps and not plan.repeats_blocks
         self.pending: int | None = None
         self.touched: set[int] = set()
         self.accumulating = False
@@ -183,15 +107,15 @@ class BlockUpdates:
             update: whether this batch ends in an update; otherwise gradients accumulate.
             learning: for every local module, whether it learns now.
         """
-        if self.module.update == "fused":
+        if self.plan.fused:
             self._fused_backward([step for step in losses if learns(step, learning)], divisor, update)
         else:
             self._streamed_backward(losses, divisor, update, learning)
         if not isinstance(self.sync, NoSync):
-            average_batch_statistics(self.module.network)
+            average_batch_statistics(self.trainer.lightning_module)
         if update:
             self._finish()
-            elsewhere = self.module.network.stage.elsewhere  # their learning rates are kept in step here
+            elsewhere = self.network.stage.elsewhere  # their learning rates are kept in step here
             self.touched.update(index for index in elsewhere if learning[index])
             self._end_update()
         self.accumulating = not update
@@ -205,7 +129,7 @@ class BlockUpdates:
         if not self.accumulating:
             return None
         own = [[None if p.grad is None else whole(p.grad).cpu() for p in block] for block in self.parameters]
-        stage = self.module.network.stage
+        stage = self.network.stage
         if stage.elsewhere:
             return [merged(stage.gather(own))]
         everyone: Gradients = [own]
@@ -234,7 +158,7 @@ class BlockUpdates:
             self._finish()
             if learns(step, learning):
                 with self.sync.backward():
-                    self.module.manual_backward(step.loss / divisor)
+                    self.backward(step.loss / divisor)
                 for index in step.blocks if update else ():
                     self._finish()
                     self._launch(index)
@@ -244,7 +168,7 @@ class BlockUpdates:
         if not steps:
             return
         with self.sync.backward():
-            self.module.manual_backward(torch.stack([step.loss for step in steps]).sum() / divisor)
+            self.backward(torch.stack([step.loss for step in steps]).sum() / divisor)
         for index in sorted({index for step in steps for index in step.blocks}) if update else ():
             self._finish()
             self._launch(index)
@@ -262,7 +186,7 @@ class BlockUpdates:
             return
         index, self.pending = self.pending, None
         self.sync.wait()
-        optimizer = self.module.block_optimizers[index]
+        optimizer = self.optimizers[index]
         clip = partial(self._clip, index)
         scaler: torch.amp.GradScaler | None = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is None:
@@ -270,12 +194,12 @@ class BlockUpdates:
         else:
             self._scaled_step(scaler, optimizer, clip)
         optimizer.zero_grad(set_to_none=True)
-        if self.module.repeats_blocks:
+        if self.plan.repeats_blocks:
             torch.clear_autocast_cache()  # it holds half-precision copies of the weights before this update
 
     def _clip(self, index: int) -> None:
-        if self.module.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.parameters[index], self.module.clip_norm)
+        if self.plan.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters[index], self.plan.clip_norm)
 
     def _scaled_step(self, scaler: torch.amp.GradScaler, optimizer: Optimizer, clip: partial[None]) -> None:
         """One block's step under a gradient scaler; the scaler itself moves once, in :meth:`_end_update`.
@@ -284,7 +208,7 @@ class BlockUpdates:
         """
         scaler.unscale_(optimizer)
         clip()
-        self.trainer.precision_plugin._after_closure(self.module, optimizer)
+        self.trainer.precision_plugin._after_closure(self.trainer.lightning_module, optimizer)
         scaler.step(optimizer)
 
     def _end_update(self) -> None:

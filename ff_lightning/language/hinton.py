@@ -85,7 +85,7 @@ class CandidateStack(TokenStack):
 
 
 class HintonGPT(CandidateStack):
-    """Transformer whose blocks judge a token in their input; the sizes of :class:`~ff_lightning.networks.GPT`.
+    """Transformer whose blocks judge a token in their input; the sizes of :class:`~ff_lightning.language.GPT`.
 
     Goodness is the mean square of the residual stream, which enters a block with mean square 1.
 

@@ -194,7 +194,7 @@ def sequence_contrast(width: int, dream_weight: float) -> SequenceContrast | Non
 
     Args:
         width: of the activities.
-        dream_weight: not negative; see :class:`~ff_lightning.networks.GPT`.
+        dream_weight: not negative; see :class:`~ff_lightning.language.GPT`.
 
     Raises:
         InputError: the weight is negative or not finite.
@@ -230,7 +230,7 @@ def transformer_blocks(
     """Transformer layers cut into blocks of equal size, behind an embedding, which is standard normal.
 
     Args:
-        vocab_size: see :class:`~ff_lightning.networks.GPT`, as for all.
+        vocab_size: see :class:`~ff_lightning.language.GPT`, as for all.
         width: of the residual stream.
         layers: in all.
         layers_per_block: in one block.

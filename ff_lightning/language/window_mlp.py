@@ -16,7 +16,7 @@ from ff_lightning.language.window_layers import DenseLayer, WindowLayer
 class WindowMLP(TokenStack):
     """ReLU layers over a window of tokens, each scoring every candidate for the next one.
 
-    The network of :class:`~ff_lightning.networks.HintonMLP` with the objective of :class:`~ff_lightning.networks.GPT`.
+    The network of :class:`~ff_lightning.language.HintonMLP` with the objective of :class:`~ff_lightning.language.GPT`.
 
     Args:
         vocab_size: ``V``.
@@ -24,7 +24,7 @@ class WindowMLP(TokenStack):
         widths: units of every block.
         context: largest number of tokens in a sequence.
         loss: copied for every block; :class:`~ff_lightning.candidates.LinearContrast` by default.
-        dream_weight: see :class:`~ff_lightning.networks.GPT`.
+        dream_weight: see :class:`~ff_lightning.language.GPT`.
 
     Raises:
         InputError: a size is below 1, or ``dream_weight`` negative.

@@ -1,9 +1,5 @@
 """Networks: stacks assembled from blocks; no training code."""
 
-from ff_lightning.language.gpt import GPT as GPT
-from ff_lightning.language.hinton import HintonGPT as HintonGPT
-from ff_lightning.language.hinton import HintonMLP as HintonMLP
-from ff_lightning.language.window_mlp import WindowMLP as WindowMLP
 from ff_lightning.networks.conv import ConvNet as ConvNet
 from ff_lightning.networks.conv import ConvReLU as ConvReLU
 from ff_lightning.networks.label_planes import LabelBias as LabelBias

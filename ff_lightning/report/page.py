@@ -9,9 +9,9 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ff_lightning.callbacks.progress import clock
 from ff_lightning.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Named, colour, draw, run_charts
 from ff_lightning.report.run import Run, read_run
+from ff_lightning.report.words import clock
 
 STAGES = {"test": "Test", "validate": "Validation", "fit": "End of training", "samples": "Samples"}
 """Tables of a record, in the order in which they are shown."""

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
 from ff_lightning.distributed import one_copy
+from ff_lightning.engine.sync import NoSync
 from ff_lightning.errors import InputError
 from ff_lightning.stacks import BlockStack
 from ff_lightning.stages import Stage
@@ -70,6 +71,10 @@ class LayerParallelStrategy(DDPStrategy):
         if module is not None and module.trainer.training:
             return {"num_replicas": 1, "rank": 0}
         return super().distributed_sampler_kwargs
+
+    def block_sync(self) -> NoSync:
+        """Nothing to average: each block is trained by one process."""
+        return NoSync()
 
     # Start and end ---------------------------------------------------------------------------------------------
 

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ff_lightning.early_exit import EarlyExit
 from ff_lightning.errors import InputError
 from ff_lightning.metrics import LabelContrast
 from ff_lightning.negatives import LabelNegatives, UniformWrongLabel
 from ff_lightning.readouts import Answer, GoodnessReadout, Readout, label_goodness
+from ff_lightning.readouts.early_exit import EarlyExit
 from ff_lightning.signals import Labelled, LocalStep, Signal
 from ff_lightning.stacks import BlockStack
 from ff_lightning.tasks.evaluation import ClassificationMetrics, ImageClassification

@@ -23,11 +23,11 @@ class FFLanguageModel(LanguageModelling):
     The network's parts decide the arm: :class:`~ff_lightning.candidates.LinearContrast` draws from the block's own
     prediction (tier T1, the default), :class:`~ff_lightning.candidates.LogisticContrast` with ``from_below=True``
     and ``residual=True`` corrects the prediction below (T1), :class:`~ff_lightning.candidates.Softmax` compares
-    all tokens at once (T2), :class:`~ff_lightning.networks.HintonGPT` judges the token in its input (T1). So does how
+    all tokens at once (T2), :class:`~ff_lightning.language.HintonGPT` judges the token in its input (T1). So does how
     they predict: a ``GPT`` with its last block alone, or with ``average=True`` with the mean of what all blocks say.
 
     Args:
-        network: such as :class:`~ff_lightning.networks.GPT`.
+        network: such as :class:`~ff_lightning.language.GPT`.
         rollouts: keeps sequences that the model made itself, as negatives of a network that judges the token in its
             input, or of one with a goodness of sequences (``GPT(dream_weight=…)``); ``None`` for no such negatives.
         **kwargs: see :class:`~ff_lightning.FFLightningModule`.

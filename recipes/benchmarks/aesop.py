@@ -28,10 +28,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ff_lightning.data.strings import StringsDataModule
+from ff_lightning.language import HintonMLP, WindowMLP
 from ff_lightning.language.rollouts import SleepBuffer
 from ff_lightning.language.stack import TokenStack
 from ff_lightning.losses import MovingThresholdLoss
-from ff_lightning.networks import HintonMLP, WindowMLP
 from ff_lightning.optim import CosineDecay
 from ff_lightning.processor import prepare_cpu
 from ff_lightning.tasks.language import FFLanguageModel, LanguageTwin

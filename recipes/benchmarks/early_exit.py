@@ -21,9 +21,9 @@ from recipe import load, provenance
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from ff_lightning.early_exit import EarlyExit
 from ff_lightning.engine.checkpoints import check_checkpoint, check_fit
 from ff_lightning.readouts import GoodnessReadout
+from ff_lightning.readouts.early_exit import EarlyExit
 
 TOLERANCES = (0.0, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05)
 REPEATS = 5

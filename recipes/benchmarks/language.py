@@ -28,14 +28,14 @@ from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
 
+from ff_lightning.candidates import CandidateLoss, LinearContrast, LogisticContrast, Softmax
 from ff_lightning.data import ByteTokenizer, TextDataModule, TiktokenTokenizer, Tokenizer
+from ff_lightning.language import GPT, HintonGPT
 from ff_lightning.language.floors import nats_per_token
 from ff_lightning.language.frozen import frozen_nats
-from ff_lightning.candidates import LinearContrast, LogisticContrast, CandidateLoss, Softmax
 from ff_lightning.language.rollouts import SleepBuffer
 from ff_lightning.language.stack import TokenStack
 from ff_lightning.losses import MovingThresholdLoss
-from ff_lightning.networks import GPT, HintonGPT
 from ff_lightning.optim import CosineDecay, MuonAdamW
 from ff_lightning.processor import prepare_cpu
 from ff_lightning.tasks.language import FFLanguageModel, LanguageTwin

@@ -37,7 +37,8 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 import ff_lightning as ff
-from ff_lightning.networks import GPT, MLP
+from ff_lightning.language import GPT
+from ff_lightning.networks import MLP
 
 PIXELS, CLASSES, VOCABULARY = 784, 10, 96
 SEGMENTS = (1, 2, 4, 8, 16)

@@ -43,10 +43,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import ff_lightning as ff
 from ff_lightning.blocks import Block
-from ff_lightning.stacks import BlockStack
 from ff_lightning.goodness import MeanOfSquares
 from ff_lightning.losses import SymBa
 from ff_lightning.networks import MLP
+from ff_lightning.stacks import BlockStack
 from ff_lightning.strategies import LayerParallelStrategy
 
 RANKS = 2

@@ -37,13 +37,14 @@ from torch.optim import AdamW
 
 import ff_lightning as ff
 from ff_lightning.blocks import ClassBlock
+from ff_lightning.candidates import Softmax
 from ff_lightning.data import ImageDataModule
 from ff_lightning.data.text import TextDataModule
 from ff_lightning.goodness import ChannelGroups
-from ff_lightning.candidates import Softmax
+from ff_lightning.language import GPT
 from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.negatives import HardWrongLabel
-from ff_lightning.networks import GPT, MLP
+from ff_lightning.networks import MLP
 from ff_lightning.optim import CosineDecay, MuonAdamW
 from ff_lightning.schedules import HoldThenDecay, Staggered
 

@@ -30,9 +30,9 @@ from lightning.pytorch.cli import LightningCLI
 from recipe import MIXED, SILENT, load, provenance
 from torch.utils.data import DataLoader, TensorDataset
 
+from ff_lightning.candidates import LinearContrast
 from ff_lightning.data.text import TextDataModule
 from ff_lightning.language.gpt import GPT
-from ff_lightning.candidates import LinearContrast
 from ff_lightning.optim import CosineDecay, MuonAdamW
 from ff_lightning.processor import prepare_cpu
 from ff_lightning.tasks.language import FFLanguageModel, LanguageTwin

@@ -15,7 +15,7 @@ from ff_lightning.callbacks import BlockPictures, ClassificationPictures
 from ff_lightning.callbacks.drawings import draw_confusion, draw_goodness, receptive_fields, tiled
 from ff_lightning.callbacks.pictures import clearest_and_hardest
 from ff_lightning.data import ImageDataModule
-from ff_lightning.networks import GPT
+from ff_lightning.language import GPT
 from tests.training import ADAM, classifier, loader, mlp, trainer
 
 DATA = loader(300, 100)

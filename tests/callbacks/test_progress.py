@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 
 from ff_lightning.callbacks import TrainingProgress
 from ff_lightning.callbacks.progress import clock, count_items, item_name
-from ff_lightning.networks import GPT
+from ff_lightning.language import GPT
 from ff_lightning.tasks import FFLanguageModel
 from tests.training import classifier, loader, trainer
 

@@ -13,11 +13,11 @@ from torch import nn
 import ff_lightning as ff
 from ff_lightning.cli import main
 from ff_lightning.cli.export import write_program
-from ff_lightning.early_exit import EarlyExit
 from ff_lightning.errors import InputError
 from ff_lightning.losses import SymBa, TwoThresholdLoss
 from ff_lightning.networks import MLP, ConvNet, LabelBias, LabelledConvNet, RecurrentMLP, SelfContrastConv
 from ff_lightning.readouts import LastBlock, LinearReadout
+from ff_lightning.readouts.early_exit import EarlyExit
 from tests.command_line import error_of
 
 RECIPES = Path(__file__).parents[2] / "recipes"

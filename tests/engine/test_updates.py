@@ -26,7 +26,7 @@ import ff_lightning as ff
 from ff_lightning.candidates import Softmax
 from ff_lightning.data import ImageDataModule
 from ff_lightning.engine.sharding import ShardedSync
-from ff_lightning.engine.updates import ExplicitSync, NoSync, gradient_sync
+from ff_lightning.engine.sync import ExplicitSync, NoSync, gradient_sync
 from ff_lightning.losses import MovingThresholdLoss, SymBa
 from ff_lightning.networks import ConvNet, RecurrentMLP
 from ff_lightning.readouts import LinearReadout

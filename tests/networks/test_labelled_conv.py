@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 import ff_lightning as ff
 from ff_lightning.data import ImageDataModule
-from ff_lightning.early_exit import EarlyExit, lead
 from ff_lightning.errors import InputError
 from ff_lightning.losses import SymBa
 from ff_lightning.negatives import HardWrongLabel
 from ff_lightning.networks import LabelBias, LabelledConvNet, LabelPart, LearnedPlanes, WavePlanes
 from ff_lightning.optim import MuonAdamW
 from ff_lightning.readouts import GoodnessReadout, LinearReadout, label_goodness
+from ff_lightning.readouts.early_exit import EarlyExit, lead
 from ff_lightning.signals import Labelled, Signal
 from tests import references_conv
 from tests.training import ADAM, assert_same_weights, digits, trainer, weights

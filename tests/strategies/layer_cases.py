@@ -26,9 +26,9 @@ import ff_lightning as ff
 from ff_lightning.data import ImageDataModule
 from ff_lightning.data.text import TextDataModule
 from ff_lightning.errors import InputError
+from ff_lightning.language import GPT
 from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.negatives import HardWrongLabel
-from ff_lightning.networks import GPT
 from ff_lightning.optim import MuonAdamW
 from ff_lightning.schedules import HoldThenDecay, Staggered
 from ff_lightning.strategies import LayerParallelStrategy

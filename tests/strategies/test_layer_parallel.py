@@ -15,7 +15,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 import ff_lightning as ff
 from ff_lightning.errors import InputError
-from ff_lightning.networks import HintonMLP
+from ff_lightning.language import HintonMLP
 from ff_lightning.readouts import LinearReadout
 from ff_lightning.strategies import LayerParallelStrategy
 from ff_lightning.strategies.layer_parallel import refuse_task

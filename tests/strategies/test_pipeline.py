@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ff_lightning.errors import InputError
-from ff_lightning.networks import GPT
+from ff_lightning.language import GPT
 from ff_lightning.signals import Labelled, Signal
 from ff_lightning.strategies.pipeline import put_together, taken_apart
 

@@ -3,7 +3,7 @@
 Two ways, both Hinton's (2212.13345, section 3.3): run the net with every label and choose the one with the
 highest summed goodness, or train a linear softmax on the activities, in one pass without a label. Where the blocks
 give every class a goodness of their own, one pass says the goodness of all labels.
-:mod:`ff_lightning.early_exit` stops the first at the block at which the answer is clear.
+:mod:`ff_lightning.readouts.early_exit` stops the first at the block at which the answer is clear.
 """
 
 from __future__ import annotations
@@ -11,16 +11,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ff_lightning.distributed import mean_over_ranks
 from ff_lightning.errors import InputError
-from ff_lightning.goodness import accumulation_dtype
-from ff_lightning.normalization import Standardise
 from ff_lightning.signals import Labelled
 from ff_lightning.stacks import BlockStack
 
@@ -204,121 +200,3 @@ class ChosenBlocks(GoodnessReadout):
 
 def _length(ends: tuple[int, int]) -> int:
     return ends[1] - ends[0]
-
-
-class LinearReadout(Readout):
-    """Linear softmax on the normalised activities of blocks ``first_block`` and above, without a label.
-
-    Trained beside the blocks, on detached activities: no gradient reaches a block.
-
-    Args:
-        in_features: units of all blocks that are read, added up.
-        num_classes: number of classes.
-        first_block: the lowest block that is read; Hinton takes all but the first.
-        pool: feature maps are averaged over squares of this side, and standardised for each sample; 1 for neither.
-        dropout: share of the features that is dropped in training.
-    """
-
-    def __init__(
-        self, in_features: int, num_classes: int, *, first_block: int = 1, pool: int = 1, dropout: float = 0.0
-    ) -> None:
-        super().__init__(first_block)
-        if in_features < 1:
-            raise InputError(f"Passed `in_features={in_features}`. `in_features` must be at least 1.")
-        if pool < 1:
-            raise InputError(f"Passed `pool={pool}`. `pool` must be at least 1.")
-        if not 0 <= dropout < 1:
-            raise InputError(f"Passed `dropout={dropout}`. `dropout` must be in [0, 1).")
-        self.pool = pool
-        self.standardise = Standardise()
-        self.dropout = nn.Dropout(dropout)
-        self.linear = nn.Linear(in_features, num_classes)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-
-    def features(self, network: BlockStack, image: Tensor) -> Tensor:
-        """Activities that are read, ``(B, in_features)``, detached."""
-        answers = zip(network, network.activities(image), strict=False)
-        return self.joined([self.part(block.norm(h)) for block, h in islice(answers, self.first_block, None)])
-
-    def part(self, passed: Tensor) -> Tensor:
-        """What is read of one block, ``(B, D)``, from what it passes on, ``(B, …)``."""
-        if self.pool > 1:
-            passed = self.standardise(F.avg_pool2d(passed, self.pool, ceil_mode=True))
-        return passed.flatten(1)
-
-    def joined(self, parts: Sequence[Tensor]) -> Tensor:
-        """Features ``(B, in_features)`` from the parts of blocks ``first_block`` and above, ``(B, D)`` each.
-
-        Raises:
-            InputError: they have other sizes than the readout was built for.
-        """
-        self._check_units([part.shape[1] for part in parts])
-        return torch.cat(list(parts), dim=1)
-
-    def _check_units(self, units: list[int]) -> None:
-        if sum(units) != self.linear.in_features:
-            raise InputError(
-                f"Passed `in_features={self.linear.in_features}` to the readout. Blocks {self.first_block} and above "
-                f"have {sum(units)} units."
-            )
-
-    def forward(self, network: BlockStack, image: Tensor, num_classes: int) -> Tensor:  # noqa: D102
-        del num_classes
-        with torch.no_grad():
-            scores: Tensor = self.linear(self.features(network, image))
-        return scores
-
-    def local_loss(self, network: BlockStack, image: Tensor, labels: Tensor) -> Tensor:
-        """Loss that trains this readout alone, on detached activities."""
-        return self.loss(self.features(network, image), labels)
-
-    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropy of the linear softmax, nats, on features ``(B, in_features)``."""
-        scores = self.linear(self.dropout(features))
-        return F.cross_entropy(scores.to(accumulation_dtype(scores)), labels)
-
-
-class NestedReadout(LinearReadout):
-    """Linear softmaxes on the lowest block that is read, on the lowest two, and so on, to tell what depth is worth.
-
-    The last one reads all blocks, is the prediction, and learns as a :class:`LinearReadout` does. They share features,
-    not parameters.
-
-    Args:
-        widths: units of every block that is read, after pooling, the lowest first.
-        num_classes: number of classes.
-        first_block: see :class:`LinearReadout`, as the others.
-        pool: sides of the squares over which feature maps are averaged.
-        dropout: share of the features that is dropped in training.
-    """
-
-    def __init__(
-        self, widths: Sequence[int], num_classes: int, *, first_block: int = 1, pool: int = 1, dropout: float = 0.0
-    ) -> None:
-        if not widths or min(widths) < 1:
-            raise InputError(f"Passed `widths={list(widths)}`. `widths` needs one or more numbers of at least 1.")
-        super().__init__(sum(widths), num_classes, first_block=first_block, pool=pool, dropout=dropout)
-        self.widths = list(widths)
-        self.shallow = nn.ModuleList()
-        for units in accumulate(widths[:-1]):
-            linear = nn.Linear(units, num_classes, device="meta")  # draws no random numbers
-            self.shallow.append(linear.to_empty(device=self.linear.weight.device))
-        for parameter in self.shallow.parameters():
-            nn.init.zeros_(parameter)
-
-    def nested(self, features: Tensor) -> list[Tensor]:
-        """Scores ``(B, num_classes)`` by number of blocks, of features ``(B, in_features)``; the last use them all."""
-        return [linear(features[:, : linear.in_features]) for linear in (*self.shallow, self.linear)]
-
-    def _check_units(self, units: list[int]) -> None:
-        if units != self.widths:
-            raise InputError(
-                f"Passed `widths={self.widths}` to the readout. Blocks {self.first_block} and above have {units} units."
-            )
-
-    def loss(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Cross-entropies of all the softmaxes, nats, added up: each has parameters of its own."""
-        scores = torch.stack(self.nested(self.dropout(features)))
-        scores = scores.to(accumulation_dtype(scores)).flatten(0, 1)
-        return F.cross_entropy(scores, labels.repeat(len(self.shallow) + 1), reduction="sum") / len(labels)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ff_lightning.errors import InputError
-from ff_lightning.readouts import Answer, Readout, all_labels, swept
+from ff_lightning.readouts.goodness import Answer, Readout, all_labels, swept
 from ff_lightning.signals import Labelled
 from ff_lightning.stacks import BlockStack
 
