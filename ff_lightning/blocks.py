@@ -134,10 +134,17 @@ class ClassBlock(Block):
         self.goodness = goodness
         self.loss = loss
 
-    def judge(self, h: Tensor, signal: Signal, generator: torch.Generator | None) -> Contrast:
-        """Local loss of the activities ``h``; what is logged contrasts the true class with the best wrong one."""
+    def local_step(
+        self, signal: Signal, generator: torch.Generator | None = None, *, cut: bool = True
+    ) -> tuple[Contrast, Signal]:
+        """See :class:`Block`; ``signal.labels`` holds the true classes."""
         if signal.labels is None:
             raise InputError("Passed a signal without `labels`. A `ClassBlock` needs the true classes, shape (B,).")
+        return super().local_step(signal, generator, cut=cut)
+
+    def judge(self, h: Tensor, signal: Signal, generator: torch.Generator | None) -> Contrast:
+        """Local loss of the activities ``h``; what is logged contrasts the true class with the best wrong one."""
+        assert signal.labels is not None
         g = self.goodness(h)
         return Contrast(self.loss(g, signal.labels, generator).loss, *true_and_hardest(g.detach(), signal.labels))
 

@@ -105,7 +105,8 @@ def gradient_sync(strategy: Strategy) -> GradientSync:
     """
     own = getattr(strategy, "block_sync", None)  # a strategy of ours says it itself
     if own is not None:
-        return own()
+        found: GradientSync = own()
+        return found
     if isinstance(strategy, SingleDeviceStrategy):
         return NoSync()
     if isinstance(strategy, (FSDPStrategy, DeepSpeedStrategy)):  # the latter calls itself a kind of DDP

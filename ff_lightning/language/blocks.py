@@ -217,6 +217,7 @@ class TokenBlock(Block):
     """
 
     layer: TokenLayers
+    goodness: TokenGoodness
 
     def __init__(
         self,

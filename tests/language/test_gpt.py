@@ -67,9 +67,17 @@ def test_training_scores_as_evaluation_does(arm: str, monkeypatch: pytest.Monkey
     for block in network.token_blocks():
         forward = block.loss.forward
 
-        def spy(logits: Tensor, below: Tensor, *rest: Any, forward: Any = forward, loss: Any = block.loss) -> Any:
+        def spy(
+            logits: Tensor,
+            targets: Tensor,
+            generator: Any,
+            below: Tensor,
+            *,
+            forward: Any = forward,
+            loss: Any = block.loss,
+        ) -> Any:
             seen.append(loss.calibrated(logits.detach(), below))
-            return forward(logits, below, *rest)
+            return forward(logits, targets, generator, below)
 
         monkeypatch.setattr(block.loss, "forward", spy)
     list(network.local_losses(network.signal(tokens, targets)))
