@@ -11,7 +11,9 @@ from ff_lightning.module import FFLightningModule as FFLightningModule
 from ff_lightning.signals import Labelled as Labelled
 from ff_lightning.signals import LocalStep as LocalStep
 from ff_lightning.signals import Signal as Signal
+from ff_lightning.signals import StepContext as StepContext
 from ff_lightning.stacks import BlockStack as BlockStack
+from ff_lightning.stacks import Network as Network
 from ff_lightning.tasks import BackpropTwin as BackpropTwin
 from ff_lightning.tasks import FFClassifier as FFClassifier
 from ff_lightning.tasks import FFLanguageModel as FFLanguageModel
@@ -19,6 +21,5 @@ from ff_lightning.tasks import FFPredictive as FFPredictive
 from ff_lightning.tasks import FFRepresentation as FFRepresentation
 from ff_lightning.tasks import FFSelfContrast as FFSelfContrast
 from ff_lightning.tasks import FFSpikingClassifier as FFSpikingClassifier
-from ff_lightning.tasks import LanguageTwin as LanguageTwin
 
 __version__ = _version("ff-lightning")

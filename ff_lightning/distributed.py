@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _one_copy = False
@@ -106,18 +105,3 @@ def is_sharded(module: nn.Module) -> bool:
 def whole(value: Tensor) -> Tensor:
     """A tensor that is spread over the ranks gathered, any other as it is; all ranks must ask."""
     return value.full_tensor() if isinstance(value, DTensor) else value
-
-
-@torch.no_grad()
-def average_batch_statistics(module: nn.Module) -> None:
-    """Average the running statistics of batch normalisation over ranks, each of which saw its part of the batch.
-
-    Args:
-        module: whose batch norms are to be equal on all ranks.
-    """
-    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)] if num_ranks() > 1 else []
-    running = [value for part in norms for value in (part.running_mean, part.running_var) if value is not None]
-    if running:
-        mean = mean_over_ranks(torch.cat(running))
-        for value, piece in zip(running, torch.split(mean, [len(value) for value in running]), strict=True):
-            value.copy_(piece)

@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import ff_lightning as ff
 from ff_lightning.candidates import LinearContrast, Softmax
 from ff_lightning.data import ImageDataModule, StringsDataModule
 from ff_lightning.data.text import TextDataModule
-from ff_lightning.language import GPT, HintonMLP
+from ff_lightning.language import GPT, HintonMLP, Independent
 from ff_lightning.language.rollouts import SleepBuffer
 from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.optim import MuonAdamW
@@ -67,7 +67,7 @@ class Classes(Counted):
 
     def local_losses(self, batch: Any) -> Iterator[ff.LocalStep]:
         x, y = batch
-        yield from self.network.local_losses(ff.Signal(x.double(), 1, y))
+        yield from self.network.local_losses(ff.Signal(x.double(), y), self.step_context())
 
 
 class Branch(FlippedPixels):
@@ -104,7 +104,9 @@ class Language(Counted, ff.FFLanguageModel):
             return
         tokens, targets = self.windows(batch)
         halves = [
-            self.network.local_losses(self.network.signal(x, y, partial(self.draw, half)))
+            self.network.local_losses(
+                self.network.signal(x, y), replace(self.step_context(), generator=partial(self.draw, half))
+            )
             for half, (x, y) in enumerate(zip(tokens.chunk(2), targets.chunk(2), strict=True))
         ]
         for first, second in zip(*halves, strict=True):
@@ -153,7 +155,10 @@ CASES = {
     ),
     "gpt, muon, own negatives": Case(Language, {"optimizer": MUON}, network=partial(gpt, loss=LinearContrast(4))),
     "gpt, muon, own negatives, inherited": Case(
-        Language, {"optimizer": MUON, **HARD}, "ddp_find_unused_parameters_true", partial(gpt, inherit=True)
+        Language,
+        {"optimizer": MUON, **HARD},
+        "ddp_find_unused_parameters_true",
+        partial(gpt, combination=Independent(inherit=True)),
     ),
     "conv, adamw, accumulated, clipped": Case(Classes, {"optimizer": ADAMW, **HARD}, network=conv),
     "conv, batch statistics": Case(Classes, {"optimizer": SGD}, network=partial(conv, batch_statistics=True)),

@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 import ff_lightning as ff
 from ff_lightning.data import ImageDataModule
-from ff_lightning.language import HintonMLP
+from ff_lightning.language import HintonMLP, Independent
 from ff_lightning.language.rollouts import SleepBuffer
 from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.negatives import HardWrongLabel
@@ -59,7 +59,9 @@ def hinton() -> HintonMLP:
 
 
 CASES = {name: ddp_cases.CASES[name] for name in ("sgd", RESUMED, "adamw, fused", "branch")} | {
-    "gpt, own negatives, inherited": Case(Language, {"optimizer": ADAMW, **HARD}, network=partial(gpt, inherit=True)),
+    "gpt, own negatives, inherited": Case(
+        Language, {"optimizer": ADAMW, **HARD}, network=partial(gpt, combination=Independent(inherit=True))
+    ),
     "classifier, labels in every block": Case(Classifier, {"optimizer": ADAMW}, network=labelled_conv),
     "classifier, own negatives": Case(
         Read, {"optimizer": ADAMW}, network=lambda: mlp(3, 16, loss=MovingThresholdLoss(), peer_weight=0.1)

@@ -245,7 +245,7 @@ def test_blocks_of_tier_t2_learn_without_negatives(tmp_path: Path) -> None:
     class Groups(ff.FFLightningModule):
         def local_losses(self, batch: Any) -> Any:
             x, y = batch
-            yield from self.network.local_losses(Signal(x.flatten(1), streams=1, labels=y))
+            yield from self.network.local_losses(Signal(x.flatten(1), y))
 
         def validation_step(self, batch: Any, batch_idx: int) -> None:
             x, y = batch

@@ -35,7 +35,7 @@ CHANGED = {
 }
 
 TEXTS = [name for name in NAMES if name.endswith("_gpt")]
-TEXT_OVERLAYS = ["adamw", "language_twin", "logistic", "residual", "samples", "softmax"]
+TEXT_OVERLAYS = ["adamw", "logistic", "residual", "samples", "softmax"]
 CONV_OVERLAYS = ["class_softmax", "overlapping", "own_contrast"]
 OTHER_OVERLAYS = {*TEXT_OVERLAYS, *CONV_OVERLAYS, "rollouts", "smoke", "wandb"}
 COMBINATIONS = (

@@ -115,13 +115,13 @@ class LabelledLocalReLU(nn.Module):
         self.num_classes = num_classes
         self.label_scale = label_scale
 
-    def share(self, image: Tensor) -> Tensor:
+    def image_part(self, image: Tensor) -> Tensor:
         """The image part of the pre-activation, ``(B, D)``, which no label changes."""
         z: Tensor = self.image(image)
         return z
 
     def forward(self, x: Tensor | Labelled) -> Tensor:  # noqa: D102
-        return labelled_relu(x, self.share, self.label, self.label_scale)
+        return labelled_relu(x, self.image_part, self.label, self.label_scale)
 
 
 class LocalFields(BlockStack):

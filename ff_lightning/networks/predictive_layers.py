@@ -6,15 +6,18 @@ sections 2 and 3); :mod:`ff_lightning.networks.predictive` puts them together.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.distributed import mean_over_ranks
+from ff_lightning.blocks import Block, ContrastiveBlock
 from ff_lightning.errors import InputError, positive
 from ff_lightning.goodness import SumOfSquares, squared_norm
 from ff_lightning.networks.mlp import refuse_other_size
-from ff_lightning.normalization import UnitLength, UnitRMS
+from ff_lightning.normalization import RunningMean, UnitLength, UnitRMS
+from ff_lightning.signals import BlockContext, Contrast, Signal
 
 
 class Calm(SumOfSquares):
@@ -56,6 +59,23 @@ class Rivalry(nn.Module):
         return torch.bmm(groups, strength).transpose(0, 1).flatten(1)
 
 
+@dataclass(frozen=True)
+class Neighbours:
+    """What a layer sees at one step of settling.
+
+    Attributes:
+        below: ``(S * B, …)`` of the layer below, or ``(B, …)`` of an image for all ``S`` streams.
+        above: ``(S * B, …)`` of the layer above, or the labels.
+        last: ``(S * B, units)``, its own activities one step earlier.
+        noise: ``(S * B, units)``, added to what drives it; ``None`` for none.
+    """
+
+    below: Tensor
+    above: Tensor
+    last: Tensor
+    noise: Tensor | None = None
+
+
 class RecurrentReLU(nn.Module):
     """ReLU units driven from below, from above and by their rivals, which keep a share of their last activity.
 
@@ -64,10 +84,12 @@ class RecurrentReLU(nn.Module):
         units: units of this layer.
         above: values that come from above.
         group: units that compete with each other.
+        damping: share of its last activity that a unit keeps at a step, in ``[0, 1)``.
     """
 
-    def __init__(self, below: int, units: int, above: int, *, group: int) -> None:
+    def __init__(self, below: int, units: int, above: int, *, group: int, damping: float = 0.3) -> None:
         super().__init__()
+        self.damping = damping
         self.below = nn.Linear(below, units)
         self.above = nn.Linear(above, units, bias=False)
         self.rivalry = Rivalry(units, group)
@@ -76,13 +98,18 @@ class RecurrentReLU(nn.Module):
         nn.init.orthogonal_(self.above.weight)
         nn.init.normal_(self.below.bias, std=units**-0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Activities ``(N, units)`` of one pass upwards from ``(N, …)``, which is brought to unit length first."""
+    def forward(self, x: Tensor | Neighbours) -> Tensor:
+        """Activities ``(N, units)``: one step of settling among :class:`Neighbours`, or of one pass upwards.
+
+        In a pass upwards ``x`` is what lies below, ``(N, …)``, which is brought to unit length first.
+        """
+        if isinstance(x, Neighbours):
+            return self.settle(self.below(x.below), x.above, x.last, x.noise)
         x = x.flatten(1)
         refuse_other_size(x, self.below.in_features)
         return F.relu(self.below(self.norm(x)), inplace=True)
 
-    def settle(self, driven: Tensor, above: Tensor, last: Tensor, noise: Tensor | None, damping: float) -> Tensor:
+    def settle(self, driven: Tensor, above: Tensor, last: Tensor, noise: Tensor | None = None) -> Tensor:
         """One step of settling: ``(1 - damping) relu(driven + V above - rivalry(last) + noise) + damping last``.
 
         Args:
@@ -91,7 +118,6 @@ class RecurrentReLU(nn.Module):
             above: ``(S * B, above)``.
             last: ``(S * B, units)``, activities one step earlier.
             noise: ``(S * B, units)``.
-            damping: share of the last activities that stays.
 
         Returns:
             ``(S * B, units)``. The gradient passes the ReLU as if there were none, so that silent units learn too.
@@ -100,8 +126,17 @@ class RecurrentReLU(nn.Module):
         drive = drive.view(-1, *driven.shape).add_(driven).flatten(0, 1)
         if noise is not None:
             drive = drive.add_(noise)
-        settled: Tensor = _Settled.apply(drive, last.to(drive.dtype), damping)  # type: ignore[no-untyped-call]
+        settled: Tensor = _Settled.apply(drive, last.to(drive.dtype), self.damping)  # type: ignore[no-untyped-call]
         return settled
+
+
+class SettlingBlock(ContrastiveBlock):
+    """A layer of the representation circuit; what it passes on while it settles is its raw activities."""
+
+    def pass_on(self, x: Tensor | Neighbours, h: Tensor) -> Tensor:
+        """The activities themselves, which the next step reads; in a pass upwards their direction."""
+        passed: Tensor = h if isinstance(x, Neighbours) else self.norm(h)
+        return passed
 
 
 class Prediction(nn.Module):
@@ -137,9 +172,35 @@ class Prediction(nn.Module):
         driven: Tensor = self.linear(self.norm(above))
         return driven
 
-    def local_loss(self, above: Tensor, below: Tensor) -> Tensor:
-        """Squared error of the prediction, summed over the units below, a mean over the batch; scalar."""
-        return squared_norm(self(above) - below).mean()
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionSignal(Signal):
+    """Activities ``h`` ``(B, above)``, and those of the layer below that they are to predict.
+
+    Attributes:
+        below: ``(B, below)``.
+    """
+
+    below: Tensor
+
+
+class PredictionBlock(Block):
+    """One layer of the generative circuit, trained by the error of its prediction.
+
+    Args:
+        layer: predicts the layer below.
+    """
+
+    layer: Prediction
+
+    def __init__(self, layer: Prediction) -> None:
+        super().__init__(layer, norm=nn.Identity())
+
+    def judge(self, h: Tensor, signal: Signal, context: BlockContext) -> Contrast:
+        """Squared error of the prediction ``h``, summed over the units below, a mean over the batch."""
+        del context
+        assert isinstance(signal, PredictionSignal)
+        return Contrast(squared_norm(h - signal.below).mean())
 
 
 class LatentPrediction(Prediction):
@@ -185,7 +246,7 @@ class LatentPrediction(Prediction):
 class LatentPrior(nn.Module):
     """What the latent state of each class looks like: a mixture of Gaussians whose components are the classes.
 
-    Mean and covariance of every class follow the latent states of training, in buffers.
+    Mean and covariance of every class follow the latent states of training, as running values.
 
     Args:
         num_classes: components.
@@ -193,28 +254,23 @@ class LatentPrior(nn.Module):
         momentum: share of the old moments that stays at each training batch.
     """
 
-    counts: Tensor
-    sums: Tensor
-    products: Tensor
-
     def __init__(self, num_classes: int, latents: int, *, momentum: float = 0.99) -> None:
         super().__init__()
-        self.momentum = momentum
-        self.register_buffer("counts", torch.zeros(num_classes))
-        self.register_buffer("sums", torch.zeros(num_classes, latents))
-        self.register_buffer("products", torch.zeros(num_classes, latents, latents))
+        self.num_classes = num_classes
+        self.counts = RunningMean((num_classes,), momentum=momentum, start=0.0)
+        self.sums = RunningMean((num_classes, latents), momentum=momentum, start=0.0)
+        self.products = RunningMean((num_classes, latents, latents), momentum=momentum, start=0.0)
 
     @torch.no_grad()
-    def update(self, latent: Tensor, labels: Tensor) -> None:
-        """Take in latent states ``(B, latents)`` of images of classes ``(B,)``."""
-        latent = latent.to(self.sums.dtype)
-        member = F.one_hot(labels, len(self.counts)).to(latent.dtype)
+    def note(self, latent: Tensor, labels: Tensor) -> None:
+        """Take in latent states ``(B, latents)`` of images of classes ``(B,)``, at the end of the batch."""
+        latent = latent.to(self.sums.value.dtype)
+        member = F.one_hot(labels, self.num_classes).to(latent.dtype)
         with torch.autocast(latent.device.type, enabled=False):
             sums = member.T @ latent
             products = torch.einsum("bc,bi,bj->cij", member, latent, latent)
-        found = zip((self.counts, self.sums, self.products), (member.sum(0), sums, products), strict=True)
-        for moment, value in found:
-            moment.mul_(self.momentum).add_(mean_over_ranks(value / len(labels)))  # the same on any number of ranks
+        for moment, value in ((self.counts, member.sum(0)), (self.sums, sums), (self.products, products)):
+            moment.note(value / len(labels))
 
     @torch.no_grad()
     def sample(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -223,13 +279,14 @@ class LatentPrior(nn.Module):
         Raises:
             InputError: no image of one of the classes has been seen in training.
         """
-        if not bool((self.counts[labels] > 0).all()):
+        counts, sums, products = self.counts.value, self.sums.value, self.products.value
+        if not bool((counts[labels] > 0).all()):
             raise InputError("Passed labels of classes that no training image had. Train first, then sample.")
-        mean = self.sums / self.counts.unsqueeze(1)
-        covariance = self.products / self.counts[:, None, None] - mean.unsqueeze(2) * mean.unsqueeze(1)
-        values, vectors = torch.linalg.eigh(covariance[self.counts > 0].double())
+        mean = sums / counts.unsqueeze(1)
+        covariance = products / counts[:, None, None] - mean.unsqueeze(2) * mean.unsqueeze(1)
+        values, vectors = torch.linalg.eigh(covariance[counts > 0].double())
         root = torch.zeros_like(covariance)
-        root[self.counts > 0] = (vectors * values.clamp_min(0).sqrt().unsqueeze(1)).to(root.dtype)
+        root[counts > 0] = (vectors * values.clamp_min(0).sqrt().unsqueeze(1)).to(root.dtype)
         noise = torch.randn(len(labels), mean.shape[1], 1, generator=generator, device=mean.device, dtype=mean.dtype)
         return mean[labels] + (root[labels] @ noise).squeeze(2)
 

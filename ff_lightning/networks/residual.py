@@ -95,11 +95,12 @@ class ResidualBlock(ClassBlock):
         self.starts = starts
         self.halves = halves
 
-    def forward(self, x: Tensor | Carried) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor | Carried) -> Tensor:
         """Activities of the block, ``(B, …)``, not normalised and without the shortcut."""
-        return super().forward(x.x if isinstance(x, Carried) else x)
+        h: Tensor = super().forward(x.x if isinstance(x, Carried) else x)
+        return h
 
-    def pass_on(self, x: Tensor | Carried, h: Tensor) -> Carried:  # type: ignore[override]
+    def pass_on(self, x: Tensor | Carried, h: Tensor) -> Carried:
         """What the next block receives: normalised activities, joined by the shortcut where there is one."""
         y: Tensor = self.norm(h)
         shortcut = x.shortcut if isinstance(x, Carried) else y

@@ -13,7 +13,7 @@ from ff_lightning.errors import InputError
 from ff_lightning.goodness import accumulation_dtype
 from ff_lightning.normalization import Standardise
 from ff_lightning.readouts.goodness import Readout
-from ff_lightning.stacks import BlockStack
+from ff_lightning.stacks import Network
 
 
 class LinearReadout(Readout):
@@ -46,7 +46,7 @@ class LinearReadout(Readout):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
-    def features(self, network: BlockStack, image: Tensor) -> Tensor:
+    def features(self, network: Network, image: Tensor) -> Tensor:
         """Activities that are read, ``(B, in_features)``, detached."""
         answers = zip(network, network.activities(image), strict=False)
         return self.joined([self.part(block.norm(h)) for block, h in islice(answers, self.first_block, None)])
@@ -73,13 +73,13 @@ class LinearReadout(Readout):
                 f"have {sum(units)} units."
             )
 
-    def forward(self, network: BlockStack, image: Tensor, num_classes: int) -> Tensor:  # noqa: D102
+    def forward(self, network: Network, image: Tensor, num_classes: int) -> Tensor:  # noqa: D102
         del num_classes
         with torch.no_grad():
             scores: Tensor = self.linear(self.features(network, image))
         return scores
 
-    def local_loss(self, network: BlockStack, image: Tensor, labels: Tensor) -> Tensor:
+    def local_loss(self, network: Network, image: Tensor, labels: Tensor) -> Tensor:
         """Loss that trains this readout alone, on detached activities."""
         return self.loss(self.features(network, image), labels)
 

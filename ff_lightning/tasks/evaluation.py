@@ -12,7 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
 from ff_lightning.readouts import Answer
-from ff_lightning.stacks import BlockStack
+from ff_lightning.stacks import Network
 
 
 class ImageClassification(FFLightningModule, ABC):
@@ -27,7 +27,7 @@ class ImageClassification(FFLightningModule, ABC):
         **kwargs: see :class:`~ff_lightning.FFLightningModule`.
     """
 
-    def __init__(self, network: BlockStack, *, num_classes: int, **kwargs: Any) -> None:
+    def __init__(self, network: Network, *, num_classes: int, **kwargs: Any) -> None:
         super().__init__(network, **kwargs)
         self.num_classes = num_classes
         self.val_metrics = ClassificationMetrics(num_classes)

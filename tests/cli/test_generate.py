@@ -91,7 +91,7 @@ def test_neither_recipe_nor_text_is_needed(
     assert written(capsys, "--ckpt_path", str(kept), "--prompt", "import ").startswith("import ")
 
 
-@pytest.mark.parametrize("overlay", ["with/language_twin", "with/residual"])
+@pytest.mark.parametrize("overlay", ["with/twin", "with/residual"])
 def test_other_models_write_too(overlay: str, run: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
     path = run(name=Path(overlay).stem, base=("pydoc_gpt", "with/smoke", overlay))
     assert len(written(capsys, "--ckpt_path", path, "--prompt", "The ", "--max_new_tokens", "30")) == 35

@@ -92,7 +92,7 @@ def test_the_loss_is_hintons_formula(kind: str) -> None:
 def test_the_readout_gives_the_activities_no_gradient(make: Callable[..., Any], kind: str) -> None:
     network = awake(make(loss=ThresholdLoss(1.0))).double()
     text = signal(network, kind)
-    for index, block in enumerate(network):
+    for block in network:
         step, above = block.local_step(text)
         step.loss.backward()
         assert all(p.grad is not None and bool(p.grad.any()) for p in block.readout.parameters())
@@ -133,7 +133,7 @@ def test_real_tokens_of_a_dream_are_no_negatives() -> None:
     text = signal(network, "dreams")
     loss, _ = network[0].local_step(text)
     changed = torch.where(text.dreams.dreamed, text.dreams.h, 0)
-    network[0].loss.theta.fill_(torch.nan)
+    network[0].loss.midpoint.value.fill_(torch.nan)
     again, _ = network[0].local_step(replace(text, dreams=replace(text.dreams, h=changed)))
     assert torch.equal(loss.g_neg, again.g_neg)
     assert torch.equal(loss.loss, again.loss)

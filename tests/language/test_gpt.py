@@ -13,6 +13,7 @@ from ff_lightning.candidates import LinearContrast, LogisticContrast, Softmax
 from ff_lightning.errors import InputError
 from ff_lightning.language.attention import CausalConvolution, RotaryAttention
 from ff_lightning.language.blocks import Dreams, TokenGoodness
+from ff_lightning.language.combination import Independent
 from ff_lightning.language.gpt import GPT
 from tests import references
 from tests.texts import CONTEXT, awake, gpt, windows
@@ -121,7 +122,7 @@ def test_what_lies_above_changes_no_gradient_below_by_a_bit(arm: str) -> None:
 
 
 def test_an_inherited_readout_is_the_one_from_the_start_of_the_step() -> None:
-    network = awake(gpt(inherit=True))
+    network = awake(gpt(combination=Independent(inherit=True)))
     tokens, targets = windows(3)[:, :-1], windows(3)[:, 1:]
     signal = network.signal(tokens, targets, lambda index: torch.Generator().manual_seed(index))
     reference = [step.loss.item() for step in network.local_losses(signal)]
@@ -203,7 +204,7 @@ def test_a_reminded_block_reads_the_embedding_beside_the_activities() -> None:
 
 
 def test_goodness_of_every_block() -> None:
-    network = awake(gpt(inherit=True))
+    network = awake(gpt(combination=Independent(inherit=True)))
     tokens = windows(2)[:, :-1]
     goodness = network.goodness(tokens)
     assert goodness.shape == (3, 2, CONTEXT, network.vocab_size)
@@ -233,8 +234,6 @@ def test_bf16_is_close_to_float32(arm: str) -> None:
         ({"width": 18, "heads": 4}, "width=18, heads=4"),
         ({"context": 0}, "context=0"),
         ({"taps": 0}, "taps=0"),
-        ({"residual": True, "inherit": True}, "readout of its own"),
-        ({"residual": True, "average": True}, "`average=True`.*predict with all of them already"),
         ({"dream_weight": -0.1}, r"`dream_weight=-0\.1`.*positive"),
     ],
 )

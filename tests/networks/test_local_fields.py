@@ -101,10 +101,10 @@ def test_a_label_reaches_every_unit_of_the_first_block() -> None:
     layer = net[0].layer
     labels = torch.stack([CLASSES, (CLASSES + 1) % 10])
     h = layer(Labelled(IMAGES, labels))
-    parts = layer.share(IMAGES).repeat(2, 1) + 10.0 * layer.label.weight.T[labels.flatten()]
+    parts = layer.image_part(IMAGES).repeat(2, 1) + 10.0 * layer.label.weight.T[labels.flatten()]
     torch.testing.assert_close(h, parts.relu(), rtol=1e-5, atol=1e-5)
-    assert torch.equal(layer(Labelled(IMAGES, labels, layer.share(IMAGES))), h)
-    assert torch.equal(layer(IMAGES), layer.share(IMAGES).relu())
+    assert torch.equal(layer(Labelled(IMAGES, labels, layer.image_part(IMAGES))), h)
+    assert torch.equal(layer(IMAGES), layer.image_part(IMAGES).relu())
 
 
 @pytest.mark.parametrize("num_classes", [None, 10])

@@ -26,7 +26,7 @@ import ff_lightning as ff
 from ff_lightning.data import ImageDataModule
 from ff_lightning.data.text import TextDataModule
 from ff_lightning.errors import InputError
-from ff_lightning.language import GPT
+from ff_lightning.language import GPT, Independent, Residual
 from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.negatives import HardWrongLabel
 from ff_lightning.optim import MuonAdamW
@@ -82,8 +82,10 @@ CASES = {
     ),
     "conv, label bias, hard, adamw": Case(labelled_conv, {"negatives": HardWrongLabel(0.5), "optimizer": ADAMW}),
     "gpt, own, muon, clipped": Case(gpt, {"optimizer": MUON, **HARD}),
-    "gpt, residual, adamw": Case(partial(gpt, residual=True), {"optimizer": ADAMW}, cuts=[2]),
-    "gpt, inherited, sgd, bf16": Case(partial(gpt, inherit=True), {"optimizer": SGD}, [2], "bf16-mixed"),
+    "gpt, residual, adamw": Case(partial(gpt, combination=Residual()), {"optimizer": ADAMW}, cuts=[2]),
+    "gpt, inherited, sgd, bf16": Case(
+        partial(gpt, combination=Independent(inherit=True)), {"optimizer": SGD}, [2], "bf16-mixed"
+    ),
 }
 RESUMED = "mlp, hard, adamw, accumulated, clipped, decay"
 
