@@ -149,4 +149,4 @@ class LocalStep:
 def true_and_hardest(g: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Goodness of the true class and of the wrong one with the most, each ``(B,)``, of goodness ``(B, C)``."""
     true = torch.nn.functional.one_hot(labels, g.shape[1]).bool()
-    return g[true], g.masked_fill(true, -torch.inf).amax(1)
+    return g.gather(1, labels.unsqueeze(1)).squeeze(1), g.masked_fill(true, -torch.inf).amax(1)

@@ -106,12 +106,16 @@ def class_softmax(g: Rows, labels: Sequence[int], scale: float = 1.0) -> float:
     return mean(losses)
 
 
-def moving_thresholds(batches: Sequence[tuple[Row, Row]], momentum: float) -> list[float]:
-    """Theta after every batch: a running mean of the midpoint between the two means; the first one sets it."""
+def moving_thresholds(batches: Sequence[Sequence[tuple[Row, Row]]], momentum: float) -> list[float]:
+    """Theta in every batch, and after the last: a running mean of the midpoint between the two means.
+
+    The first midpoint of all sets it. A batch with several kinds of negatives moves it once, by their mean.
+    """
     thetas: list[float] = []
-    for g_pos, g_neg in batches:
-        midpoint = (mean(g_pos) + mean(g_neg)) / 2
-        thetas.append(midpoint if not thetas else momentum * thetas[-1] + (1 - momentum) * midpoint)
+    for batch in batches:
+        midpoints = [(mean(g_pos) + mean(g_neg)) / 2 for g_pos, g_neg in batch]
+        thetas = thetas or [midpoints[0]]
+        thetas.append(momentum * thetas[-1] + (1 - momentum) * mean(midpoints))
     return thetas
 
 

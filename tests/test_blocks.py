@@ -185,7 +185,7 @@ def test_what_happens_above_leaves_the_gradients_below_bit_identical(
 
     def measure() -> Gradients:
         for block in network:
-            block.peer.means.value.fill_(0.5)
+            block.peer.means.value.copy_(torch.linspace(0, 1, len(block.peer.means.value)))
             block.peer.means.forget()
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             return gradients(network, Signal(labelled()))
@@ -384,10 +384,9 @@ def test_thresholds_are_those_of_the_losses() -> None:
     assert class_stack()[0].threshold is None
 
 
-def test_signals_cannot_be_changed_and_know_their_streams() -> None:
+def test_signals_cannot_be_changed_and_images_know_their_streams() -> None:
     signal = Signal.pair(torch.zeros(2, 3), torch.ones(2, 3))
     assert torch.equal(signal.h, torch.tensor([[0.0] * 3] * 2 + [[1.0] * 3] * 2))
-    assert signal.streams == 2
     assert Labelled(torch.zeros(4, 3), torch.zeros(5, 4, dtype=torch.long)).streams == 5
     for frozen in (signal, Labelled(torch.zeros(1), torch.zeros(1, 1)), LocalStep(0, torch.zeros(()))):
         with pytest.raises(dataclasses.FrozenInstanceError):
@@ -430,7 +429,7 @@ TIED = (
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: BlockStack([]), "Passed `blocks=[]`. A stack needs at least one block."),
+        (lambda: BlockStack([]), "Passed `blocks=[]`. A network needs at least one block."),
         (lambda: BlockStack(list(tied_blocks())), TIED),
         (lambda: refuse_shared_parameters(list(tied_blocks())), TIED),
         (

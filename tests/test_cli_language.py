@@ -97,7 +97,7 @@ def test_a_missing_encoding_names_the_variable_to_set(
     [
         ("text", [f"{NETWORK}.width", "32"], "It does not fit `FFLanguageModel` as the recipe builds it: "),
         ("text", [f"{NETWORK}.layers", "4"], "`network.blocks.2.layer.layers.0.attention_taps.weight` is missing"),
-        ("text", configs("with/twin"), "It does not fit `BackpropTwin` as the recipe builds it: "),
+        ("text", configs("with/twin"), "It does not fit `TextTwin` as the recipe builds it: "),
         ("text", ["--data.source", "other.txt"], "for a vocabulary of 1"),
         ("text", ["--data.source", "same.txt"], "trained with another vocabulary than that of 'same.txt'"),
         ("digits", [], "`network.prior` is missing"),

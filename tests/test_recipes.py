@@ -149,9 +149,9 @@ def test_a_language_overlay_trains(overlay: str, capsys: pytest.CaptureFixture[s
         "adamw": arguments["optimizer"]["class_path"] == "torch.optim.AdamW",
         "language_twin": model["class_path"] == "ff_lightning.LanguageTwin",
         "logistic": loss == "ff_lightning.candidates.LogisticContrast"
-        and not arguments["network"]["init_args"]["residual"],
+        and not arguments["network"]["init_args"]["combination"],
         "residual": loss == "ff_lightning.candidates.LogisticContrast"
-        and arguments["network"]["init_args"]["residual"],
+        and arguments["network"]["init_args"]["combination"]["class_path"] == "ff_lightning.language.Residual",
         "samples": (run / "samples.txt").is_file(),
         "softmax": loss == "ff_lightning.candidates.Softmax",
     }

@@ -12,7 +12,23 @@ from ff_lightning.tasks.classifier import FFClassifier
 from ff_lightning.tasks.language import FFLanguageModel
 
 
-class BackpropTwin(FFLightningModule):
+class _MadeToFit:
+    """Makes the twin that fits the network; apart, since the command line reads arguments off a ``__new__``."""
+
+    def __new__(cls, network: Network | None = None, **kwargs: Any) -> Any:
+        """Make a twin of images or of text; a copy is made without a network."""
+        del kwargs
+        kind: type = cls
+        if cls is BackpropTwin:
+            kind = TextTwin if isinstance(network, TokenStack) else ImageTwin
+        if kind not in (TextTwin, ImageTwin):
+            raise InputError(
+                f"`{cls.__name__}` is a subclass of `BackpropTwin`, which is final: subclass a task instead."
+            )
+        return super().__new__(kind)
+
+
+class BackpropTwin(_MadeToFit, FFLightningModule):
     """The network as one block (:meth:`~ff_lightning.stacks.Network.as_one_block`), trained by backprop throughout.
 
     Images and vectors carry no label, and a linear softmax stands on top of the last block. Of a language model, the
@@ -31,28 +47,20 @@ class BackpropTwin(FFLightningModule):
         InputError: neither the network nor ``num_classes`` says how many classes there are, or they disagree.
     """
 
-    def __new__(cls, network: Network | None = None, **kwargs: Any) -> BackpropTwin:
-        """Make the twin that fits the network; a copy is made without one."""
-        del kwargs
-        kind: type[BackpropTwin] = cls
-        if cls is BackpropTwin:
-            kind = _TextTwin if isinstance(network, TokenStack) else _ImageTwin
-        if kind not in (_TextTwin, _ImageTwin):
-            raise InputError(
-                f"`{cls.__name__}` is a subclass of `BackpropTwin`, which is final: subclass a task instead."
-            )
-        return super().__new__(kind)
-
     def __init__(self, network: Network, *, num_classes: int | None = None, **kwargs: Any) -> None:
         super().__init__(network, **kwargs)  # never run: it tells the command line which arguments there are
 
 
-class _ImageTwin(BackpropTwin, FFClassifier):
+class ImageTwin(BackpropTwin, FFClassifier):
+    """The twin of a network of images, vectors or events."""
+
     def __init__(self, network: Network, *, num_classes: int | None = None, **kwargs: Any) -> None:
         whole = network.as_one_block(num_classes)
         FFClassifier.__init__(self, whole, num_classes=whole.num_classes or 0, **kwargs)
 
 
-class _TextTwin(BackpropTwin, FFLanguageModel):
+class TextTwin(BackpropTwin, FFLanguageModel):
+    """The twin of a language model."""
+
     def __init__(self, network: TokenStack, *, num_classes: int | None = None, **kwargs: Any) -> None:
         FFLanguageModel.__init__(self, network.as_one_block(), **kwargs)

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from ff_lightning.candidates import CandidateLoss, LinearContrast, LogisticContrast, Softmax
 from ff_lightning.data import ByteTokenizer, TextDataModule, TiktokenTokenizer, Tokenizer
-from ff_lightning.language import GPT, HintonGPT
+from ff_lightning.language import GPT, HintonGPT, Independent, Residual
 from ff_lightning.language.floors import nats_per_token
 from ff_lightning.language.frozen import frozen_nats
 from ff_lightning.language.rollouts import SleepBuffer
@@ -66,7 +66,8 @@ def network(args: argparse.Namespace, layers: int, arm: str = "own", layers_per_
         "residual": LogisticContrast(args.negatives, from_below=True),
         "softmax": Softmax(),
     }
-    parts: dict[str, Any] = {"residual": arm == "residual", "inherit": args.inherit and layers > layers_per_block}
+    inherit = args.inherit and layers > layers_per_block
+    parts: dict[str, Any] = {"combination": Residual() if arm == "residual" else Independent(inherit=inherit)}
     parts |= {"remind": args.remind}
     return GPT(vocab_size, loss=losses[arm], dream_weight=0.1 if args.rollouts else 0.0, **parts, **sizes)
 

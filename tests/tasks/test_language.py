@@ -19,7 +19,7 @@ from ff_lightning.candidates import LogisticContrast, Softmax
 from ff_lightning.data.text import TextDataModule
 from ff_lightning.data.tokenizers import ByteTokenizer
 from ff_lightning.errors import InputError
-from ff_lightning.language.combination import Independent
+from ff_lightning.language.combination import Independent, Residual
 from ff_lightning.language.generation import Sampler
 from ff_lightning.language.gpt import GPT
 from ff_lightning.optim import CosineDecay
@@ -30,8 +30,8 @@ from tests.training import assert_same_weights, trainer, weights
 
 ARMS: dict[str, dict[str, Any]] = {
     "own": {},
-    "inherit": {"inherit": True},
-    "residual": {"residual": True, "loss": LogisticContrast(4, from_below=True)},
+    "inherit": {"combination": Independent(inherit=True)},
+    "residual": {"combination": Residual(), "loss": LogisticContrast(4, from_below=True)},
     "softmax": {"loss": Softmax()},
 }
 EVERY_ARM = pytest.mark.parametrize("arm", ARMS)
