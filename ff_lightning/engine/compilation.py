@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 STEP = "local_step"
+FORWARD = "forward"
 
 
 def compile_steps(modules: Sequence[nn.Module]) -> None:
@@ -23,10 +24,8 @@ def compile_steps(modules: Sequence[nn.Module]) -> None:
     limit = 4 * len(modules)
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, limit)
     for module in modules:
-        if hasattr(module, STEP):
-            setattr(module, STEP, torch.compile(getattr(module, STEP)))
-        else:
-            module.compile()
+        name = STEP if hasattr(module, STEP) else FORWARD
+        setattr(module, name, torch.compile(getattr(module, name)))
 
 
 def undo_compile(modules: Sequence[nn.Module]) -> None:
@@ -37,4 +36,4 @@ def undo_compile(modules: Sequence[nn.Module]) -> None:
     """
     for module in modules:
         vars(module).pop(STEP, None)
-        module._compiled_call_impl = None
+        vars(module).pop(FORWARD, None)
