@@ -31,9 +31,13 @@ def one_copy() -> Iterator[None]:
 
 
 def eager(function: Function) -> Function:
-    """Keep a function out of compiled code.
+    """Keep a function out of compiled code: code that was compiled calls it as plain Python.
 
-    That knows no generators of random numbers; and what a collective writes into a tensor there is lost (torch 2.13).
+    Two kinds of functions need it. Those with a ``torch.Generator``, which ``torch.compile`` cannot handle. And those
+    with a collective that writes its result into a tensor: inside compiled code that result is lost (torch 2.13).
+
+    Args:
+        function: to keep out.
     """
     kept: Function = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
     return kept
@@ -105,3 +109,13 @@ def is_sharded(module: nn.Module) -> bool:
 def whole(value: Tensor) -> Tensor:
     """A tensor that is spread over the ranks gathered, any other as it is; all ranks must ask."""
     return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def take_from_first_rank(module: nn.Module) -> None:
+    """Give all ranks the parameters and buffers that the first one has; all of them must call it.
+
+    Args:
+        module: the same on all ranks, but for its values.
+    """
+    for value in (*module.parameters(), *module.buffers()):
+        dist.broadcast(value.detach(), src=0)

@@ -23,6 +23,7 @@ from ff_lightning.engine.batches import refuse_non_finite, seed_default_generato
 from ff_lightning.engine.checkpoints import AtomicCheckpointIO
 from ff_lightning.engine.compilation import compile_steps, undo_compile
 from ff_lightning.engine.hyperparameters import save_plain_hyperparameters
+from ff_lightning.engine.lightning import batches_trained, trainer_of
 from ff_lightning.engine.refusals import refuse_flags
 from ff_lightning.engine.sharding import mend_checkpoints, shard_blocks
 from ff_lightning.engine.sync import gradient_sync
@@ -139,7 +140,8 @@ class FFLightningModule(pl.LightningModule):
             A generator on the module's device.
         """
         batch = self._batch_idx % self.accumulate_batches
-        share = None if self._trainer is None else self.trainer.distributed_sampler_kwargs
+        trainer = trainer_of(self)
+        share = None if trainer is None else trainer.distributed_sampler_kwargs
         rank = self.global_rank if share is None else share["rank"]  # layer-parallel ranks have the same data
         key = [self.seed, self.global_step, batch, rank, stream]
         state = np.random.SeedSequence([part % 2**32 for part in key]).generate_state(1, np.uint64)[0] >> np.uint64(1)
@@ -209,7 +211,7 @@ class FFLightningModule(pl.LightningModule):
     def is_logged(self) -> bool:
         """Whether Lightning writes the metrics of this batch to the loggers."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0
+        return (batches_trained(self.trainer) + 1) % every == 0
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """One optimizer a local module, and one scheduler for each if asked for."""
@@ -293,13 +295,13 @@ class FFLightningModule(pl.LightningModule):
 
     def configure_model(self) -> None:
         """Shard the blocks under ``ModelParallelStrategy``, the one strategy that leaves a mesh of devices here."""
-        if self._device_mesh is not None and self.compile_blocks:
+        if self.device_mesh is not None and self.compile_blocks:
             raise InputError(
                 "Passed `compile_blocks=True` with `ModelParallelStrategy`. Sharded blocks are not compiled: use "
                 "`strategy='ddp'`, or leave it out."
             )
-        if self._device_mesh is not None:
-            shard_blocks(self.local_modules(), self._device_mesh, self.trainer.strategy.root_device)
+        if self.device_mesh is not None:
+            shard_blocks(self.local_modules(), self.device_mesh, self.trainer.strategy.root_device)
 
     def on_fit_start(self) -> None:
         """Build the engine for the strategy at hand."""

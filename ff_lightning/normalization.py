@@ -18,10 +18,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ff_lightning.distributed import mean_over_ranks, num_ranks
 from ff_lightning.errors import InputError
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class UnitLength(nn.Module):
@@ -203,7 +204,7 @@ def settle(module: nn.Module) -> None:
         module: whose running values are to be equal on all ranks.
     """
     means = [part for part in module.modules() if isinstance(part, RunningMean) and part.pending]
-    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)] if num_ranks() > 1 else []
+    norms = [part for part in module.modules() if isinstance(part, BATCH_NORMS)] if num_ranks() > 1 else []
     running = [value for part in norms for value in (part.running_mean, part.running_var) if value is not None]
     values = [value for part in means for value in (part.total, part.count)] + running
     if num_ranks() > 1 and values:
@@ -219,7 +220,7 @@ def settle(module: nn.Module) -> None:
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Meanwhile, batch normalisation brings batches to their own statistics, as in training, and keeps none of them."""
-    norms = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.track_running_stats]
+    norms = [part for part in module.modules() if isinstance(part, BATCH_NORMS) and part.track_running_stats]
     for part in norms:
         part.track_running_stats = False
     try:

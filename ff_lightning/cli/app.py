@@ -49,6 +49,7 @@ from ff_lightning.cli.recipes import RecipeCLI, RecipeParser, with_own_recipes
 from ff_lightning.cli.report import report
 from ff_lightning.data.tokenizers import Tokenizer
 from ff_lightning.engine.checkpoints import check_checkpoint, check_fit
+from ff_lightning.engine.lightning import subcommand_parser
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
 from ff_lightning.processor import prepare_cpu
@@ -106,7 +107,7 @@ class FFLightningCLI(RecipeCLI):
         """Leave the results of an evaluation to our own table."""
         super().setup_parser(*args)
         for subcommand in ("validate", "test"):
-            self._parser(subcommand).set_defaults({"verbose": False})
+            subcommand_parser(self, subcommand).set_defaults({"verbose": False})
 
     def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
         """Name those that are no methods of the Trainer among those there are; `main` runs them."""

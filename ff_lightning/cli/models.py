@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from ff_lightning.cli.parser import Parser
 from ff_lightning.engine.checkpoints import check_checkpoint, check_fit
+from ff_lightning.engine.lightning import class_and_arguments
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
 from ff_lightning.tasks.evaluation import ImageClassification
@@ -25,9 +26,7 @@ def build_model(content: Mapping[str, Any], path: str, kind: type[Model]) -> Mod
     Raises:
         InputError: the checkpoint does not say how its network is built, or it is of another kind.
     """
-    arguments = dict(content.get("hyper_parameters", {}))
-    class_path = arguments.pop("_class_path", None)
-    arguments.pop("_instantiator", None)
+    class_path, arguments = class_and_arguments(content.get("hyper_parameters", {}))
     if class_path is None or "network" not in arguments:
         raise InputError(
             f"Passed `ckpt_path={path}`. It does not say how its network is built, since `ff-lightning fit` did not "

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ff_lightning.callbacks import BestCheckpoint
 from ff_lightning.cli.parser import Parser, explain
+from ff_lightning.engine.lightning import subcommand_parser
 from ff_lightning.errors import InputError
 from ff_lightning.processor import multiplies_bfloat16
 
@@ -89,9 +90,9 @@ class RecipeCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Drop what is switched off, and half precision of a recipe where float32 is faster."""
-        trainer = self._get(self.config, "trainer")
+        trainer = self._passed().trainer
         if trainer.enable_checkpointing is False:
-            self._parser(self.subcommand).callback_keys.remove("best")
+            subcommand_parser(self, self.subcommand).callback_keys.remove("best")
         precision = precision_of_a_recipe(trainer.precision, trainer.accelerator)
         if precision != trainer.precision:
             slow = f"{trainer.precision}, which is many times slower on this device"
@@ -115,9 +116,14 @@ class RecipeCLI(LightningCLI):
             raise
         self._refuse_other()
 
+    def _passed(self) -> Namespace:
+        """What was passed, to the subcommand if there is one."""
+        passed: Namespace = self.config if self.subcommand is None else self.config[self.subcommand]
+        return passed
+
     def _network(self) -> dict[str, Any]:
         """What was passed for the network."""
-        network = self._get(self.config, "model").get("init_args.network")
+        network = self._passed().model.get("init_args.network")
         return network.as_dict() if isinstance(network, Namespace) else {}
 
     def _refuse_unknown(self, error: Exception) -> None:

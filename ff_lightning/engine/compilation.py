@@ -11,6 +11,7 @@ from torch import nn
 from ff_lightning.normalization import RunningMean
 
 STEP = "local_step"
+FORWARD = "forward"
 
 
 def compile_steps(modules: Sequence[nn.Module], *, backend: str = "inductor") -> None:
@@ -31,7 +32,7 @@ def compile_steps(modules: Sequence[nn.Module], *, backend: str = "inductor") ->
             step = getattr(module, STEP)
             setattr(module, STEP, _settled_first(module, step, torch.compile(step, backend=backend)))
         else:
-            module.compile(backend=backend)
+            setattr(module, FORWARD, torch.compile(getattr(module, FORWARD), backend=backend))
 
 
 def _settled_first(module: nn.Module, step: Callable[..., Any], compiled: Callable[..., Any]) -> Callable[..., Any]:
@@ -52,4 +53,4 @@ def undo_compile(modules: Sequence[nn.Module]) -> None:
     """
     for module in modules:
         vars(module).pop(STEP, None)
-        module._compiled_call_impl = None
+        vars(module).pop(FORWARD, None)

@@ -18,6 +18,7 @@ from torch import distributed as dist
 from torch.optim import Optimizer
 
 from ff_lightning.distributed import whole
+from ff_lightning.engine.lightning import before_optimizer_step, count_update
 from ff_lightning.engine.sharding import ShardedSync, shard_like
 from ff_lightning.engine.sync import Parameters, gradient_sync
 from ff_lightning.errors import InputError
@@ -206,7 +207,7 @@ class BlockUpdates:
         """
         scaler.unscale_(optimizer)
         clip()
-        self.trainer.precision_plugin._after_closure(self.trainer.lightning_module, optimizer)
+        before_optimizer_step(self.trainer, optimizer)
         scaler.step(optimizer)
 
     def _end_update(self) -> None:
@@ -220,6 +221,4 @@ class BlockUpdates:
         self.touched.clear()
         # The step of one Lightning optimizer is what `global_step` counts. All blocks were stepped through the
         # strategy, which does not count, so that the count is right whatever blocks took part.
-        counter = self.trainer.strategy._lightning_optimizers[-1]
-        counter._on_before_step()
-        counter._on_after_step()
+        count_update(self.trainer)
