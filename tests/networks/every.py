@@ -82,8 +82,8 @@ NETWORKS = {
         lambda: LocalFields((1, 8, 8), channels=[4, 4], fields=[4, 2], strides=[2, 1], num_classes=10), told, 2
     ),
     # A draw of random numbers cuts a step in two.
-    "conv": Kind(lambda: ConvNet((1, 8, 8), [4, 4], pool_after=[1]), plain, 6),
-    "pairs of blocks": Kind(lambda: ConvNet((1, 8, 8), [4, 4, 4], pool_after=[1], overlapping=True), plain, 10),
+    "conv": Kind(lambda: ConvNet((1, 8, 8), [4, 4], pool_after=[1]), plain, 8),
+    "pairs of blocks": Kind(lambda: ConvNet((1, 8, 8), [4, 4, 4], pool_after=[1], overlapping=True), plain, 12),
     "resnet": Kind(lambda: ResNet((1, 8, 8), 10, stages=2, layers_per_stage=2), plain, 5),
     # With a block above or with the label; from a pass that starts, or with streams that differ.
     "recurrent": Kind(lambda: RecurrentMLP(64, [16, 12], iterations=4, judged=(2, 3)), told, 5),
@@ -95,7 +95,7 @@ NETWORKS = {
     "self-contrast conv": Kind(lambda: SelfContrastConv((1, 8, 8), [4, 6], losses=two_thresholds()), paired, 2),
     "gpt": Kind(lambda: GPT(100, **SMALL), text, 7),
     "gpt, residual": Kind(lambda: GPT(100, combination=Residual(), **SMALL), text, 10),
-    "gpt, inherited": Kind(lambda: GPT(100, combination=Independent(inherit=True), **SMALL), text, 7),
+    "gpt, inherited": Kind(lambda: GPT(100, combination=Independent(inherit=True), **SMALL), text, 8),
     "hinton's gpt": Kind(lambda: HintonGPT(100, **SMALL), text, 2),
     "window mlp": Kind(lambda: WindowMLP(100, widths=[16, 16], context=16, window=3), text, 7),
 }
