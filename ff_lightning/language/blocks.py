@@ -137,17 +137,17 @@ class SequenceContrast(nn.Module):
 
 
 class TokenLayers(nn.Module):
-    """What a block computes: layers, in the first block of a transformer behind the embedding of tokens.
+    """What a block computes: its layers. In the first block of a transformer they stand behind an embedding of tokens.
 
-    Before some layers the embedding can be added again, as long as the stream is at that position:
-    ``x + |x| / |e| * e``. A block that has no embedding of its own finds ``e`` behind its input, where the block below
-    put it.
+    The embedding ``e`` can be added to the stream ``x`` again before some layers, scaled to its length at that position:
+    ``x + |x| / |e| * e``. Only the first block has an embedding. So a block that is to be read so by a block above puts
+    ``e`` behind its activities, and that one takes it from there.
 
     Args:
         layers: from the input upwards.
         embedding: of tokens, for a first block.
         reminders: indices of the layers before which the embedding is added again.
-        carry: put the embedding behind the activities, constant, for the block above.
+        carry: put the embedding behind the activities, as a constant, for the block above.
     """
 
     def __init__(

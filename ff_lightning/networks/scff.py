@@ -5,12 +5,15 @@ layer treats both halves by the same weights, so that it computes ``W(x + x') + 
 through the layer once, and pairs are sums of pre-activations: ``2 z(x)`` and ``z(x) + z(x')``. Goodness is the mean
 square of the rectified sums over the channels, at every position of a map.
 
-What layers above the first learn from differs from layer to layer in the authors' settings
-(github.com/neurophysics-cnrsthales/contrastive-forward-forward), and is an argument here, ``own_pairs``. A layer with
-pairs of its own takes the activities of single images from below (those of the positive stream: an image beside itself
-has the activities of the image, twice as strong, and every sample is standardised), and pairs them anew. A layer
-without reads the two streams of the layer below, activities of positive and of negative pairs, as in Hinton's FF. Once
-trained, all layers are used alike, on single images.
+A layer above the first can learn in two ways. The authors choose one for every layer
+(github.com/neurophysics-cnrsthales/contrastive-forward-forward); here the argument ``own_pairs`` does.
+
+- With pairs of its own, a layer reads single images and pairs them anew. The positive stream of the layer below serves as
+  these: an image beside itself has the activities of the image, twice as strong, and standardising takes that away.
+- Without, a layer reads both streams of the layer below, as in Hinton's FF: the activities of positive and of negative
+  pairs.
+
+Once trained, all layers are used alike, on single images.
 """
 
 from __future__ import annotations

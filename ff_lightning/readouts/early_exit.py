@@ -60,9 +60,10 @@ class EarlyExit(Readout):
     def choose(self) -> None:
         """Find the margins that answer as early as they can without losing more accuracy than allowed.
 
-        From the lowest block upwards: of the images that come to a block, as many as possible are answered there, those
-        with the greatest lead first, while the answers lost against the last block, less those won, stay within an
-        equal share of the allowance for each block but the last. What a block leaves of its share goes to the next.
+        An answer is lost where the block is wrong and the last block would have been right; it is won the other way
+        round. The allowance, ``tolerance`` times the number of images, is shared out equally among all blocks but the
+        last. From the lowest block upwards, each answers the images with the greatest lead, as many as it can while
+        answers lost less answers won stay within its share. What it leaves of its share goes to the next block.
         """
         if self.tolerance is None or not self._observed:
             return
