@@ -60,7 +60,7 @@ def _own(word: str) -> str:
     return option + equals + str(recipes[path])
 
 
-class RecipeParser(Parser):
+class RecipeParser(Parser, LightningArgumentParser):
     """Parser whose configurations can be read again."""
 
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
