@@ -56,7 +56,7 @@ class SaveConfig(SaveConfigCallback):
         name = str(getattr(stage, "value", stage))  # Lightning passes its own enumeration
         folder = Path(trainer.default_root_dir) / ("" if name == "fit" else name)
         folder.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, folder / self.config_filename, skip_none=False, overwrite=True)
+        self.parser.save(self.config, folder / self.config_filename, skip_none=False, overwrite=True, multifile=False)
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):
                 logger.log_hyperparams({"trainer": self.config.trainer.as_dict()})

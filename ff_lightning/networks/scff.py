@@ -207,6 +207,7 @@ class SelfContrastConv(SelfContrastStack):
             )
         super().__init__(blocks)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.image_shape = tuple(image_shape)
         shrunk = 2 ** len(widths)
         self.out_features = widths[-1] * math.ceil(height / shrunk) * math.ceil(width / shrunk)
 

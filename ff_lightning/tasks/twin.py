@@ -21,14 +21,14 @@ class BackpropTwin(ImageClassification):
 
     Args:
         network: the stack that FF would train; gradients flow through all of it here.
-        num_classes: number of classes.
+        num_classes: number of classes; that of the network by default.
         **kwargs: see :class:`~ff_lightning.FFLightningModule`.
     """
 
-    def __init__(self, network: BlockStack, *, num_classes: int = 10, **kwargs: Any) -> None:
+    def __init__(self, network: BlockStack, *, num_classes: int | None = None, **kwargs: Any) -> None:
         super().__init__(network, num_classes=num_classes, **kwargs)
         features = int(getattr(network, "out_features"))  # noqa: B009
-        self.whole = nn.Sequential(network, nn.Flatten(), nn.Linear(features, num_classes))
+        self.whole = nn.Sequential(network, nn.Flatten(), nn.Linear(features, self.num_classes))
 
     def local_modules(self) -> Sequence[nn.Module]:
         """The whole network as one block."""
