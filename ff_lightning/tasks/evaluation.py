@@ -124,7 +124,7 @@ def agreed_classes(num_classes: int | None, *parts: nn.Module | None) -> int:
     Raises:
         InputError: two of them say different numbers, or nobody says one.
     """
-    known = {"": num_classes} | {type(part).__name__: getattr(part, "num_classes", None) for part in parts}
+    known = {"": num_classes} | {type(part).__name__: _classes_of(part) for part in parts}
     told = {name: count for name, count in known.items() if count is not None}
     if not told:
         raise InputError(
@@ -137,6 +137,13 @@ def agreed_classes(num_classes: int | None, *parts: nn.Module | None) -> int:
             first = f"`{first}(num_classes={count})`" if first else f"`num_classes={count}`"
             raise InputError(f"Passed {first} with `{name}(num_classes={other})`. They must be equal.")
     return count
+
+
+def _classes_of(part: nn.Module | None) -> int | None:
+    """What a network or readout says, or else the first block of a stack: its goodness, or its layer, has classes."""
+    first = [part[0].goodness, part[0].layer] if isinstance(part, BlockStack) else []
+    counts = [getattr(each, "num_classes", None) for each in (part, *first)]
+    return next((count for count in counts if count is not None), None)
 
 
 def check_labels(labels: Tensor, num_classes: int) -> None:
