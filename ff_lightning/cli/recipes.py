@@ -134,12 +134,21 @@ class RecipeCLI(LightningCLI):
 
     def _link_the_unsaid(self) -> None:
         """Take from the data what the model has an argument for, and was not told."""
-        parser = self._parser(self.subcommand)
-        config, said = self._get(self.config, "model"), self._get(self.said, "model", Namespace())
-        links = parser._links_group._group_actions
-        relative = {link: link.dest.removeprefix("model.") for link in links}
-        links[:] = [link for link in links if relative[link] in config and relative[link] not in said]
-        parser.taken = [link.dest for link in links]
+        parser, config = self._parser(self.subcommand), self._get(self.config, "model")
+        told = self._told()
+        if told.get("network.num_classes") is not None:
+            told["num_classes"] = None  # the model takes that of its network, which is then compared with the data
+        wanted = {key_of(place) for place in LINKED if place not in told}
+        links = parser._links_group._group_actions  # type: ignore[attr-defined]
+        links[:] = [link for link in links if link.dest in wanted and link.dest.removeprefix("model.") in config]
+        if isinstance(parser, RecipeParser):
+            parser.taken = [link.dest for link in links]
+
+    def _told(self) -> dict[str, Any]:
+        """What a recipe or the command says of the things that the data may know."""
+        said = self._get(self.said, "model", {})
+        keys = {place: key_of(place).removeprefix("model.") for place in LINKED}
+        return {place: said.get(key) for place, key in keys.items() if key in said}
 
     def _refuse_unknown(self, error: Exception) -> None:
         """Name what the model needs, and nobody says."""
@@ -154,9 +163,7 @@ class RecipeCLI(LightningCLI):
 
     def _refuse_other(self) -> None:
         """Refuse what the model was told where the data knows better; ``None`` says that there is no such thing."""
-        said = self._get(self.said, "model", Namespace())
-        for place in LINKED:
-            told = said.get(key_of(place).removeprefix("model."))
+        for place, told in self._told().items():
             known = None if told is None else getattr(self.datamodule, _name(place), None)
             if known is not None and _plain(told) != _plain(known):
                 raise InputError(

@@ -102,7 +102,8 @@ def test_what_was_said_to_have_no_label_stays_so() -> None:
         (["--model.num_classes", "3"], "Passed `num_classes=3` with `MLP(num_classes=2)`."),
         (["--model.network.in_features", "64"], "`model.network.in_features=64` with data of `in_features=240`."),
         (
-            ["--model.network", "ff_lightning.networks.ConvNet", "--model.network.image_shape", "[3, 10, 8]"],
+            ["--model.network", "ff_lightning.networks.ConvNet", "--model.network.pool_after", "[]"]
+            + ["--model.network.image_shape", "[3, 10, 8]"],
             "Passed `model.network.image_shape=[3, 10, 8]` with data of `image_shape=[3, 8, 10]`.",
         ),
         (["--data", "ff_lightning.data.TextDataModule"], "Passed no `model.network.in_features`, and data that does"),
