@@ -17,6 +17,7 @@ from ff_lightning.data import ImageDataModule
 from tests.command_line import error_of
 
 RECIPES = Path(__file__).parents[2] / "recipes"
+CONV = ["--model.network", "ff_lightning.networks.ConvNet"]
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 
 
@@ -102,8 +103,7 @@ def test_what_was_said_to_have_no_label_stays_so() -> None:
         (["--model.num_classes", "3"], "Passed `num_classes=3` with `MLP(num_classes=2)`."),
         (["--model.network.in_features", "64"], "`model.network.in_features=64` with data of `in_features=240`."),
         (
-            ["--model.network", "ff_lightning.networks.ConvNet", "--model.network.pool_after", "[]"]
-            + ["--model.network.image_shape", "[3, 10, 8]"],
+            [*CONV, "--model.network.pool_after", "[]", "--model.network.image_shape", "[3, 10, 8]"],
             "Passed `model.network.image_shape=[3, 10, 8]` with data of `image_shape=[3, 8, 10]`.",
         ),
         (["--data", "ff_lightning.data.TextDataModule"], "Passed no `model.network.in_features`, and data that does"),
