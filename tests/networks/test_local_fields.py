@@ -135,7 +135,7 @@ def test_it_learns_digits(how: str, tmp_path: Path) -> None:
         net = network(peer_weight=0.03, **WIDE)
         task = ff.FFRepresentation(net, LinearReadout(sum(net.widths), 10, first_block=0), optimizer=ADAM)
     else:
-        task = ff.BackpropTwin(network(**WIDE), optimizer=ADAM)
+        task = ff.BackpropTwin(network(**WIDE), num_classes=10, optimizer=ADAM)
     run = trainer(tmp_path, max_epochs=6, num_sanity_val_steps=0)
     run.fit(task, ImageDataModule("digits", batch_size=50))
     assert run.callback_metrics["val/accuracy"] > 0.85
