@@ -50,13 +50,13 @@ class FFClassifier(ImageClassification):
         **kwargs: Any,
     ) -> None:
         self.repeats_blocks = network.repeats_blocks
+        if getattr(network, "num_classes", 0) is None:
+            raise InputError(
+                f"Passed `network={type(network).__name__}` built for `num_classes=None`. A classifier needs a label in "
+                "its input, or a goodness for every class."
+            )
         num_classes = agreed_classes(num_classes, network, readout)
         super().__init__(network, num_classes=num_classes, **kwargs)
-        if getattr(network, "num_classes", num_classes) is None:
-            raise InputError(
-                f"Passed `num_classes={num_classes}` with a network built for `num_classes=None`: its input has no "
-                "label. They must be equal."
-            )
         if negatives is not None and network.gives_classes:
             raise InputError(
                 f"Passed `negatives={type(negatives).__name__}` with a network whose blocks give every class a "
