@@ -52,8 +52,8 @@ class FFClassifier(ImageClassification):
         self.repeats_blocks = network.repeats_blocks
         if getattr(network, "num_classes", 0) is None:
             raise InputError(
-                f"Passed `network={type(network).__name__}` built for `num_classes=None`. A classifier needs a label in "
-                "its input, or a goodness for every class."
+                f"Passed `network={type(network).__name__}` built for `num_classes=None`. A classifier needs a label "
+                "in its input, or a goodness for every class."
             )
         num_classes = agreed_classes(num_classes, network, readout)
         super().__init__(network, num_classes=num_classes, **kwargs)
