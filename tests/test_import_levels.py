@@ -16,7 +16,7 @@ LEVELS = {
     0: {
         *("errors", "distributed", "stages", "goodness", "losses", "normalization", "negatives", "schedules"),
         *("batches", "blocks", "readouts", "early_exit", "networks", "language", "optim", "generation", "rollouts"),
-        *("class_blocks", "class_losses", "convert", "processor"),
+        *("class_blocks", "class_losses", "conversion", "processor"),
     },
     1: {"metrics", "floors", "frozen", "samples"},
     2: {
@@ -65,7 +65,7 @@ KNOWS = {
     "class_losses": GROUND | {"language", "losses"},
     "class_blocks": GROUND | PARTS | {"blocks"},
     "processor": set(),
-    "convert": GROUND | PARTS | {"blocks", "class_blocks"},
+    "conversion": GROUND | PARTS | {"blocks", "class_blocks"},
     "optim": GROUND | {"processor", "schedules"},
     "networks": GROUND | PARTS | {"blocks", "class_blocks", "class_losses", "networks", "language", "optim"},
     "generation": GROUND | {"language", "networks"},

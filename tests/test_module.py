@@ -176,7 +176,7 @@ def test_a_diverged_training_writes_no_checkpoint(tmp_path: Path) -> None:
         ({"update": "both"}, "`update` must be 'streamed' or 'fused'"),
         ({"optimizer": partial(torch.optim.Adam, lr=-1.0)}, "learning rate"),
         ({"optimizer": partial(torch.optim.Adam, lr=0.0)}, "learning rate"),
-        ({"num_classes": 7}, "`num_classes=7` with a network built for `num_classes=10`"),
+        ({"num_classes": 7}, r"`num_classes=7` with `MLP\(num_classes=10\)`"),
         ({"lr_scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau}, "other than ReduceLROnPlateau"),
     ],
 )

@@ -139,9 +139,9 @@ class SequenceContrast(nn.Module):
 class TokenLayers(nn.Module):
     """What a block computes: its layers. In the first block of a transformer they stand behind an embedding of tokens.
 
-    The embedding ``e`` can be added to the stream ``x`` again before some layers, scaled to its length at that position:
-    ``x + |x| / |e| * e``. Only the first block has an embedding. So a block that is to be read so by a block above puts
-    ``e`` behind its activities, and that one takes it from there.
+    The embedding ``e`` can be added to the stream ``x`` again before some layers, scaled to the length that the stream
+    has at that position: ``x + |x| / |e| * e``. Only the first block has an embedding. So a block below one that is to
+    read it puts ``e`` behind its activities, and the one above takes it from there.
 
     Args:
         layers: from the input upwards.

@@ -176,5 +176,6 @@ class LabelledConvNet(BlockStack):
             if layer.pool:
                 height, width = height // 2, width // 2
         super().__init__(blocks)
+        self.image_shape = tuple(image_shape)
         self.num_classes = num_classes
         self.out_features = torch.Size((widths[-1], height, width)).numel()

@@ -161,7 +161,7 @@ class LocalFields(BlockStack):
         fields: Sequence[int] = (10, 2, 2),
         strides: Sequence[int] = (6, 1, 1),
         paddings: Sequence[int] | None = None,
-        num_classes: int | None = None,
+        num_classes: int | None = 10,
         label_scale: float = 10.0,
         goodness: Goodness | None = None,
         loss: ContrastiveLoss | None = None,
@@ -196,6 +196,7 @@ class LocalFields(BlockStack):
                 for layer, linear in zip([first, *map(LocalReLU, maps[1:])], maps, strict=True)
             ]
         )
+        self.image_shape = tuple(image_shape)
         self.num_classes = num_classes
         self.widths = [linear.out_features for linear in maps]
         self.out_features = self.widths[-1]

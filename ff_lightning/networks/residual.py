@@ -16,7 +16,7 @@ from ff_lightning.blocks import ClassBlock
 from ff_lightning.candidates import CandidateLoss, Softmax
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import ChannelGroups, Goodness, MeanActivity
-from ff_lightning.networks.conv import StandardImage
+from ff_lightning.networks.conv import StandardImage, classes_of
 from ff_lightning.normalization import GroupStandard
 from ff_lightning.optim import HiddenMatrix
 from ff_lightning.signals import Labelled
@@ -152,6 +152,8 @@ class ResNet(BlockStack):
         dropout: float = 0.2,
     ) -> None:
         check_sizes(image_shape, width, stages, layers_per_stage, num_classes, dropout)
+        goodness = ChannelGroups(num_classes, MeanActivity()) if goodness is None else goodness
+        classes_of(goodness, num_classes)
         blocks: list[ResidualBlock] = []
         channels, side = image_shape[0], tuple(image_shape[1:])
         for index in range((last := stages * layers_per_stage) + 1):
@@ -166,7 +168,7 @@ class ResNet(BlockStack):
             blocks.append(
                 ResidualBlock(
                     layer if blocks else nn.Sequential(StandardImage(image_shape), layer),
-                    (goodness or ChannelGroups(num_classes, MeanActivity())).sized((wide, *side)),
+                    goodness.sized((wide, *side)),
                     copy.deepcopy(loss) or Softmax(),
                     norm=copy.deepcopy(norm) or GroupStandard(num_classes),
                     joint=joint,
@@ -176,6 +178,7 @@ class ResNet(BlockStack):
             )
             channels = 2 * wide if joint is Joint.CONCAT else wide
         super().__init__(blocks)
+        self.image_shape = tuple(image_shape)
         self.num_classes = num_classes
         self.out_features = torch.Size((channels, *side)).numel()
 

@@ -8,8 +8,8 @@ square of the rectified sums over the channels, at every position of a map.
 A layer above the first can learn in two ways. The authors choose one for every layer
 (github.com/neurophysics-cnrsthales/contrastive-forward-forward); here the argument ``own_pairs`` does.
 
-- With pairs of its own, a layer reads single images and pairs them anew. The positive stream of the layer below serves as
-  these: an image beside itself has the activities of the image, twice as strong, and standardising takes that away.
+- With pairs of its own, a layer reads single images and pairs them anew. The positive stream of the layer below serves
+  as these: an image beside itself has the activities of the image, twice as strong, and standardising takes that away.
 - Without, a layer reads both streams of the layer below, as in Hinton's FF: the activities of positive and of negative
   pairs.
 
@@ -220,6 +220,7 @@ class SelfContrastConv(SelfContrastStack):
             )
         super().__init__(blocks)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.image_shape = tuple(image_shape)
         shrunk = 2 ** len(widths)
         self.out_features = widths[-1] * math.ceil(height / shrunk) * math.ceil(width / shrunk)
 

@@ -101,6 +101,19 @@ class Readout(nn.Module, ABC):
                 f"most {len(network) - 1}."
             )
 
+    def attach(self, network: Network, num_classes: int) -> None:
+        """Take from the task what the readout was not told, and check that it fits.
+
+        Args:
+            network: the stack that it will read.
+            num_classes: number of classes.
+
+        Raises:
+            InputError: it does not fit.
+        """
+        del num_classes
+        self.check(network)
+
     @abstractmethod
     def forward(self, network: Network, image: Tensor, num_classes: int) -> Tensor:
         """Scores ``(B, num_classes)`` of images ``(B, …)``; the highest is the prediction. No gradient."""

@@ -15,7 +15,7 @@ from ff_lightning.readouts import Answer, GoodnessReadout, Readout, label_goodne
 from ff_lightning.readouts.early_exit import EarlyExit
 from ff_lightning.signals import LocalStep, Signal
 from ff_lightning.stacks import Network
-from ff_lightning.tasks.evaluation import ClassificationMetrics, ImageClassification
+from ff_lightning.tasks.evaluation import ClassificationMetrics, ImageClassification, agreed_classes
 
 
 class FFClassifier(ImageClassification):
@@ -28,7 +28,7 @@ class FFClassifier(ImageClassification):
     Args:
         network: a stack whose first layer takes :class:`~ff_lightning.signals.Labelled`, or one of
             :class:`~ff_lightning.blocks.ClassBlock`, such as :class:`~ff_lightning.networks.ConvNet`.
-        num_classes: number of classes.
+        num_classes: number of classes; that of the network by default.
         negatives: draws wrong labels; uniform by default. Blocks that give every class a goodness need none.
         readout: how a prediction is taken; goodness summed over all blocks by default.
         **kwargs: see :class:`~ff_lightning.FFLightningModule`.
@@ -41,18 +41,19 @@ class FFClassifier(ImageClassification):
         self,
         network: Network,
         *,
-        num_classes: int = 10,
+        num_classes: int | None = None,
         negatives: LabelNegatives | None = None,
         readout: Readout | None = None,
         **kwargs: Any,
     ) -> None:
         self.repeats_blocks = network.repeats_blocks
-        super().__init__(network, num_classes=num_classes, **kwargs)
-        if getattr(network, "num_classes", num_classes) != num_classes:
+        if getattr(network, "num_classes", 0) is None:
             raise InputError(
-                f"Passed `num_classes={num_classes}` with a network built for "
-                f"`num_classes={getattr(network, 'num_classes', None)}`. They must be equal."
+                f"Passed `network={type(network).__name__}` built for `num_classes=None`. A classifier needs a label "
+                "in its input, or a goodness for every class."
             )
+        num_classes = agreed_classes(num_classes, network, readout)
+        super().__init__(network, num_classes=num_classes, **kwargs)
         if negatives is not None and network.gives_classes:
             raise InputError(
                 f"Passed `negatives={type(negatives).__name__}` with a network whose blocks give every class a "
@@ -60,7 +61,7 @@ class FFClassifier(ImageClassification):
             )
         self.negatives = UniformWrongLabel() if negatives is None else negatives
         self.readout = GoodnessReadout() if readout is None else readout
-        self.readout.check(network)
+        self.readout.attach(network, num_classes)
         self.contrast = LabelContrast(len(network))
 
     def local_modules(self) -> Sequence[nn.Module]:

@@ -27,7 +27,7 @@ class FFPredictive(FFClassifier):
 
     Args:
         network: the two circuits.
-        num_classes: number of classes.
+        num_classes: number of classes; that of the network by default.
         negatives: draws wrong labels, judged by the softmax head in nats; uniform by default.
         readout: which layers are asked; all by default.
         **kwargs: see :class:`~ff_lightning.FFLightningModule`.
@@ -37,7 +37,7 @@ class FFPredictive(FFClassifier):
         self,
         network: PredictiveCircuits,
         *,
-        num_classes: int = 10,
+        num_classes: int | None = None,
         negatives: LabelNegatives | None = None,
         readout: GoodnessReadout | None = None,
         **kwargs: Any,

@@ -13,7 +13,7 @@ from ff_lightning.negatives import HybridMask
 from ff_lightning.readouts import LinearReadout, NestedReadout
 from ff_lightning.signals import LocalStep, Signal
 from ff_lightning.stacks import Network
-from ff_lightning.tasks.evaluation import ClassificationMetrics, ImageClassification
+from ff_lightning.tasks.evaluation import ClassificationMetrics, ImageClassification, agreed_classes
 
 
 class FFRepresentation(ImageClassification):
@@ -25,7 +25,7 @@ class FFRepresentation(ImageClassification):
     Args:
         network: a stack whose first layer takes plain images.
         readout: the linear softmax, or nested ones.
-        num_classes: number of classes.
+        num_classes: number of classes; that of the readout, or of the network, by default.
         negatives: makes negative images out of a batch.
         **kwargs: see :class:`~ff_lightning.FFLightningModule`.
     """
@@ -35,14 +35,15 @@ class FFRepresentation(ImageClassification):
         network: Network,
         readout: LinearReadout,
         *,
-        num_classes: int = 10,
+        num_classes: int | None = None,
         negatives: HybridMask | None = None,
         **kwargs: Any,
     ) -> None:
+        num_classes = agreed_classes(num_classes, network, readout)
         super().__init__(network, num_classes=num_classes, **kwargs)
         self.negatives = HybridMask() if negatives is None else negatives
         self.readout = readout
-        self.readout.check(network)
+        self.readout.attach(network, num_classes)
         depths = len(readout.shallow) + 1 if isinstance(readout, NestedReadout) else 0
         self.by_depth = nn.ModuleList(MulticlassAccuracy(num_classes, average="micro") for _ in range(depths))
 

@@ -24,7 +24,7 @@ class FFSelfContrast(FFRepresentation):
     Args:
         network: a self-contrastive stack.
         readout: the linear softmax.
-        num_classes: number of classes.
+        num_classes: number of classes; that of the readout by default.
         readout_optimizer: builds the optimizer of the readout; ``optimizer`` by default.
         **kwargs: see :class:`~ff_lightning.FFLightningModule`.
     """
@@ -34,7 +34,7 @@ class FFSelfContrast(FFRepresentation):
         network: SelfContrastStack,
         readout: LinearReadout,
         *,
-        num_classes: int = 10,
+        num_classes: int | None = None,
         readout_optimizer: OptimizerCallable | None = None,
         **kwargs: Any,
     ) -> None:

@@ -56,7 +56,7 @@ class ImageTwin(BackpropTwin, FFClassifier):
 
     def __init__(self, network: Network, *, num_classes: int | None = None, **kwargs: Any) -> None:
         whole = network.as_one_block(num_classes)
-        FFClassifier.__init__(self, whole, num_classes=whole.num_classes or 0, **kwargs)
+        FFClassifier.__init__(self, whole, num_classes=num_classes, **kwargs)
 
 
 class TextTwin(BackpropTwin, FFLanguageModel):

@@ -68,7 +68,7 @@ def test_wrong_arguments_cost_one_line_and_nothing_is_built(
         (["--data.source", "no/such/folder"], "Passed `source='no/such/folder'`."),
         (["--data.source", "."], "Cannot load images from"),
         (["--model.network.in_features", "65"], "in_features=65"),
-        (["--model.num_classes", "5", "--model.network.num_classes", "5"], "Passed labels from 0 to 9."),
+        (["--model.network.num_classes", "5"], "`model.network.num_classes=5` with data of `num_classes=10`"),
         (["--trainer.gradient_clip_val", "1"], "pass `clip_norm` to the module"),
         (["--trainer.accumulate_grad_batches", "2"], "pass `accumulate_batches` to the module"),
         (["--trainer.accelerator", "abacus"], "The Trainer cannot be built: You selected an invalid accelerator"),

@@ -12,7 +12,7 @@ from torch import nn
 
 import ff_lightning as ff
 from ff_lightning.cli import main
-from ff_lightning.cli.export import write_program
+from ff_lightning.cli.programs import write_program
 from ff_lightning.errors import InputError
 from ff_lightning.losses import SymBa, TwoThresholdLoss
 from ff_lightning.networks import MLP, ConvNet, LabelBias, LabelledConvNet, RecurrentMLP, SelfContrastConv
@@ -106,6 +106,6 @@ def test_an_early_exit_is_no_program_of_fixed_size(tmp_path: Path) -> None:
 
 
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ff_lightning.cli.export.find_spec", lambda name: None if name == "onnxscript" else object())
+    monkeypatch.setattr("ff_lightning.cli.programs.find_spec", lambda name: None if name == "onnxscript" else object())
     with pytest.raises(InputError, match=r"ONNX needs onnxscript: pip install 'ff-lightning\[export\]'"):
         write_program(model("twin"), (1, 8, 8), tmp_path / "m.onnx")

@@ -11,7 +11,8 @@ import torch
 
 import ff_lightning as ff
 from ff_lightning.cli import main
-from ff_lightning.cli.generate import load_language_model, pieces
+from ff_lightning.cli.generate import pieces
+from ff_lightning.cli.models import load_language_model
 from ff_lightning.data import ByteTokenizer, CharacterTokenizer, TextDataModule
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import ff_lightning as ff
 from ff_lightning.callbacks import SampleText
-from ff_lightning.cli.generate import load_language_model
+from ff_lightning.cli.models import load_language_model
 from ff_lightning.engine.checkpoints import AtomicCheckpointIO, check_checkpoint, unfinished
 from ff_lightning.engine.sharding import replace_folder
 from tests import texts

@@ -28,7 +28,7 @@ IMAGES = IMAGES.view(-1, 1, 8, 8)
 def network(**kwargs: Any) -> LocalFields:
     """Three blocks for the digits: grids of 3x3, 2x2 and 1x1 positions."""
     torch.manual_seed(0)
-    sizes = {"channels": [5, 6, 7], "fields": [4, 2, 2], "strides": [2, 1, 1], "loss": SymBa(10.0)}
+    sizes = {"channels": [5, 6, 7], "fields": [4, 2, 2], "strides": [2, 1, 1], "loss": SymBa(10.0), "num_classes": None}
     return LocalFields((1, 8, 8), **sizes | kwargs)
 
 
