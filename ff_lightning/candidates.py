@@ -2,8 +2,8 @@
 
 A block gives every candidate ``v`` a goodness ``G(v)``, and predicts with ``softmax(F)``, ``F = below + G``, where
 ``below`` is what it starts from or corrects. Its positives are the true candidates; its negatives are drawn from a
-prediction of the model itself, the true one among them (*collisions are kept*: positive and negative then cancel exactly
-where the model is right). Every loss is a mean over samples or positions.
+prediction of the model itself, the true one among them (*collisions are kept*: positive and negative then cancel
+exactly where the model is right). Every loss is a mean over samples or positions.
 
 With one negative ``v`` drawn from the block's own ``softmax(F)``, the linear contrast ``F(v) - F(y)`` has in
 expectation the gradient of the cross-entropy (self-contrastive estimation, Goodfellow 2014, 1412.6515): what the

@@ -1,8 +1,8 @@
 """Local losses: what one block minimises, from goodness alone.
 
 A contrastive loss (tier T1) wants goodness of positives above goodness of negatives; losses of blocks that give every
-class or token a goodness are in :mod:`ff_lightning.candidates`. All are means over the batch, written with ``softplus`` so that
-no goodness, however large, overflows.
+class or token a goodness are in :mod:`ff_lightning.candidates`. All are means over the batch, written with ``softplus``
+so that no goodness, however large, overflows.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from pkgutil import resolve_name
 from pydoc_data.topics import topics
 
 import pytest
@@ -116,6 +117,34 @@ def test_links_between_pages_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
             if not target.startswith(("http:", "https:")):
                 assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+
+
+def resolves(dotted: str) -> bool:
+    """Whether there is a module, class or function of that name."""
+    try:
+        resolve_name(dotted)
+    except (AttributeError, ImportError):
+        return False
+    return True
+
+
+def test_what_pages_and_recipes_name_exists() -> None:
+    """Modules and classes by dotted path, files of the package by folder."""
+    places = [*PAGES, *(ROOT / "recipes").rglob("*.yaml"), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+    names = [
+        (page, name) for page in places for name in re.findall(r"ff_lightning(?:\.[A-Za-z_]\w*)+", page.read_text())
+    ]
+    assert len(names) > 200
+    assert [(str(page), name) for page, name in names if not resolves(name)] == []
+    files = [(page, name) for page in places for name in re.findall(r"ff_lightning/[\w/]+(?:\.\w+)?", page.read_text())]
+    assert [(str(page), name) for page, name in files if not (ROOT / name).exists()] == []
+
+
+def test_the_reference_has_every_module() -> None:
+    page = (ROOT / "docs" / "reference" / "api.md").read_text()
+    files = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "ff_lightning").rglob("*.py")]
+    names = {".".join(path.parts) for path in files if not path.name.startswith("__")}
+    assert set(re.findall(r"automodule:: (\S+)", page)) == names
 
 
 def test_the_table_of_strategies_names_tests_that_exist() -> None:

@@ -35,9 +35,9 @@ class LanguageTable(pl.Callback):
     """Shows the loss of every block of a language model beside floors, after a training and after an evaluation.
 
     The floors are a uniform guess; n-gram models of the training text with Witten-Bell smoothing
-    (:mod:`ff_lightning.language.floors`); and, unless a model has just been trained, frozen random layers under a trained
-    readout (:mod:`ff_lightning.language.frozen`). They are scored on as many tokens as the blocks, the first of the split. They
-    need a datamodule with ``tokens(split)``; without one there are the blocks alone.
+    (:mod:`ff_lightning.language.floors`); and, unless a model has just been trained, frozen random layers under a
+    trained readout (:mod:`ff_lightning.language.frozen`). They are scored on as many tokens as the blocks, the first of
+    the split. They need a datamodule with ``tokens(split)``; without one there are the blocks alone.
 
     Args:
         frozen_steps: updates of the readout on frozen layers; 0 leaves that row out.

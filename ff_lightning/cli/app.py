@@ -73,7 +73,7 @@ WITHOUT_RECIPE: dict[str, Callable[..., None]] = {
     "export": export,
     "report": report,
 }
-"""Subcommands that need a checkpoint, or the folder of a run, and no recipe. A new one is a function and a line here."""
+"""Subcommands that need a checkpoint, or the folder of a run, no recipe. A new one is a function and a line here."""
 
 DESCRIPTION = "Train networks block by block, for example: ff-lightning fit --config recipes/digits_mlp.yaml"
 

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 import ff_lightning as ff
-from ff_lightning.cli import main, prediction_lines
+from ff_lightning.cli import main
+from ff_lightning.cli.app import prediction_lines
 from ff_lightning.cli.parser import shorten
 from ff_lightning.data import ByteTokenizer, CharacterTokenizer, TextDataModule
 from tests.command_line import error_of
 
-RECIPES = Path(__file__).parents[1] / "recipes"
+RECIPES = Path(__file__).parents[2] / "recipes"
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 NETWORK = "--model.network"
 SIZES = [f"{NETWORK}.width", "16", f"{NETWORK}.layers", "2", f"{NETWORK}.layers_per_block", "1"]
