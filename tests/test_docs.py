@@ -65,6 +65,7 @@ def test_python_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert program
 
 
+@pytest.mark.filterwarnings("ignore:It is recommended to use .self.log:UserWarning")  # of `ddp`, to one rank as well
 @pytest.mark.parametrize("command", [command for command in commands() if not is_trained_with_the_recipes(command)])
 def test_commands_run(
     command: str,
