@@ -1,8 +1,7 @@
-"""Trainings with sharded blocks beside the same ones under `ddp`; run as a script under torchrun."""
+"""Trainings with sharded blocks beside the same ones under `ddp`."""
 
 from __future__ import annotations
 
-import sys
 import warnings
 from functools import partial
 from pathlib import Path
@@ -98,6 +97,11 @@ def fit(
     return run, module
 
 
+def before(folder: Path) -> None:
+    """The checkpoint of one process that two ranks go on from."""
+    fit(folder / "one", RESUMED, sharded=False, ranks=1, callbacks=[SaveBetween()])
+
+
 def main(folder: Path) -> None:
     """Train every case, sharded and under `ddp`, and keep checkpoints of one file."""
     warnings.filterwarnings("ignore")
@@ -126,7 +130,3 @@ def main(folder: Path) -> None:
     store("resumed from one process", RESUMED, resume=folder / "one" / "between.ckpt")
     fit(folder / "parts", RESUMED, sharded=True, folders=True, callbacks=[SaveBetween()])
     store("resumed from a folder", RESUMED, resume=folder / "parts" / "between.ckpt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,10 +1,9 @@
-"""Trainings that must give the same bits on one process and layer-parallel on two; a script under torchrun."""
+"""Trainings that must give the same bits on one process and layer-parallel on two."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 import warnings
 from collections import Counter
@@ -160,6 +159,11 @@ class Terminate(pl.Callback):
             time.sleep(0.05)
 
 
+def before(folder: Path) -> None:
+    """The checkpoint of one process that two ranks go on from."""
+    fit(folder, RESUMED, ranks=1, callbacks=[SaveBetween("one.ckpt")])
+
+
 def main(folder: Path) -> None:
     """Train every case on this rank and store its weights."""
     warnings.filterwarnings("ignore")
@@ -184,7 +188,3 @@ def main(folder: Path) -> None:
         fit(folder, "mlp, uniform, sgd", ranks=2, callbacks=[terminate])
     told["stopped_at"] = terminate.run.global_step
     torch.save(told, folder / f"told, rank {rank}.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
