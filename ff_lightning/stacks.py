@@ -33,8 +33,8 @@ class Network(nn.Module, ABC):
 
     Attributes:
         stage: which of the blocks this process computes in training.
-        num_classes: classes that it tells apart, ``None`` if its blocks know of none.
-        out_features: values a sample that the last block passes on.
+        num_classes: classes that it tells apart, ``None`` if its blocks know of none; not all networks say it.
+        out_features: values a sample that the last block passes on, likewise.
 
     Raises:
         InputError: no block, or a parameter shared between blocks (the update of one would move the other).
@@ -43,7 +43,7 @@ class Network(nn.Module, ABC):
     repeats_blocks = False
     """Whether :meth:`local_losses` yields a block more than once a batch."""
 
-    num_classes: int | None = None
+    num_classes: int | None
     out_features: int
 
     def __init__(self, blocks: Sequence[Block]) -> None:
@@ -144,20 +144,13 @@ class Network(nn.Module, ABC):
             num_classes: of the softmax; that of the network by default.
 
         Raises:
-            InputError: neither says how many classes there are, or they disagree.
+            InputError: neither says how many classes there are.
         """
-        known = self.num_classes
-        if num_classes is None and known is None:
+        num_classes = getattr(self, "num_classes", None) if num_classes is None else num_classes
+        if num_classes is None:
             raise InputError(
                 f"Passed `num_classes=None` with a `{type(self).__name__}` that knows of no classes. Pass their number."
             )
-        if num_classes is not None and known is not None and num_classes != known:
-            raise InputError(
-                f"Passed `num_classes={num_classes}` with a network built for `num_classes={known}`. They must be "
-                "equal."
-            )
-        num_classes = num_classes or known
-        assert num_classes is not None
         stack = BlockStack([ClassBlock(self, LinearGoodness(self.out_features, num_classes), Softmax())])
         stack.num_classes = num_classes
         return stack

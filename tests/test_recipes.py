@@ -140,7 +140,6 @@ def test_a_language_overlay_trains(overlay: str, capsys: pytest.CaptureFixture[s
     loss = (arguments["network"]["init_args"]["loss"] or {}).get("class_path")
     changed = {
         "adamw": arguments["optimizer"]["class_path"] == "torch.optim.AdamW",
-        "language_twin": model["class_path"] == "ff_lightning.LanguageTwin",
         "logistic": loss == "ff_lightning.candidates.LogisticContrast"
         and not arguments["network"]["init_args"]["combination"],
         "residual": loss == "ff_lightning.candidates.LogisticContrast"
@@ -155,8 +154,8 @@ def test_a_benchmark_reads_a_language_recipe_as_the_command_line_does(monkeypatc
     monkeypatch.syspath_prepend(str(RECIPES / "benchmarks"))
     load = importlib.import_module("recipe").load
     few = ["--model.network.width", "32", "--data.context", "16"]
-    built = load(["pydoc_gpt", "with/language_twin"], few, max_steps=1, limit_val_batches=0)
-    assert type(built.model).__name__ == "LanguageTwin"
+    built = load(["pydoc_gpt", "with/twin"], few, max_steps=1, limit_val_batches=0)
+    assert type(built.model).__name__ == "TextTwin"
     assert (built.model.network.vocab_size, built.model.network.context) == (built.datamodule.vocab_size, 16)
     built.trainer.fit(built.model, built.datamodule)
     assert built.trainer.global_step == 1

@@ -9,6 +9,7 @@ from ff_lightning.language.stack import TokenStack
 from ff_lightning.module import FFLightningModule
 from ff_lightning.stacks import Network
 from ff_lightning.tasks.classifier import FFClassifier
+from ff_lightning.tasks.evaluation import agreed_classes
 from ff_lightning.tasks.language import FFLanguageModel
 
 
@@ -55,8 +56,8 @@ class ImageTwin(BackpropTwin, FFClassifier):
     """The twin of a network of images, vectors or events."""
 
     def __init__(self, network: Network, *, num_classes: int | None = None, **kwargs: Any) -> None:
-        whole = network.as_one_block(num_classes)
-        FFClassifier.__init__(self, whole, num_classes=num_classes, **kwargs)
+        whole = network.as_one_block(agreed_classes(num_classes, network))
+        FFClassifier.__init__(self, whole, **kwargs)
 
 
 class TextTwin(BackpropTwin, FFLanguageModel):

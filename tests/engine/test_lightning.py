@@ -52,11 +52,7 @@ LISTED = [
         "the one place that all kinds of saving pass: best.ckpt waits there for last.ckpt",
     ),
     Foreign(
-        *("cli/app.py", "_add_subcommands", "lightning.pytorch.cli.LightningCLI._add_subcommands"),
-        "no hook comes between Lightning's subcommands and the reading of the command",
-    ),
-    Foreign(
-        *("cli/app.py", "_parse_ckpt_path", "lightning.pytorch.cli.LightningCLI._parse_ckpt_path"),
+        *("cli/train.py", "_parse_ckpt_path", "lightning.pytorch.cli.LightningCLI._parse_ckpt_path"),
         "it would put the model of a checkpoint in the place of what was passed; no option turns it off",
     ),
     Foreign(
@@ -68,13 +64,20 @@ LISTED = [
         "`to`, `half` and `double` all pass it; sums must stay exact",
     ),
     # Uses.
+    *(
+        Foreign(
+            "cli/recipes.py", name, place, "jsonargparse has no public way to drop a link that a recipe makes needless"
+        )
+        for name, place in {
+            "_links_group": "jsonargparse._link_arguments._links_group",
+            "_group_actions": "argparse._ArgumentGroup._group_actions",
+        }.items()
+    ),
     Foreign("callbacks/progress.py", "_pytree", "torch.utils._pytree.tree_leaves", TREES),
     Foreign("engine/batches.py", "_pytree", "torch.utils._pytree.tree_leaves", TREES),
     Foreign("engine/hyperparameters.py", "_pytree", "torch.utils._pytree.tree_leaves", TREES),
     Foreign("strategies/layer_parallel.py", "_pytree", "torch.utils._pytree.tree_map", TREES),
     Foreign("strategies/pipeline.py", "_pytree", "torch.utils._pytree.register_pytree_node", TREES),
-    Foreign("cli/app.py", "_subcommands_action", "jsonargparse.ArgumentParser._subcommands_action", HELP),
-    Foreign("cli/app.py", "_choices_actions", "argparse._SubParsersAction._choices_actions", HELP),
     Foreign("cli/parser.py", "_subcommands_action", "jsonargparse.ArgumentParser._subcommands_action", HELP),
     Foreign("cli/parser.py", "_name_parser_map", "argparse._SubParsersAction._name_parser_map", HELP),
     Foreign("cli/parser.py", "_actions", "argparse.ArgumentParser._actions", HELP),
