@@ -23,17 +23,14 @@ from torch.nn import functional as F
 from ff_lightning.errors import InputError, positive
 from ff_lightning.goodness import accumulation_dtype
 from ff_lightning.losses import ThresholdLoss
-from ff_lightning.networks.predictive_layers import (
-    Calm,
+from ff_lightning.networks.predictions import (
     LatentPrediction,
     LatentPrior,
-    Neighbours,
     Prediction,
     PredictionBlock,
     PredictionSignal,
-    RecurrentReLU,
-    SettlingBlock,
 )
+from ff_lightning.networks.predictive_layers import Calm, Neighbours, NoisePool, RecurrentReLU, SettlingBlock
 from ff_lightning.normalization import UnitLength
 from ff_lightning.signals import Labelled, LocalStep, Signal, StepContext
 from ff_lightning.stacks import Network
@@ -289,29 +286,6 @@ class PredictiveCircuits(Network):
     def sample(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images of classes ``(N,)``, ``(N, in_features)``, from latent states drawn from the prior."""
         return self.generate(self.prior.sample(labels, generator), len(self) + 1)
-
-
-class NoisePool:
-    """Gaussian noise that is drawn once a batch, and read from another place each time.
-
-    Drawing as much anew at every step takes a noticeable share of the time of a step.
-
-    Args:
-        states: activities that noise is needed for.
-        scale: standard deviation.
-    """
-
-    STRIDE = 7919  # a prime, so that places do not soon return
-
-    def __init__(self, states: Sequence[Tensor], scale: float) -> None:
-        self.size = max(h.numel() for h in states)
-        self.pool = torch.randn(2 * self.size, device=states[0].device).mul_(scale).to(states[0].dtype)
-        self.place = 0
-
-    def next(self, like: Tensor) -> Tensor:
-        """Noise of the shape of ``like``."""
-        self.place = (self.place + self.STRIDE) % self.size
-        return self.pool[self.place : self.place + like.numel()].view_as(like)
 
 
 def check_sizes(**sizes: int) -> None:

@@ -75,22 +75,13 @@ class TwoWayReLU(nn.Module):
 
 @dataclass(frozen=True)
 class Started(Labelled):
-    """Labelled images of which the pass that starts is known.
-
-    Attributes:
-        start: see :data:`Start`.
-    """
+    """Labelled images of which the pass that starts is known."""
 
     start: Start | None = None
 
 
 class OpenedRecurrent(Opened):
-    """Images as the blocks see them, after the pass that starts; see :class:`~ff_lightning.stacks.Opened`.
-
-    Args:
-        network: the recurrent net.
-        image: ``(B, …)``.
-    """
+    """Images as the blocks see them, after the pass that starts; see :class:`~ff_lightning.stacks.Opened`."""
 
     network: RecurrentMLP
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ff_lightning.errors import InputError
 from ff_lightning.networks import PredictiveCircuits
-from ff_lightning.networks.predictive_layers import LatentPrior, Rivalry
+from ff_lightning.networks.predictions import LatentPrior
+from ff_lightning.networks.predictive_layers import Rivalry
 from ff_lightning.normalization import settle
 from ff_lightning.signals import Labelled, Signal
 from tests import references_predictive as reference
