@@ -37,9 +37,13 @@ def build_model(content: Mapping[str, Any], path: str, kind: type[Model]) -> Mod
             "write it. Build the network in Python, and call the model."
         )
     parser = Parser()
-    parser.add_subclass_arguments(kind, "model", fail_untyped=False)
+    parser.add_subclass_arguments(FFLightningModule, "model", fail_untyped=False)
     config = parser.parse_object({"model": {"class_path": class_path, "init_args": arguments}})
-    model: Model = parser.instantiate_classes(config).model
+    model = parser.instantiate_classes(config).model
+    if not isinstance(model, kind):
+        raise InputError(
+            f"Passed `ckpt_path={path}`. It holds a {type(model).__name__}, not a kind of {kind.__name__}."
+        )
     return model
 
 
