@@ -137,7 +137,7 @@ def test_a_language_overlay_trains(overlay: str, capsys: pytest.CaptureFixture[s
     run = Path(f"runs/pydoc_gpt-smoke-{overlay}")
     model = yaml.safe_load((run / "config.yaml").read_text())["model"]
     arguments = model["init_args"]
-    loss, combination = (
+    loss, _combination = (
         (arguments["network"]["init_args"][part] or {}).get("class_path") for part in ("loss", "combination")
     )
     changed = {
