@@ -142,7 +142,8 @@ class RunningMean(nn.Module):
             raise InputError(f"Passed `momentum={momentum}`. `momentum` must be in [0, 1).")
         self.momentum = momentum
         self.register_buffer("value", torch.full(shape, torch.nan if start is None else start))
-        # One value is kept as a row of one: compiled code loses what is added to a tensor without dimensions (torch 2.13).
+        # A single value is kept as a row of one: compiled code loses what is added to a tensor of no dimension
+        # (torch 2.13).
         self.register_buffer("total", torch.zeros(shape or 1), persistent=False)
         self.register_buffer("count", torch.zeros(shape or 1), persistent=False)
         self.forget()
