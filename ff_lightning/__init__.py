@@ -8,6 +8,7 @@ from ff_lightning.blocks import ContrastiveBlock as ContrastiveBlock
 from ff_lightning.convert import convert as convert
 from ff_lightning.errors import InputError as InputError
 from ff_lightning.module import FFLightningModule as FFLightningModule
+from ff_lightning.pretrained import load as load
 from ff_lightning.signals import Labelled as Labelled
 from ff_lightning.signals import LocalStep as LocalStep
 from ff_lightning.signals import Signal as Signal

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import takewhile
 
 import torch
 from jsonargparse.typing import PositiveInt
 from torch import Tensor
 
-from ff_lightning.cli.models import build_model, take_weights
+from ff_lightning.cli.models import trusted
 from ff_lightning.data.tokenizers import Tokenizer
-from ff_lightning.engine.checkpoints import NEEDS_ONE_FILE, check_checkpoint, is_folder
 from ff_lightning.errors import InputError
+from ff_lightning.pretrained import read_pretrained
 from ff_lightning.tasks.language_modelling import LanguageModelling
 
 BETWEEN = "---\n"
@@ -30,6 +30,7 @@ def generate(
     seed: int | None = None,
     stop: str = "",
     num_samples: PositiveInt = 1,
+    trust: str = "",
 ) -> None:
     """Write a prompt and what follows it to stdout; a single text is written as it is drawn.
 
@@ -45,11 +46,12 @@ def generate(
         seed: of the draws; the training's seed by default.
         stop: end a text when this has been written.
         num_samples: texts to write, with a line between them.
+        trust: packages of your own of which the checkpoint may name classes, with commas in between.
 
     Raises:
         InputError: an argument makes no sense, or the checkpoint is not of a language model.
     """
-    model, tokenizer = load_language_model(ckpt_path)
+    model, tokenizer = load_language_model(ckpt_path, trusted(trust))
     first = tokenizer.encode(prompt) if prompt else _beginning(tokenizer)
     end = tokenizer.end_of_text
     drawn = model.stream(
@@ -68,11 +70,12 @@ def generate(
         _write("\n")
 
 
-def load_language_model(path: str) -> tuple[LanguageModelling, Tokenizer]:
+def load_language_model(path: str, trust: Sequence[str] = ()) -> tuple[LanguageModelling, Tokenizer]:
     """Build the model and the tokenizer that a checkpoint of the command line describes.
 
     Args:
-        path: a local file.
+        path: see :func:`ff_lightning.pretrained.load`.
+        trust: see :func:`ff_lightning.pretrained.load`.
 
     Returns:
         The model, on a GPU if there is one, ready to generate; and its tokenizer.
@@ -80,22 +83,15 @@ def load_language_model(path: str) -> tuple[LanguageModelling, Tokenizer]:
     Raises:
         InputError: the file is no such checkpoint.
     """
-    if is_folder(path):
-        raise InputError(NEEDS_ONE_FILE.format(path=path))
-    content = check_checkpoint(path)
-    states = [state["tokenizer"] for state in content.values() if isinstance(state, Mapping) and "tokenizer" in state]
-    if not states:
-        raise InputError(
-            f"Passed `ckpt_path={path}`. The checkpoint is not of a language model trained on a text: it has no "
-            "tokenizer."
-        )
-    model, tokenizer = build_model(content, path, LanguageModelling), Tokenizer.from_dict(states[0])
-    if tokenizer.vocab_size != model.network.vocab_size:
+    found = read_pretrained(path, LanguageModelling, trust=trust, needs="tokenizer")
+    tokenizer = found.tokenizer
+    assert tokenizer is not None
+    if tokenizer.vocab_size != found.model.network.vocab_size:
         raise InputError(
             f"Passed `ckpt_path={path}`. The tokenizer in it has {tokenizer.vocab_size} tokens, its network "
-            f"{model.network.vocab_size}."
+            f"{found.model.network.vocab_size}."
         )
-    return take_weights(model, content, path).to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+    return found.model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
 def pieces(tokenizer: Tokenizer, tokens: Iterable[int], stop: str = "") -> Iterator[str]:

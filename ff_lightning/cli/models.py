@@ -2,61 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
-from ff_lightning.cli.parser import Parser
-from ff_lightning.engine.checkpoints import check_checkpoint, check_fit
-from ff_lightning.errors import InputError
-from ff_lightning.module import FFLightningModule
+from ff_lightning.pretrained import read_pretrained
 from ff_lightning.tasks.evaluation import ImageClassification
 
-Model = TypeVar("Model", bound=FFLightningModule)
 
+def trusted(names: str) -> list[str]:
+    """Packages that ``--trust`` names, with commas in between.
 
-def build_model(content: Mapping[str, Any], path: str, kind: type[Model]) -> Model:
-    """Build the class that is named in the hyperparameters, which the command line saves with every checkpoint.
-
-    Args:
-        content: of the checkpoint.
-        path: of the checkpoint, for errors.
-        kind: what it must be.
-
-    Raises:
-        InputError: the checkpoint does not say how its network is built, or it is of another kind.
+    >>> trusted("my_package, other"), trusted("")
+    (['my_package', 'other'], [])
     """
-    arguments = dict(content.get("hyper_parameters", {}))
-    class_path = arguments.pop("_class_path", None)
-    arguments.pop("_instantiator", None)
-    if class_path is None or "network" not in arguments:
-        raise InputError(
-            f"Passed `ckpt_path={path}`. It does not say how its network is built, since `ff-lightning fit` did not "
-            "write it. Build the network in Python, and call the model."
-        )
-    parser = Parser()
-    parser.add_subclass_arguments(kind, "model", fail_untyped=False)
-    config = parser.parse_object({"model": {"class_path": class_path, "init_args": arguments}})
-    model: Model = parser.instantiate_classes(config).model
-    return model
+    return [name.strip() for name in names.split(",") if name.strip()]
 
 
-def take_weights(model: Model, content: Mapping[str, Any], path: str) -> Model:
-    """Give a model the weights of a checkpoint, ready to be used.
-
-    Raises:
-        InputError: they do not fit.
-    """
-    model.on_load_checkpoint(dict(content))
-    check_fit(model, content["state_dict"], path)
-    model.load_state_dict(content["state_dict"])
-    return model.eval()
-
-
-def load_classifier(path: str) -> tuple[ImageClassification, dict[str, Any], dict[str, Any]]:
+def load_classifier(path: str, trust: Sequence[str] = ()) -> tuple[ImageClassification, dict[str, Any], dict[str, Any]]:
     """Build the image classifier of a checkpoint.
 
     Args:
-        path: a local file that ``ff-lightning fit`` wrote.
+        path: see :func:`ff_lightning.pretrained.load`.
+        trust: see :func:`ff_lightning.pretrained.load`.
 
     Returns:
         The model, on the CPU; what the checkpoint keeps of the images (``image_shape``, ``class_names``); and the
@@ -65,13 +32,5 @@ def load_classifier(path: str) -> tuple[ImageClassification, dict[str, Any], dic
     Raises:
         InputError: the file is no such checkpoint.
     """
-    content = check_checkpoint(path)
-    states = [state for state in content.values() if isinstance(state, Mapping) and "image_shape" in state]
-    if not states:
-        raise InputError(
-            f"Passed `ckpt_path={path}`. The checkpoint does not say what its images were: it is not of an image "
-            "classifier that `ff-lightning fit` trained on an `ImageDataModule`."
-        )
-    model = build_model(content, path, ImageClassification)  # type: ignore[type-abstract]
-    take_weights(model, content, path)
-    return model, dict(states[0]), dict(content.get("datamodule_hyper_parameters", {}))
+    found = read_pretrained(path, ImageClassification, trust=trust, needs="image_shape")  # type: ignore[type-abstract]
+    return found.model, found.known, found.data
