@@ -70,7 +70,8 @@ def load(source: str | Path, *, trust: Sequence[str] = ()) -> FFLightningModule:
 
     Args:
         source: a checkpoint of ``ff-lightning fit``, such as ``runs/digits_mlp/best.ckpt``; the address of one; a
-            folder that :func:`save_pretrained` wrote; or the name of one on Hugging Face's hub, such as ``somebody/digits``.
+            folder that :func:`save_pretrained` wrote; or the name of one on Hugging Face's hub, such as
+            ``somebody/digits``.
         trust: packages of which classes may be built, beside this one and torch, such as ``["my_package"]``.
 
     Returns:

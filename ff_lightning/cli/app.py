@@ -49,6 +49,7 @@ from ff_lightning.cli.recipes import RecipeCLI, RecipeParser, with_own_recipes
 from ff_lightning.cli.report import report
 from ff_lightning.data.tokenizers import Tokenizer
 from ff_lightning.engine.checkpoints import check_checkpoint, check_fit
+from ff_lightning.engine.reading import local_path
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
 from ff_lightning.processor import prepare_cpu
@@ -126,7 +127,7 @@ class FFLightningCLI(RecipeCLI):
         """
         path = self.config[self.config.subcommand].ckpt_path
         self._weights = None
-        if path is not None and path not in CHECKPOINT_WORDS and "://" not in str(path):
+        if path is not None and path not in CHECKPOINT_WORDS and local_path(path) is not None:
             self._weights = check_checkpoint(path).get("state_dict")
 
     def before_instantiate_classes(self) -> None:

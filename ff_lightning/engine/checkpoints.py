@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 from torch import Tensor, nn
 
+from ff_lightning.engine.integrity import sync_folder
 from ff_lightning.engine.reading import is_folder, local_path, read_checkpoint, refuse_unsafe
 from ff_lightning.errors import InputError
 
@@ -64,7 +65,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
     @contextmanager
     def same_as(self, path: Path) -> Iterator[None]:
@@ -125,14 +126,6 @@ def _write(checkpoint: dict[str, Any], path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def write_synced(path: Path, content: bytes) -> None:
-    """Write a file and bring it to the disk before anybody is told of it."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 @contextmanager
 def _checksums() -> Iterator[None]:
     """Let torch write a checksum with every record, whatever this process has told it."""
@@ -142,17 +135,6 @@ def _checksums() -> Iterator[None]:
         yield
     finally:
         torch.serialization.set_crc32_options(before)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Bring a new name to the disk; without it, a power cut could bring the old file back."""
-    if os.name != "posix":  # folders cannot be opened elsewhere
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def check_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.default_planner import DefaultLoadPlanner
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import Metadata
@@ -114,7 +115,7 @@ def load_folder(path: Path, module: nn.Module, optimizers: Sequence[Optimizer], 
     except InputError:
         raise
     # torch wraps what any rank raised; its own errors list whole plans.
-    except Exception as error:
+    except (Exception, CheckpointException) as error:  # the latter is not among the former
         raise InputError(f"Passed `ckpt_path={path}`. It does not fit this training: {_first_line(error)}.") from error
 
 

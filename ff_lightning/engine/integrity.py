@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
@@ -49,6 +49,8 @@ def _check_record(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> None:
     name = record.filename.partition("/")[2] or record.filename
     if record.compress_type != zipfile.ZIP_STORED or record.compress_size != record.file_size:
         raise DamagedError(f"its record `{name}` is damaged: it is compressed, which torch never does")
+    if record.external_attr or record.internal_attr:  # torch reads a record that is marked as a folder as empty
+        raise DamagedError(f"its record `{name}` is damaged: it has marks that torch never sets")
     try:
         with archive.open(record) as content:
             while content.read(CHUNK):  # the end of a record compares its checksum
@@ -61,15 +63,14 @@ def _told(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
-def write_sums(folder: Path, write: Callable[[Path, bytes], None]) -> None:
+def write_sums(folder: Path) -> None:
     """Keep size and checksum of all files of a folder in it.
 
     Args:
         folder: whole.
-        write: brings bytes to a path, and to the disk.
     """
     sums = {path.name: _sum(path) for path in sorted(folder.iterdir()) if path.name != SUMS}
-    write(folder / SUMS, json.dumps(sums, indent=1).encode())
+    write_synced(folder / SUMS, json.dumps(sums, indent=1).encode())
 
 
 def check_folder(folder: Path) -> None:
@@ -115,3 +116,30 @@ def digest_of_file(path: Path) -> str:
     """Checksum of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    """Write a file and bring it to the disk before anybody is told of it."""
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Put a file in the place of another so that a kill leaves either, whole."""
+    part = path.with_name(f"{path.name}.part")
+    write_synced(part, content)
+    os.replace(part, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring a new name to the disk; without it, a power cut could bring the old file back."""
+    if os.name != "posix":  # folders cannot be opened elsewhere
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -19,7 +19,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
-from ff_lightning.engine.checkpoints import check_checkpoint, unfinished, write_synced
+from ff_lightning.engine.checkpoints import check_checkpoint, unfinished
 from ff_lightning.engine.completeness import check_optimizer
 from ff_lightning.engine.folders import load_folder
 from ff_lightning.engine.integrity import write_sums
@@ -132,7 +132,7 @@ def mend_checkpoints(strategy: ModelParallelStrategy) -> None:
         write(checkpoint, part, storage_options)
         strategy.barrier()
         if strategy.is_global_zero:
-            write_sums(part, write_synced)
+            write_sums(part)
             replace_folder(part, path)
         strategy.barrier()
 
