@@ -7,12 +7,14 @@ passed on, and only their direction survives.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ff_lightning.distributed import mean_over_ranks
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, positive, whole
 
 
 class UnitLength(nn.Module):
@@ -27,7 +29,7 @@ class UnitLength(nn.Module):
 
     def __init__(self, eps: float = 1e-6) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps = positive("eps", eps)
 
     def forward(self, h: Tensor) -> Tensor:  # noqa: D102
         return h * scale(lengths(h), self.eps, h.dtype)
@@ -45,7 +47,7 @@ class UnitRMS(nn.Module):
 
     def __init__(self, eps: float = 1e-6) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps = positive("eps", eps)
 
     def forward(self, h: Tensor) -> Tensor:  # noqa: D102
         return h * scale(lengths(h) * h.shape[1:].numel() ** -0.5, self.eps, h.dtype)
@@ -63,9 +65,10 @@ class Standardise(nn.Module):
 
     def __init__(self, eps: float = 1e-5) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps = positive("eps", eps)
 
     def forward(self, h: Tensor) -> Tensor:  # noqa: D102
+        need_features(h)
         rows = h.movedim(1, -1)  # of channels-last maps a contiguous view
         return F.layer_norm(rows, rows.shape[1:], eps=self.eps).to(h.dtype).movedim(-1, 1)
 
@@ -86,12 +89,11 @@ class GroupStandard(nn.Module):
 
     def __init__(self, num_groups: int = 10, *, eps: float = 1e-5) -> None:
         super().__init__()
-        if num_groups < 1:
-            raise InputError(f"Passed `num_groups={num_groups}`. `num_groups` must be at least 1.")
-        self.num_groups = num_groups
-        self.eps = eps
+        self.num_groups = whole("num_groups", num_groups, least=1)
+        self.eps = positive("eps", eps)
 
     def forward(self, h: Tensor) -> Tensor:  # noqa: D102
+        need_features(h)
         if h.shape[1] % self.num_groups:
             raise InputError(
                 f"Passed activities with {h.shape[1]} channels. `num_groups={self.num_groups}` must divide it."
@@ -119,10 +121,9 @@ class PeerNormalisation(nn.Module):
 
     def __init__(self, num_units: int, *, weight: float = 0.03, momentum: float = 0.9) -> None:
         super().__init__()
-        if num_units < 1:
-            raise InputError(f"Passed `num_units={num_units}`. `num_units` must be at least 1.")
-        if weight < 0:
-            raise InputError(f"Passed `weight={weight}`. `weight` must not be negative.")
+        whole("num_units", num_units, least=1)
+        if not 0 <= weight < math.inf:
+            raise InputError(f"Passed `weight={weight}`. `weight` must be finite and not negative.")
         if not 0 <= momentum < 1:
             raise InputError(f"Passed `momentum={momentum}`. `momentum` must be in [0, 1).")
         self.weight = weight
@@ -131,6 +132,10 @@ class PeerNormalisation(nn.Module):
         self.register_buffer("running_mean", torch.full((num_units,), 0.5))
 
     def forward(self, h_pos: Tensor) -> Tensor:  # noqa: D102
+        if h_pos.shape[1:] != self.running_mean.shape:
+            raise InputError(
+                f"Passed activities of shape {tuple(h_pos.shape)}. The means are of {len(self.running_mean)} units."
+            )
         batch_mean = h_pos.mean(0, dtype=torch.promote_types(h_pos.dtype, torch.float32))
         with torch.no_grad():
             mean = torch.lerp(mean_over_ranks(batch_mean).to(self.running_mean), self.running_mean, self.momentum)
@@ -140,6 +145,16 @@ class PeerNormalisation(nn.Module):
         share = (1 - self.momentum) * (batch_mean - batch_mean.detach())
         tracked = mean.to(batch_mean) + share
         return self.weight * (tracked.mean() - tracked).square().mean()
+
+
+def need_features(h: Tensor) -> None:
+    """Refuse activities that are one number a sample: there is nothing to normalise over.
+
+    Raises:
+        InputError: they have fewer than two dimensions.
+    """
+    if h.dim() < 2:
+        raise InputError(f"Passed activities of shape {tuple(h.shape)}. They must be (B, D) or (B, C, …).")
 
 
 def lengths(h: Tensor) -> Tensor:
@@ -152,6 +167,7 @@ def lengths(h: Tensor) -> Tensor:
         ``(B, 1, …)``. Of bf16 activities it is rounded to bf16, which is as exact as what it will scale and much
         faster on a CPU; fp16 could not hold it, so there it is float32.
     """
+    need_features(h)
     dtype = torch.float32 if h.dtype == torch.float16 else None
     length: Tensor = torch.linalg.vector_norm(h, dim=tuple(range(1, h.dim())), keepdim=True, dtype=dtype)
     return length

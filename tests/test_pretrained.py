@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
+import ff_lightning as ff
 from ff_lightning.cli import main
+from ff_lightning.engine.restoring import build_module
 from ff_lightning.errors import InputError
-from ff_lightning.hub import SharedModel
-from tests.training import digits
+from ff_lightning.pretrained import load, save_pretrained
+from tests.training import digits, loader, trainer
 
 pytest.importorskip("safetensors", reason="safetensors is not installed")
 RECIPES = Path(__file__).parents[1] / "recipes"
@@ -25,43 +26,55 @@ def trained(tmp_path: Path, recipe: str, *few: str) -> str:
     return str(tmp_path / "last.ckpt")
 
 
-def there_and_back(path: str, folder: Path) -> tuple[SharedModel, SharedModel]:
-    shared = SharedModel.from_checkpoint(path)
-    shared.save_pretrained(folder)
+def there_and_back(path: str, folder: Path) -> tuple[ff.FFLightningModule, ff.FFLightningModule]:
+    save_pretrained(path, folder)
     assert {file.name for file in folder.iterdir()} == {"README.md", "config.json", "model.safetensors"}
-    return shared, SharedModel.from_pretrained(folder)
+    return load(path), load(folder)
 
 
 @pytest.mark.parametrize("recipe", ["digits_mlp", "digits_conv"])
 def test_a_classifier_comes_back(tmp_path: Path, recipe: str) -> None:
-    shared, loaded = there_and_back(trained(tmp_path / "run", recipe), tmp_path / "shared")
+    first, loaded = there_and_back(trained(tmp_path / "run", recipe), tmp_path / "shared")
     images = digits(5)[0].view(5, 1, 8, 8)
-    assert torch.equal(shared(images), loaded(images))
-    assert not loaded.model.training
-    assert loaded.data["class_names"] == [str(digit) for digit in range(10)]
-    assert type(loaded.model).__name__ == "FFClassifier"
+    assert torch.equal(first(images), loaded(images))
+    assert not loaded.training
+    assert loaded.class_names == [str(digit) for digit in range(10)]
+    assert loaded.image_shape == [1, 8, 8]
+    assert type(loaded).__name__ == "FFClassifier"
     config = json.loads((tmp_path / "shared" / "config.json").read_text())
     assert config["hyper_parameters"]["_class_path"] == "ff_lightning.FFClassifier"
 
 
 def test_a_language_model_comes_back_with_its_tokenizer(tmp_path: Path) -> None:
     few = ["--model.network.width", "32", "--data.context", "16"]
-    shared, loaded = there_and_back(trained(tmp_path / "run", "pydoc_gpt", *few), tmp_path / "shared")
+    first, loaded = there_and_back(trained(tmp_path / "run", "pydoc_gpt", *few), tmp_path / "shared")
     tokens = loaded.tokenizer.encode("The value").unsqueeze(0)
     assert loaded.tokenizer.decode(tokens[0]) == "The value"
-    assert torch.equal(shared(tokens), loaded(tokens))
-    model: Any = loaded.model
-    assert torch.equal(model.generate(tokens, 8), shared.model.generate(tokens, 8))  # type: ignore[operator]
+    assert torch.equal(first(tokens), loaded(tokens))
+    assert torch.equal(loaded.generate(tokens, 8), first.generate(tokens, 8))
 
 
-def test_weights_must_fit_and_a_checkpoint_must_be_of_the_command_line(tmp_path: Path) -> None:
-    path = trained(tmp_path / "run", "digits_mlp")
-    shared, _ = there_and_back(path, tmp_path / "shared")
-    config = json.loads((tmp_path / "shared" / "config.json").read_text())
-    config["hyper_parameters"]["network"]["init_args"]["widths"] = [500, 500]
-    (tmp_path / "shared" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(RuntimeError, match="block"):
-        SharedModel.from_pretrained(tmp_path / "shared")
+def test_what_is_loaded_can_be_trained_further_and_kept(tmp_path: Path) -> None:
+    path = trained(tmp_path / "run", "digits_mlp", "--model.network.widths", "[32, 32]")
+    module = ff.FFClassifier.load_from_checkpoint(path)
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(module, loader(40, 20))
+    run.save_checkpoint(tmp_path / "further.ckpt")
+    assert load(tmp_path / "further.ckpt").network[0].layer.image.out_features == 32
+
+
+def test_what_is_no_model_is_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    path = trained(tmp_path / "run", "digits_mlp", "--model.network.widths", "[32, 32]")
+    save_pretrained(path, tmp_path / "shared")
+    (tmp_path / "empty").mkdir()
+    for source, says in (
+        (tmp_path / "empty", r"It holds no `config\.json`"),
+        (tmp_path / "none.ckpt", "There is no such file"),
+        ("nobody/nothing-at-all", "the hub has no such model"),
+        (tmp_path / "shared" / "config.json", "no checkpoint"),
+    ):
+        with pytest.raises(InputError, match=says):
+            load(source)
     with pytest.raises(InputError, match="does not say how its network is built"):
-        SharedModel({})
-    assert isinstance(shared, torch.nn.Module)
+        build_module({}, "ckpt_path=x", ff.FFClassifier)

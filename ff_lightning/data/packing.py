@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ff_lightning.data.tokenizers import Tokenizer
 from ff_lightning.engine.integrity import digest, digest_of_file, replace_file
+from ff_lightning.errors import InputError
 
 Tokens = NDArray[np.uint16] | NDArray[np.int32]
 """(N,) tokens of a text, in the smaller of the types that holds them; may be mapped from a file."""
@@ -70,6 +71,8 @@ def pack(documents: Sequence[str], tokenizer: Tokenizer, *, separator: str) -> P
     Raises:
         InputError: The tokenizer does not know a character.
     """
+    if not documents:
+        raise InputError("Passed no documents to `pack`. There must be at least one.")
     kind = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
     pieces = [tokenizer.encode(document).numpy().astype(kind) for document in documents]
     if len(pieces) > 1:

@@ -271,7 +271,7 @@ def _decoded(encoded: dict[str, Any]) -> NDArray[np.uint8]:
 
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-"""What is decoded, whatever a file is called: Pillow hands others, such as EPS, to programs that run what is in them."""
+"""What is decoded, whatever a file is called: Pillow hands others, such as EPS, to programs that run them."""
 
 
 def opened(file: str | BytesIO) -> Image.Image:
