@@ -219,7 +219,7 @@ class FFLightningModule(pl.LightningModule):
     def is_logged(self) -> bool:
         """Whether Lightning writes the metrics of this batch to the loggers."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0
+        return every > 0 and (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """One optimizer a local module, and one scheduler for each if asked for."""

@@ -276,6 +276,33 @@ def test_no_file_of_a_folder_is_run(resign: bool, name: str, sharded: Path, tmp_
     assert not sprung.exists()
 
 
+def test_a_folder_that_lacks_something_is_refused(sharded: Path, tmp_path: Path, alone: None) -> None:
+    """An optimizer, a weight; and weights that are not finite."""
+    tensors = {
+        name: torch.zeros(kind.size, dtype=kind.properties.dtype)
+        for name, kind in PlainReader(sharded).read_metadata().state_dict_metadata.items()
+        if hasattr(kind, "properties")
+    }
+    weight = "state_dict.network.blocks.1.layer.linear.weight"
+    assert weight in tensors
+    for index, change in enumerate(
+        [
+            {name: value for name, value in tensors.items() if not name.startswith("optimizer_1")},
+            {name: value for name, value in tensors.items() if name != weight},
+            tensors | {weight: torch.full_like(tensors[weight], torch.nan)},
+            tensors | {weight: torch.zeros(2, 2)},
+        ]
+    ):
+        copy = tmp_path / f"{index}.ckpt"
+        shutil.copytree(sharded, copy)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dcp.save(change, checkpoint_id=copy, no_dist=True)
+        write_sums(copy)
+        with pytest.raises(ff.InputError, match=rf"{index}\.ckpt`"):
+            _resume(copy, tmp_path)
+
+
 def _spoil_values(folder: Path, sprung: Path) -> None:
     """Write a trap in the place of a plain value, as somebody would who writes whole checkpoints."""
     table = PlainReader(folder).read_metadata()
