@@ -175,4 +175,5 @@ def lengths(h: Tensor) -> Tensor:
 
 def scale(length: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     """One over ``length``, or over ``eps`` where it is less, as a finite number of ``dtype``."""
-    return length.clamp_min(max(eps, torch.finfo(dtype).tiny)).reciprocal().to(dtype)
+    least = min(max(eps, torch.finfo(dtype).tiny), torch.finfo(length.dtype).max)
+    return length.clamp_min(least).reciprocal().to(dtype)

@@ -317,15 +317,16 @@ def resume_sharded(path: Path, root: Path) -> None:
         one.fit(classifier(2), loader(40, 20), ckpt_path=path)
     finally:
         for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "LOCAL_RANK"):
-            os.environ.pop(name)
+            os.environ.pop(name, None)
 
 
-# Fuzzed calls ----------------------------------------------------------------------------------------------------------
+# Fuzzed calls ----------------------------------------------------------------------------------------------------
 
 
 def fuzz(wanted: int, seed: int) -> Counter[str]:
     """Calls of public functions, evenly over the targets."""
     found: Counter[str] = Counter()
+    torch.set_flush_denormal(False)  # which the command line has switched on in this process
     for name, target in fuzzing.TARGETS.items():
         each = -(-wanted // len(fuzzing.TARGETS))
 

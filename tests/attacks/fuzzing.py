@@ -204,9 +204,9 @@ def negative_calls(draw: st.DrawFn) -> Call:
         check(torch.isin(result, x).all(), "every pixel is of an image")
 
     def overlays() -> None:
-        flat = x.flatten(1)
         some = torch.randint(-1, classes + 1, (len(x),), generator=generator(seed))
         result = negatives.overlay_labels(x, some, classes)
+        flat = x.flatten(1)
         check(((some >= 0) & (some < classes)).all(), "labels that are none")
         check(result.shape == flat.shape and torch.equal(result[:, classes:], flat[:, classes:]), "the rest stays")
         check(torch.equal(result[:, :classes].argmax(1), some), "the label is written")
