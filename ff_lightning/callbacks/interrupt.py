@@ -94,8 +94,7 @@ class KeepOnInterrupt(pl.Callback):
         """Hear what asks a run to end, unless somebody else has to: a scheduler's own way, or a strategy's."""
         if threading.current_thread() is not threading.main_thread():
             return
-        others = isinstance(trainer.strategy.cluster_environment, SLURMEnvironment)  # type: ignore[attr-defined]
-        others = others or isinstance(trainer.strategy, LayerParallelStrategy)
+        others = SLURMEnvironment.detect() or isinstance(trainer.strategy, LayerParallelStrategy)
         for number in SIGNALS:
             if number not in self._before and (number == signal.SIGINT or not others):
                 self._before[number] = signal.signal(number, handler)

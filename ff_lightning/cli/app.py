@@ -293,7 +293,7 @@ def main(args: Sequence[str] | None = None) -> int:
                 WITHOUT_RECIPE[name](**parser_of(name).parse_args(words[1:]))
             else:
                 _train_or_evaluate(words)
-        except (ValueError, MisconfigurationException) as error:
+        except (ValueError, MisconfigurationException, OSError) as error:
             message = explain(error)
             if message is None:
                 raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 from collections.abc import Iterator
 from typing import NoReturn
@@ -22,6 +23,25 @@ NOISE = (
     "Given value",
 )
 """How the lines of jsonargparse's nested messages begin that only repeat what was passed."""
+
+NOT_OURS = {
+    getattr(errno, name)
+    for name in (
+        "ENOSPC",
+        "EDQUOT",
+        "EROFS",
+        "EACCES",
+        "EPERM",
+        "EIO",
+        "EFBIG",
+        "ENAMETOOLONG",
+        "ENOTDIR",
+        "EISDIR",
+        "EPIPE",
+    )
+    if hasattr(errno, name)
+}
+"""What the system says where a disk is full, a folder may not be written, or a name cannot be."""
 
 UNKNOWN = re.compile(
     r"ption '([^']+)' is not accepted|does not accept option '([^']+)'|unrecognized arguments: --([^ =\n]+)[^\n]*"
@@ -103,6 +123,9 @@ def explain(error: BaseException) -> str | None:
     for cause in _causes(error):
         if isinstance(cause, InputError | MisconfigurationException):
             return " ".join(str(cause).split())
+        if isinstance(cause, OSError) and cause.errno in NOT_OURS:
+            where = f" ({cause.filename})" if cause.filename else ""
+            return f"{cause.strerror}{where}. What was written before is untouched."
     return None
 
 

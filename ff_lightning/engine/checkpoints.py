@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import zlib
 from collections.abc import Iterator, Mapping
@@ -120,8 +121,16 @@ def unfinished(path: Path) -> Path:
 
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
     with path.open("wb") as file:
-        with _checksums():
-            torch.save(checkpoint, file)
+        try:
+            with _checksums():
+                torch.save(checkpoint, file)
+        except RuntimeError as error:
+            if "inline_container" not in str(error) and "PytorchStreamWriter" not in str(error):
+                raise
+            # torch only says that a write fell short; what the system says of the next one tells why.
+            file.write(b"\0" * (1 << 20))
+            file.flush()
+            raise OSError(errno.EIO, "the checkpoint could not be written", str(path)) from error
         file.flush()
         os.fsync(file.fileno())
 

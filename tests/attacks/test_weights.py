@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
+import warnings
 from pathlib import Path
 
 import pytest
@@ -92,3 +94,24 @@ def test_an_earlier_run_is_moved_aside_and_a_trial_touches_nothing(
     assert (run / "earlier_1" / "pictures").is_dir()
     assert (run / "notes.txt").exists()
     assert not (run / "earlier_1" / "notes.txt").exists()
+
+
+@pytest.mark.parametrize("limit", [2_000, 20_000])
+def test_a_full_disk_is_one_line_and_leaves_earlier_files(
+    limit: int, classifier_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A limit of file sizes stops writes as a full disk does."""
+    run = tmp_path / "run"
+    shutil.copytree(classifier_run, run)
+    before = (run / "last.ckpt").read_bytes()
+    words = [*RECIPES["classifier"], "--trainer.default_root_dir", str(run), "--ckpt_path", str(run / "last.ckpt")]
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            said = error_of(capsys, "fit", *words, "--trainer.max_epochs", "2")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "File too large" in said
+    assert (run / "last.ckpt").read_bytes() == before
