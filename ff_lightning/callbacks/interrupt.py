@@ -113,7 +113,7 @@ class KeepOnInterrupt(pl.Callback):
         """Whether any rank was asked; ranks agree on it, so that all write the checkpoint together."""
         if trainer.world_size > 1:
             asked = torch.tensor(self._asked, device=trainer.strategy.root_device)
-            self._asked = int(trainer.strategy.reduce(asked, reduce_op="max"))  # type: ignore[arg-type]
+            self._asked = int(trainer.strategy.reduce(asked, reduce_op="max"))
         return self._asked != 0
 
     def _end(self, trainer: pl.Trainer, path: Path) -> None:
