@@ -19,6 +19,8 @@ from ff_lightning.errors import InputError
 from tests.attacks.spoiling import RECIPES
 from tests.command_line import error_of
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's: the folder was copied since the training
+
 
 @pytest.mark.parametrize("subcommand", ["test", "validate", "predict"])
 def test_nothing_is_evaluated_without_weights(subcommand: str, tmp_path: Path) -> None:
@@ -46,9 +48,7 @@ def test_the_words_are_those_of_the_run(classifier_run: Path, tmp_path: Path, ca
     words = [*RECIPES["classifier"], "--trainer.default_root_dir", str(run)]
     assert main(["test", *words]) == 0
     assert "taking the run's own" in caplog.text
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("warnings.showwarning", lambda *_, **__: None)
-        assert main(["fit", *words, "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 0
+    assert main(["fit", *words, "--ckpt_path", "last", "--trainer.max_epochs", "2"]) == 0
     assert torch.load(run / "last.ckpt", weights_only=True)["global_step"] == 4
     assert main(["test", *RECIPES["classifier"], "--trainer.default_root_dir", str(tmp_path / "none")]) == 2
 
