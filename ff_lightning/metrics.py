@@ -7,7 +7,7 @@ of an evaluation in memory.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,35 @@ def local_values(step: LocalStep, modules: Sequence[nn.Module]) -> dict[str, Ten
     return values
 
 
+class FoundLosses:
+    """Keeps what the local losses of one batch say, while they pass to the engine.
+
+    Args:
+        modules: what ``LocalStep.block`` counts.
+        shown: is shown every loss before its backward pass, on steps that are logged; ``None`` on others.
+
+    Attributes:
+        losses: detached scalars, in their order.
+        values: what is logged of each block, by name; empty on steps that are not.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], shown: Callable[[LocalStep], None] | None) -> None:
+        self.modules = modules
+        self.shown = shown
+        self.losses: list[Tensor] = []
+        self.values: dict[str, Tensor] = {}
+
+    def passing(self, losses: Iterable[LocalStep]) -> Iterator[LocalStep]:
+        """The same losses; each is let go of before the next one is computed."""
+        for step in losses:
+            self.losses.append(step.loss.detach())
+            if self.shown is not None:
+                self.values |= local_values(step, self.modules)
+                self.shown(step)
+            yield step
+            del step
+
+
 class ExactSums(Metric, ABC):
     """Keeps its sums in the type they were made with, whatever type the module around it is brought to."""
 
@@ -93,8 +122,7 @@ class ExactSums(Metric, ABC):
 
     def leave_inference_mode(self) -> None:
         """Take copies of sums that an evaluation in inference mode left, which nothing outside of it may change."""
-        for name in self._defaults:
-            value = getattr(self, name)
+        for name, value in self.metric_state.items():
             if value.is_inference() and not torch.is_inference_mode_enabled():
                 setattr(self, name, value.clone())
 

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
+from ff_lightning.data.tokenizers import Tokenizer
+from ff_lightning.errors import InputError
 from ff_lightning.pretrained import read_pretrained
 from ff_lightning.tasks.evaluation import ImageClassification
+from ff_lightning.tasks.language_modelling import LanguageModelling
 
 
 def trusted(names: str) -> list[str]:
@@ -34,3 +39,27 @@ def load_classifier(path: str, trust: Sequence[str] = ()) -> tuple[ImageClassifi
     """
     found = read_pretrained(path, ImageClassification, trust=trust, needs="image_shape")  # type: ignore[type-abstract]
     return found.model, found.known, found.data
+
+
+def load_language_model(path: str, trust: Sequence[str] = ()) -> tuple[LanguageModelling, Tokenizer]:
+    """Build the model and the tokenizer that a checkpoint of the command line describes.
+
+    Args:
+        path: see :func:`ff_lightning.pretrained.load`.
+        trust: see :func:`ff_lightning.pretrained.load`.
+
+    Returns:
+        The model, on a GPU if there is one, ready to generate; and its tokenizer.
+
+    Raises:
+        InputError: the file is no such checkpoint.
+    """
+    found = read_pretrained(path, LanguageModelling, trust=trust, needs="tokenizer")
+    tokenizer = found.tokenizer
+    assert tokenizer is not None
+    if tokenizer.vocab_size != found.model.network.vocab_size:
+        raise InputError(
+            f"Passed `ckpt_path={path}`. The tokenizer in it has {tokenizer.vocab_size} tokens, its network "
+            f"{found.model.network.vocab_size}."
+        )
+    return found.model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer

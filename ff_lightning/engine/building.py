@@ -176,8 +176,8 @@ def _located(class_path: str) -> Any:
             found: Any = import_module(".".join(parts[:cut]))
         except ImportError:
             continue
-        for name in parts[cut:]:
-            found = inspect.getattr_static(found, name, None)
+        for name in parts[cut:]:  # a module may load what it is asked for; of anything else nothing is run
+            found = getattr(found, name, None) if inspect.ismodule(found) else inspect.getattr_static(found, name, None)
         return found
     return None
 

@@ -11,6 +11,7 @@ import torch
 from ff_lightning.engine.building import Builder
 from ff_lightning.engine.checkpoints import check_fit
 from ff_lightning.engine.completeness import check_finite, check_training
+from ff_lightning.engine.lightning import class_and_arguments, trainer_of
 from ff_lightning.errors import InputError
 
 Module = TypeVar("Module", bound=pl.LightningModule)
@@ -39,8 +40,8 @@ def build_module(
         InputError: the hyperparameters do not say how the network is built, or name what is not trusted or expected.
     """
     own = {} if own is None else own
-    class_path = described.get("_class_path")
-    arguments = {name: value for name, value in described.items() if name[:1] != "_" and name not in own}
+    class_path, saved = class_and_arguments(described)
+    arguments = {name: value for name, value in saved.items() if name[:1] != "_" and name not in own}
     if "network" not in arguments and "network" not in own:
         raise InputError(
             f"Passed `{source}`. It does not say how its network is built, since `ff-lightning fit` did not write it. "
@@ -50,7 +51,11 @@ def build_module(
     if class_path in (None, f"{kind.__module__}.{kind.__qualname__}"):
         module = builder.maker_of(kind, arguments)(**own)
     else:
-        module = builder.maker(class_path, arguments, kind, "model")(**own)
+        # A class may make an object of another one, as that of the twins does: what was made is asked what it is.
+        made = builder.maker(class_path, arguments, pl.LightningModule, "model")(**own)
+        if not isinstance(made, kind):
+            raise InputError(f"Passed `{source}`. Its `model` names `{class_path}`, which is no {kind.__name__}.")
+        module = made
     if class_path is not None:  # what is trained further leaves checkpoints that say the same
         module.save_hyperparameters(dict(described))
     return module
@@ -87,9 +92,9 @@ def check_resumed(module: Any, checkpoint: Mapping[str, Any]) -> None:
     Raises:
         InputError: something is missing, does not fit, or is not finite.
     """
-    if module._trainer is None:
+    trainer = trainer_of(module)
+    if trainer is None:
         return
-    trainer = module.trainer
     if "state_dict" in checkpoint:
         source = str(trainer.ckpt_path)
         if module.strict_loading:
