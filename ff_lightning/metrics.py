@@ -123,7 +123,7 @@ class ExactSums(Metric, ABC):
     def leave_inference_mode(self) -> None:
         """Take copies of sums that an evaluation in inference mode left, which nothing outside of it may change."""
         for name, value in self.metric_state.items():
-            if value.is_inference() and not torch.is_inference_mode_enabled():
+            if isinstance(value, Tensor) and value.is_inference() and not torch.is_inference_mode_enabled():
                 setattr(self, name, value.clone())
 
 

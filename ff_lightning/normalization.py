@@ -143,8 +143,9 @@ class RunningMean(nn.Module):
             raise InputError(f"Passed `momentum={momentum}`. `momentum` must be in [0, 1).")
         self.momentum = momentum
         self.register_buffer("value", torch.full(shape, torch.nan if start is None else start))
-        self.register_buffer("total", torch.zeros(shape), persistent=False)
-        self.register_buffer("count", torch.zeros(shape), persistent=False)
+        # One value is a row of one: compiled code loses what is added to a tensor without dimensions (torch 2.13).
+        self.register_buffer("total", torch.zeros(shape or 1), persistent=False)
+        self.register_buffer("count", torch.zeros(shape or 1), persistent=False)
         self.forget()
         self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
 
@@ -181,6 +182,7 @@ class RunningMean(nn.Module):
     @torch.no_grad()
     def move(self, total: Tensor, count: Tensor) -> None:
         """Move by the mean of what was noted, ``total / count``."""
+        total, count = total.view_as(self.value), count.view_as(self.value)
         moved = torch.lerp(total / count, self.value, self.momentum)
         self.value.copy_(torch.where((count > 0) & self.value.isfinite(), moved, self.value))
         self.total.zero_()

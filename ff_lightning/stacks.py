@@ -18,7 +18,7 @@ from ff_lightning.candidates import Softmax
 from ff_lightning.distributed import is_sharded
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import LinearGoodness
-from ff_lightning.signals import Contrast, Labelled, LocalStep, Signal, StepContext
+from ff_lightning.signals import BlockContext, Contrast, Labelled, LocalStep, Signal, StepContext
 from ff_lightning.stages import Stage
 
 JUDGED_AT_ONCE = 3
@@ -151,7 +151,7 @@ class Network(nn.Module, ABC):
             raise InputError(
                 f"Passed `num_classes=None` with a `{type(self).__name__}` that knows of no classes. Pass their number."
             )
-        stack = BlockStack([ClassBlock(self, LinearGoodness(self.out_features, num_classes), Softmax())])
+        stack = BlockStack([WholeNetwork(self, LinearGoodness(self.out_features, num_classes), Softmax())])
         stack.num_classes = num_classes
         return stack
 
@@ -236,6 +236,15 @@ class BlockStack(Network):
             h: Tensor = block(x)
             yield h
             x = block.pass_on(x, h)
+
+
+class WholeNetwork(ClassBlock):
+    """A network under a linear softmax, trained by backprop throughout: the one block of a twin."""
+
+    def judge(self, h: Tensor, signal: Signal, context: BlockContext) -> Contrast:
+        """Cross-entropy of the softmax; nothing is contrasted."""
+        assert signal.labels is not None
+        return Contrast(self.loss(self.goodness(h), signal.labels, context.generator).loss)
 
 
 class Opened:

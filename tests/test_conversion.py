@@ -92,7 +92,7 @@ def test_goodness_is_sized_for_every_block() -> None:
 
 
 def test_gradients_stay_in_their_block() -> None:
-    assert_local(by_class(vgg()), Signal(IMAGES[:8], 1, CLASSES[:8]))
+    assert_local(by_class(vgg()), Signal(IMAGES[:8], CLASSES[:8]))
     contrastive = convert(dense(), goodness=MeanOfSquares(), loss=SymBa(), example=IMAGES[:1])
     assert_local(contrastive, Signal.pair(IMAGES[:8], IMAGES[8:16]))
     assert contrastive.num_classes is None

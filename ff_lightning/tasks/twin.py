@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
+
+from torch import Tensor
 
 from ff_lightning.errors import InputError
 from ff_lightning.language.stack import TokenStack
 from ff_lightning.module import FFLightningModule
+from ff_lightning.signals import LocalStep, Signal
 from ff_lightning.stacks import Network
-from ff_lightning.tasks.classifier import FFClassifier
-from ff_lightning.tasks.evaluation import agreed_classes
+from ff_lightning.tasks.evaluation import ImageClassification, agreed_classes
 from ff_lightning.tasks.language import FFLanguageModel
 
 
@@ -36,8 +39,8 @@ class BackpropTwin(_MadeToFit, FFLightningModule):
     layers are one block under one softmax over all tokens. The same engine drives it, as a network of one block:
     optimizer, schedulers, accumulation and clipping mean the same; so do evaluation and prediction.
 
-    It is made as an :class:`~ff_lightning.FFClassifier` or an :class:`~ff_lightning.FFLanguageModel`, whatever its
-    network calls for. What only FF has, such as negatives, it does not take.
+    It is made as the one or the other, whatever its network calls for. What only FF has, such as negatives, it does not
+    take.
 
     Args:
         network: the network that FF would train; gradients flow through all of it here.
@@ -52,12 +55,22 @@ class BackpropTwin(_MadeToFit, FFLightningModule):
         super().__init__(network, **kwargs)  # never run: it tells the command line which arguments there are
 
 
-class ImageTwin(BackpropTwin, FFClassifier):
+class ImageTwin(BackpropTwin, ImageClassification):
     """The twin of a network of images, vectors or events."""
 
     def __init__(self, network: Network, *, num_classes: int | None = None, **kwargs: Any) -> None:
         whole = network.as_one_block(agreed_classes(num_classes, network))
-        FFClassifier.__init__(self, whole, **kwargs)
+        ImageClassification.__init__(self, whole, **kwargs)
+
+    def local_losses(self, batch: Any) -> Iterator[LocalStep]:
+        """One loss: cross-entropy of the softmax on top, nats."""
+        yield from self.network.local_losses(Signal(*self.checked(batch)), self.step_context())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits ``(B, num_classes)`` of images ``(B, …)``."""
+        (block,) = self.network
+        logits: Tensor = block.goodness(block(x))
+        return logits
 
 
 class TextTwin(BackpropTwin, FFLanguageModel):

@@ -10,8 +10,8 @@ import torch
 
 import ff_lightning as ff
 from ff_lightning.cli import main
-from ff_lightning.cli.app import prediction_lines
 from ff_lightning.cli.parser import shorten
+from ff_lightning.cli.train import prediction_lines
 from ff_lightning.data import ByteTokenizer, CharacterTokenizer, TextDataModule
 from tests.command_line import QUIET, SMALL, configs, error_of
 

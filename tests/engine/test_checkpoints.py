@@ -96,7 +96,7 @@ def test_weights_of_another_network_are_refused_by_name(checkpoint: Path) -> Non
     ("change", "says"),
     [
         (["--model.network.widths", "[500, 400]"], "It does not fit `FFClassifier`"),
-        (["--config", str(RECIPES / "with/twin.yaml")], "It does not fit `BackpropTwin`"),
+        (["--config", str(RECIPES / "with/twin.yaml")], "It does not fit `ImageTwin`"),
     ],
 )
 def test_the_command_line_refuses_what_does_not_fit(

@@ -126,7 +126,7 @@ def test_latent_states_stay_finite_however_long_synapses_grow() -> None:
     prediction = circuits().top_prediction
     top = torch.rand(5, prediction.linear.out_features)
     expected = prediction.infer(top, 50)
-    prediction.layer.linear.weight.data.mul_(10.0)
+    prediction.linear.weight.data.mul_(10.0)
     torch.testing.assert_close(prediction.infer(top, 50), expected)
     assert expected.abs().max() < 10
 
@@ -154,8 +154,10 @@ def test_every_update_of_every_synapse_is_the_papers() -> None:
         for p, value in zip(found, values, strict=True):
             torch.testing.assert_close(p.data, torch.tensor(value, dtype=torch.float64))
     for prediction, known in zip(network.predicting(), paper.predictions, strict=True):
-        torch.testing.assert_close(prediction.linear.weight.data, torch.tensor(known.weights, dtype=torch.float64))
-        torch.testing.assert_close(prediction.linear.bias.data, torch.tensor(known.bias, dtype=torch.float64))
+        torch.testing.assert_close(
+            prediction.layer.linear.weight.data, torch.tensor(known.weights, dtype=torch.float64)
+        )
+        torch.testing.assert_close(prediction.layer.linear.bias.data, torch.tensor(known.bias, dtype=torch.float64))
 
 
 def test_no_loss_reaches_a_synapse_of_another_module() -> None:

@@ -20,7 +20,7 @@ from ff_lightning.readouts import LinearReadout
 from ff_lightning.strategies import LayerParallelStrategy
 from ff_lightning.strategies.layer_parallel import refuse_task
 from tests.strategies.layer_cases import BATCHES, CASES, RESUMED, WIDTH, Seen, fit
-from tests.training import assert_same_weights, classifier, mlp, trainer, weights
+from tests.training import assert_same_weights, classifier, trainer, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before:UserWarning")
 
@@ -135,7 +135,6 @@ def rollouts() -> ff.FFLanguageModel:
     [
         (lambda: classifier(update="fused"), "update='streamed'"),
         (lambda: classifier(readout=LinearReadout(32, 10)), "readout of all of them; use `strategy='ddp'`"),
-        (lambda: ff.BackpropTwin(mlp()), "more than the blocks"),
         (rollouts, "the whole network makes its negatives"),
         (pl.LightningModule, "trains an `FFLightningModule`"),
     ],
