@@ -121,7 +121,13 @@ def _commit() -> str:
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "--no-optional-locks", "-C", str(here), *words], capture_output=True, text=True, check=False, timeout=10)
+        done = subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(here), *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10,
+        )
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:
