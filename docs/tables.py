@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tables_circuits import predictive, spiking
 from tables_common import DOCS, rows
-from tables_hardware import gpt_steps, memory, overheads, parallel, precisions, resumes, step_times
+from tables_hardware import faults, gpt_steps, memory, overheads, parallel, precisions, resumes, step_times
 from tables_images import changes, class_goodness, early_exits, experiments, peers, self_contrast, trials
 from tables_language import aesop, curve, language, negatives, tries
 from tables_summary import summary
@@ -51,6 +51,7 @@ SECTIONS = {
     "Callbacks and logging": [(overheads, "overhead")],
     "Two ranks": [(parallel, "parallel")],
     "Killed and resumed": [(resumes, "resume")],
+    "Faults": [(faults, "faults")],
     "Loss in half precision": [(precisions, "precision")],
 }
 """What the page of results shows, and the files that it is stored in."""

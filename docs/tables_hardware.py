@@ -87,6 +87,23 @@ def resumes(name: str) -> str:
     return "\n".join([*lines, "", origin(name)])
 
 
+def faults(name: str) -> str:
+    """Table of a campaign of faults: what was tried, and what went wrong of it."""
+    lines = ["| tried | number | gone wrong | meaning |", "|---|---|---|---|"]
+    for (run,) in rows(name):
+        killed = f"{run['kills']}, {run['kills_of_two_ranks']} of them of two ranks"
+        lines += [
+            f"| kills at a write | {killed} | {run['kills'] - run['bit_equal']} | the resumed training differs |",
+            f"| flipped bits, cut files | {run['flips']}, {run['truncations']} | {run['silent']} | "
+            "loaded without a word, and differs |",
+            f"| payloads on ways in | {run['payloads']} | {run['executed']} | something in it was run |",
+            f"| fuzzed calls | {run['fuzz_calls']}, {run['refused_calls']} of them refused | {run['tracebacks']} | "
+            "neither right nor refused in one line, in any row |",
+        ]
+        lines += ["", f"`{run['command']}`, {run['seconds'] / 60:.0f} minutes."]
+    return "\n".join([*lines, "", origin(name)])
+
+
 def precisions(name: str) -> str:
     """Table of training losses in several precisions."""
     parts = []

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ff_lightning.conversion import convert as convert
     from ff_lightning.errors import InputError as InputError
     from ff_lightning.module import FFLightningModule as FFLightningModule
+    from ff_lightning.pretrained import load as load
     from ff_lightning.signals import Labelled as Labelled
     from ff_lightning.signals import LocalStep as LocalStep
     from ff_lightning.signals import Signal as Signal
@@ -34,6 +35,7 @@ _HOME_OF = {
     "convert": "conversion",
     "InputError": "errors",
     "FFLightningModule": "module",
+    "load": "pretrained",
     **dict.fromkeys(("Labelled", "LocalStep", "Signal", "StepContext"), "signals"),
     **dict.fromkeys(("BlockStack", "Network"), "stacks"),
     **dict.fromkeys(("BackpropTwin", "FFClassifier", "FFLanguageModel", "FFPredictive", "FFRepresentation"), "tasks"),

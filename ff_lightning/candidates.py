@@ -293,7 +293,10 @@ def draw_tokens(logits: Tensor, count: int, generator: torch.Generator | None = 
     noise = torch.rand(*shape, generator=generator, device=logits.device, dtype=logits.dtype)
     if even:
         noise = (noise + torch.arange(count, device=logits.device)) / count
-    drawn = torch.searchsorted(cumulative, noise * cumulative[..., -1:], right=True)
+    total = cumulative[..., -1:]
+    # Rounded up to the total, a place would lie behind the last token, whatever its probability.
+    place = torch.minimum(noise * total, total.nextafter(torch.zeros_like(total)))
+    drawn = torch.searchsorted(cumulative, place, right=True)
     return drawn.clamp_max_(logits.shape[-1] - 1)
 
 

@@ -10,12 +10,23 @@ class InputError(ValueError):
     """
 
 
+def whole(name: str, value: int, *, least: int) -> int:
+    """``value`` if it is a whole number, at least ``least``.
+
+    Raises:
+        InputError: names the argument, what was given, and what is allowed.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise InputError(f"Passed `{name}={value!r}`. `{name}` must be a whole number, at least {least}.")
+    return value
+
+
 def positive(name: str, value: float) -> float:
     """``value`` if it is a positive finite number.
 
     Raises:
         InputError: names the argument and what was given.
     """
-    if not (value > 0 and math.isfinite(value)):
+    if not (isinstance(value, int | float) and value > 0 and math.isfinite(value)):
         raise InputError(f"Passed `{name}={value}`. `{name}` must be a positive, finite number.")
     return float(value)

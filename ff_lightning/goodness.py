@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, whole
 
 
 def accumulation_dtype(h: Tensor) -> torch.dtype:
@@ -52,9 +52,7 @@ class _Reduced(Goodness, ABC):
 
     def __init__(self, event_dims: int = 1) -> None:
         super().__init__()
-        if event_dims < 1:
-            raise InputError(f"Passed `event_dims={event_dims}`. `event_dims` must be at least 1.")
-        self.event_dims = event_dims
+        self.event_dims = whole("event_dims", event_dims, least=1)
 
     def _events(self, h: Tensor) -> Tensor:
         if h.dim() <= self.event_dims:
@@ -131,6 +129,7 @@ class RectifiedEnergy(Goodness):
     """
 
     def forward(self, h: Tensor) -> Tensor:  # noqa: D102
+        need_channels(h)
         return squared_norm(torch.relu(h).movedim(1, -1)) / h.shape[1]
 
 
@@ -152,13 +151,12 @@ class ChannelGroups(Goodness):
 
     def __init__(self, num_classes: int, of: Goodness | None = None) -> None:
         super().__init__()
-        if num_classes < 2:
-            raise InputError(f"Passed `num_classes={num_classes}`. `num_classes` must be at least 2.")
-        self.num_classes = num_classes
+        self.num_classes = whole("num_classes", num_classes, least=2)
         self.of = MeanOfSquares() if of is None else of
 
     def forward(self, h: Tensor) -> Tensor:  # noqa: D102
-        if h.shape[1] % self.num_classes:
+        need_channels(h)
+        if h.shape[1] % self.num_classes or not h.shape[1]:
             raise InputError(
                 f"Passed activities with {h.shape[1]} channels. `num_classes={self.num_classes}` must divide it."
             )
@@ -183,9 +181,8 @@ class _Weighted(Goodness, ABC):
 
     def __init__(self, num_classes: int = 10, shape: Sequence[int] | None = None, *, grid: int = 4) -> None:
         super().__init__()
-        for name, value, least in (("num_classes", num_classes, 2), ("grid", grid, 1)):
-            if value < least:
-                raise InputError(f"Passed `{name}={value}`. `{name}` must be at least {least}.")
+        whole("num_classes", num_classes, least=2)
+        whole("grid", grid, least=1)
         if shape is not None and len(shape) not in (1, 3):
             raise InputError(f"Passed `shape={tuple(shape)}`. It must be (D,) or (channels, height, width).")
         self.num_classes = num_classes
@@ -320,6 +317,16 @@ class LinearGoodness(Goodness):
     def forward(self, h: Tensor) -> Tensor:  # noqa: D102
         scores: Tensor = self.linear(h.flatten(1))
         return scores.to(accumulation_dtype(scores))
+
+
+def need_channels(h: Tensor) -> None:
+    """Refuse activities without a dimension of channels.
+
+    Raises:
+        InputError: they have fewer than two dimensions.
+    """
+    if h.dim() < 2:
+        raise InputError(f"Passed activities of shape {tuple(h.shape)}. They must be (B, C) or (B, C, …).")
 
 
 def squared_norm(h: Tensor) -> Tensor:

@@ -119,6 +119,8 @@ class TwoThresholdLoss(ContrastiveLoss):
         self.positive, self.negative, self.penalty = float(positive), float(negative), penalty
 
     def forward(self, g_pos: Tensor, g_neg: Tensor) -> Tensor:  # noqa: D102
+        if g_pos.dim() < 1:
+            raise InputError("Passed the goodness of positives as one number. It must be (B, …), one a sample or more.")
         contrast = F.softplus(self.positive - g_pos).mean() + F.softplus(g_neg - self.negative).mean()
         activity: Tensor = torch.linalg.vector_norm(g_pos.reshape(len(g_pos), -1), dim=1)
         return contrast + self.penalty * activity.mean()
@@ -139,6 +141,7 @@ class SymBa(ContrastiveLoss):
         self.alpha = positive("alpha", alpha)
 
     def forward(self, g_pos: Tensor, g_neg: Tensor) -> Tensor:  # noqa: D102
+        refuse_unpaired(g_pos, g_neg)
         return F.softplus(-self.alpha * (g_pos - g_neg)).mean()
 
 
@@ -157,7 +160,21 @@ class Swish(ContrastiveLoss):
         self.alpha = positive("alpha", alpha)
 
     def forward(self, g_pos: Tensor, g_neg: Tensor) -> Tensor:  # noqa: D102
+        refuse_unpaired(g_pos, g_neg)
         return F.silu(-self.alpha * (g_pos - g_neg)).mean()
+
+
+def refuse_unpaired(g_pos: Tensor, g_neg: Tensor) -> None:
+    """Refuse goodness that does not come in pairs; torch would stretch one number over all of the other stream.
+
+    Raises:
+        InputError: the shapes differ.
+    """
+    if g_pos.shape != g_neg.shape:
+        raise InputError(
+            f"Passed goodness of shapes {tuple(g_pos.shape)} of positives and {tuple(g_neg.shape)} of negatives to a "
+            "loss of pairs. They must be alike."
+        )
 
 
 def logistic_around(theta: Tensor, scale: float, g_pos: Tensor, g_neg: Tensor) -> Tensor:

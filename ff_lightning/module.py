@@ -6,7 +6,8 @@ import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal
+from pathlib import Path
+from typing import IO, Any, Literal, Self
 
 import lightning.pytorch as pl
 import numpy as np
@@ -22,9 +23,12 @@ from ff_lightning.distributed import eager, leave_group_at_exit
 from ff_lightning.engine.batches import refuse_non_finite, seed_default_generator
 from ff_lightning.engine.checkpoints import AtomicCheckpointIO
 from ff_lightning.engine.compilation import compile_steps, undo_compile
+from ff_lightning.engine.completeness import check_gradients, watch_optimizers
 from ff_lightning.engine.hyperparameters import save_plain_hyperparameters
 from ff_lightning.engine.lightning import batches_trained, trainer_of
-from ff_lightning.engine.refusals import refuse_flags
+from ff_lightning.engine.reading import read_checkpoint, refuse_unsafe
+from ff_lightning.engine.refusals import refuse_flags, refuse_own_reader
+from ff_lightning.engine.restoring import build_module, check_resumed, take_weights, where_it_was
 from ff_lightning.engine.sharding import mend_checkpoints, shard_blocks
 from ff_lightning.engine.sync import gradient_sync
 from ff_lightning.engine.updates import BlockUpdates, Gradients, Plan
@@ -211,7 +215,7 @@ class FFLightningModule(pl.LightningModule):
     def is_logged(self) -> bool:
         """Whether Lightning writes the metrics of this batch to the loggers."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return (batches_trained(self.trainer) + 1) % every == 0
+        return every > 0 and (batches_trained(self.trainer) + 1) % every == 0
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """One optimizer a local module, and one scheduler for each if asked for."""
@@ -219,6 +223,7 @@ class FFLightningModule(pl.LightningModule):
         refuse_shared_parameters(modules)
         self._block_parameters = [[p for p in module.parameters() if p.requires_grad] for module in modules]
         self.block_optimizers = [self._optimizer(index) for index in range(len(modules))]
+        watch_optimizers(self.block_optimizers)
         make = self.make_lr_scheduler
         return self.block_optimizers, [self._scheduler(make, optimizer) for optimizer in self.block_optimizers if make]
 
@@ -268,6 +273,7 @@ class FFLightningModule(pl.LightningModule):
                     )
                 scheduler.set_total(min(updates.stop, total) - updates.start)
         if self._restored is not None and self._updates is not None:
+            check_gradients(self._restored, self._block_parameters)
             self._updates.restore(self._restored)
             self._restored = None
 
@@ -288,10 +294,12 @@ class FFLightningModule(pl.LightningModule):
         leave_group_at_exit()
         if stage == "fit":
             self.trainer.accumulate_grad_batches = self.accumulate_batches
-            if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-                self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
-            if isinstance(self.trainer.strategy, ModelParallelStrategy):
-                mend_checkpoints(self.trainer.strategy)
+        if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            mend_checkpoints(self.trainer.strategy)
+        else:
+            refuse_own_reader(self.trainer)
 
     def configure_model(self) -> None:
         """Shard the blocks under ``ModelParallelStrategy``, the one strategy that leaves a mesh of devices here."""
@@ -353,3 +361,43 @@ class FFLightningModule(pl.LightningModule):
         ours = checkpoint.get("ff_lightning", {})
         self.seed = int(ours.get("seed", self.seed))
         self._restored = ours.get("gradients")
+        check_resumed(self, checkpoint)
+
+    @classmethod
+    def load_from_checkpoint(
+        cls,
+        checkpoint_path: str | Path | IO[bytes],
+        map_location: Any = None,
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        *,
+        trust: Sequence[str] = (),
+        **kwargs: Any,
+    ) -> Self:
+        """Build a module from a checkpoint. Nothing of it is run; classes that it names are of this package or torch.
+
+        Args:
+            checkpoint_path: a file, an address, or an open file.
+            map_location: where its tensors go; the device that they came from, if there is one here, by default.
+            hparams_file: must be ``None``: pass the arguments instead.
+            strict: whether all weights must fit; ``strict_loading`` of the module by default.
+            weights_only: must not be ``False``.
+            trust: packages of which the checkpoint may name classes, such as ``["my_package"]``.
+            **kwargs: arguments of the module, in place of those in the checkpoint.
+
+        Raises:
+            InputError: the file is damaged, holds code, names what is not trusted, or does not fit.
+        """
+        refuse_unsafe(checkpoint_path, weights_only)
+        if hparams_file is not None:
+            raise InputError(f"Passed `hparams_file={hparams_file}`. Pass the arguments themselves, by their names.")
+        content = read_checkpoint(checkpoint_path, to=map_location or where_it_was)
+        source = f"ckpt_path={checkpoint_path}"
+        described = content.get("hyper_parameters", {})
+        module = build_module(described, source, cls, trust=trust, training=True, own=kwargs)
+        module.configure_model()
+        strict = module.strict_loading if strict is None else strict
+        take_weights(module, content, str(checkpoint_path), strict=strict)
+        first = next(iter(content["state_dict"].values()), None)
+        return module if first is None else module.to(first.device)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ff_lightning.errors import InputError, positive
+from ff_lightning.errors import InputError, positive, whole
 
 
 def overlay_labels(x: Tensor, labels: Tensor, num_classes: int, *, scale: float = 1.0) -> Tensor:
@@ -34,13 +34,20 @@ def overlay_labels(x: Tensor, labels: Tensor, num_classes: int, *, scale: float 
     >>> overlay_labels(torch.full((1, 4), 0.5), torch.tensor([1]), 2)
     tensor([[0.0000, 1.0000, 0.5000, 0.5000]])
     """
+    if x.dim() < 2:
+        raise InputError(f"Passed images of shape {tuple(x.shape)}. They must be (B, D) or (B, C, H, W).")
     flat = x.flatten(1)
     if flat.shape[1] <= num_classes:
         raise InputError(
             f"Passed images of {flat.shape[1]} pixels with `num_classes={num_classes}`. The overlay needs more "
             "pixels than classes."
         )
-    label = F.one_hot(labels, num_classes).to(flat.dtype) * scale
+    try:
+        label = F.one_hot(labels, num_classes).to(flat.dtype) * scale
+    except RuntimeError as error:  # it looks at all of them, which on a GPU is not done twice
+        raise InputError(f"Passed labels that are not whole numbers from 0 to {num_classes - 1}: {error}") from error
+    if len(label) != len(flat):
+        raise InputError(f"Passed {len(label)} labels for {len(flat)} images. There must be one for each.")
     return torch.cat([label, flat[:, num_classes:]], dim=1)
 
 
@@ -67,11 +74,21 @@ class LabelNegatives(ABC):
         """
 
 
+def need_wrong_label(num_classes: int) -> None:
+    """Refuse to look for a wrong label where there is none.
+
+    Raises:
+        InputError: there are fewer than two classes.
+    """
+    whole("num_classes", num_classes, least=2)
+
+
 class UniformWrongLabel(LabelNegatives):
     """A wrong label, all equally likely."""
 
     def __call__(self, labels: Tensor, num_classes: int, judge: Judge, generator: torch.Generator) -> Tensor:
         """Draw wrong labels; see :class:`LabelNegatives`."""
+        need_wrong_label(num_classes)
         step = torch.randint(1, num_classes, labels.shape, generator=generator, device=labels.device)
         return (labels + step) % num_classes
 
@@ -97,10 +114,9 @@ class HardWrongLabel(LabelNegatives):
     ) -> None:
         if not 0 <= uniform <= 1:
             raise InputError(f"Passed `uniform={uniform}`. `uniform` must be in [0, 1].")
-        if candidates is not None and candidates < 1:
-            raise InputError(f"Passed `candidates={candidates}`. `candidates` must be at least 1, or None for all.")
-        if blocks < 1:
-            raise InputError(f"Passed `blocks={blocks}`. `blocks` must be at least 1.")
+        if candidates is not None:
+            whole("candidates", candidates, least=1)
+        whole("blocks", blocks, least=1)
         self.temperature = positive("temperature", temperature)
         self.uniform = uniform
         self.candidates = candidates
@@ -108,6 +124,7 @@ class HardWrongLabel(LabelNegatives):
 
     def __call__(self, labels: Tensor, num_classes: int, judge: Judge, generator: torch.Generator) -> Tensor:
         """Draw wrong labels; see :class:`LabelNegatives`."""
+        need_wrong_label(num_classes)
         wrong = (labels + 1 + self._steps(len(labels), num_classes - 1, generator)) % num_classes
         belief = (judge(wrong, self.blocks) / self.temperature).softmax(0)
         belief = (1 - self.uniform) * belief + self.uniform / len(wrong)
@@ -133,9 +150,7 @@ class HybridMask:
     """
 
     def __init__(self, blurs: int = 6) -> None:
-        if blurs < 0:
-            raise InputError(f"Passed `blurs={blurs}`. `blurs` must not be negative.")
-        self.blurs = blurs
+        self.blurs = whole("blurs", blurs, least=0)
 
     def mask(self, shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
         """Draw masks.

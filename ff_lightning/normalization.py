@@ -12,6 +12,7 @@ compares, the statistics of batch normalisation. All of them move at one moment,
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ff_lightning.distributed import mean_over_ranks, num_ranks
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, positive, whole
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -37,7 +38,7 @@ class UnitLength(nn.Module):
 
     def __init__(self, eps: float = 1e-6) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps = positive("eps", eps)
 
     def forward(self, h: Tensor) -> Tensor:  # noqa: D102
         return h * scale(lengths(h), self.eps, h.dtype)
@@ -55,7 +56,7 @@ class UnitRMS(nn.Module):
 
     def __init__(self, eps: float = 1e-6) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps = positive("eps", eps)
 
     def forward(self, h: Tensor) -> Tensor:  # noqa: D102
         return h * scale(lengths(h) * h.shape[1:].numel() ** -0.5, self.eps, h.dtype)
@@ -73,9 +74,10 @@ class Standardise(nn.Module):
 
     def __init__(self, eps: float = 1e-5) -> None:
         super().__init__()
-        self.eps = eps
+        self.eps = positive("eps", eps)
 
     def forward(self, h: Tensor) -> Tensor:  # noqa: D102
+        need_features(h)
         rows = h.movedim(1, -1)  # of channels-last maps a contiguous view
         return F.layer_norm(rows, rows.shape[1:], eps=self.eps).to(h.dtype).movedim(-1, 1)
 
@@ -96,12 +98,11 @@ class GroupStandard(nn.Module):
 
     def __init__(self, num_groups: int = 10, *, eps: float = 1e-5) -> None:
         super().__init__()
-        if num_groups < 1:
-            raise InputError(f"Passed `num_groups={num_groups}`. `num_groups` must be at least 1.")
-        self.num_groups = num_groups
-        self.eps = eps
+        self.num_groups = whole("num_groups", num_groups, least=1)
+        self.eps = positive("eps", eps)
 
     def forward(self, h: Tensor) -> Tensor:  # noqa: D102
+        need_features(h)
         if h.shape[1] % self.num_groups:
             raise InputError(
                 f"Passed activities with {h.shape[1]} channels. `num_groups={self.num_groups}` must divide it."
@@ -142,8 +143,7 @@ class RunningMean(nn.Module):
             raise InputError(f"Passed `momentum={momentum}`. `momentum` must be in [0, 1).")
         self.momentum = momentum
         self.register_buffer("value", torch.full(shape, torch.nan if start is None else start))
-        # A single value is kept as a row of one: compiled code loses what is added to a tensor of no dimension
-        # (torch 2.13).
+        # One value is a row of one: compiled code loses what is added to a tensor without dimensions (torch 2.13).
         self.register_buffer("total", torch.zeros(shape or 1), persistent=False)
         self.register_buffer("count", torch.zeros(shape or 1), persistent=False)
         self.forget()
@@ -252,19 +252,32 @@ class PeerNormalisation(nn.Module):
 
     def __init__(self, num_units: int, *, weight: float = 0.03, momentum: float = 0.9) -> None:
         super().__init__()
-        if num_units < 1:
-            raise InputError(f"Passed `num_units={num_units}`. `num_units` must be at least 1.")
-        if weight < 0:
-            raise InputError(f"Passed `weight={weight}`. `weight` must not be negative.")
+        whole("num_units", num_units, least=1)
+        if not 0 <= weight < math.inf:
+            raise InputError(f"Passed `weight={weight}`. `weight` must be finite and not negative.")
         self.weight = weight
         self.means = RunningMean((num_units,), momentum=momentum)
 
     def forward(self, h_pos: Tensor) -> Tensor:  # noqa: D102
+        if h_pos.shape[1:] != self.means.value.shape:
+            raise InputError(
+                f"Passed activities of shape {tuple(h_pos.shape)}. The means are of {len(self.means.value)} units."
+            )
         batch_mean = h_pos.mean(0, dtype=torch.promote_types(h_pos.dtype, torch.float32))
         tracked: Tensor = self.means(batch_mean).to(batch_mean)
         # The value is that of the batches before; the gradient is that of this batch's share of the next one.
         tracked = tracked + (1 - self.means.momentum) * (batch_mean - batch_mean.detach())
         return self.weight * (tracked.mean() - tracked).square().mean()
+
+
+def need_features(h: Tensor) -> None:
+    """Refuse activities that are one number a sample: there is nothing to normalise over.
+
+    Raises:
+        InputError: they have fewer than two dimensions.
+    """
+    if h.dim() < 2:
+        raise InputError(f"Passed activities of shape {tuple(h.shape)}. They must be (B, D) or (B, C, …).")
 
 
 def lengths(h: Tensor) -> Tensor:
@@ -277,6 +290,7 @@ def lengths(h: Tensor) -> Tensor:
         ``(B, 1, …)``. Of bf16 activities it is rounded to bf16, which is as exact as what it will scale and much
         faster on a CPU; fp16 could not hold it, so there it is float32.
     """
+    need_features(h)
     dtype = torch.float32 if h.dtype == torch.float16 else None
     length: Tensor = torch.linalg.vector_norm(h, dim=tuple(range(1, h.dim())), keepdim=True, dtype=dtype)
     return length
@@ -284,4 +298,5 @@ def lengths(h: Tensor) -> Tensor:
 
 def scale(length: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     """One over ``length``, or over ``eps`` where it is less, as a finite number of ``dtype``."""
-    return length.clamp_min(max(eps, torch.finfo(dtype).tiny)).reciprocal().to(dtype)
+    least = min(max(eps, torch.finfo(dtype).tiny), torch.finfo(length.dtype).max)
+    return length.clamp_min(least).reciprocal().to(dtype)

@@ -7,6 +7,7 @@ of the block's updates; :class:`HoldThenDecay` is one that needs no step count i
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -14,7 +15,7 @@ from itertools import accumulate, pairwise
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, whole
 
 
 class Schedule(ABC):
@@ -96,7 +97,7 @@ class Greedy(Schedule):
 
     def __init__(self, shares: Sequence[float] | None = None, *, depth_decay: float = 1.0) -> None:
         super().__init__(depth_decay=depth_decay)
-        if shares is not None and (not shares or not all(share > 0 for share in shares)):
+        if shares is not None and (not shares or not all(0 < share < math.inf for share in shares)):
             raise InputError(f"Passed `shares={list(shares)}`. `shares` needs one positive number a block.")
         self.shares = shares
 
@@ -153,7 +154,7 @@ def update_ranges(schedule: Schedule, depth: int, total: int | None) -> list[ran
     Raises:
         InputError: the schedule needs an end that the training does not have.
     """
-    periods = schedule.periods(depth)
+    periods = schedule.periods(whole("depth", depth, least=1))
     if total is None:
         if any(period != (0.0, 1.0) for period in periods):
             raise InputError(
@@ -196,7 +197,7 @@ class HoldThenDecay(LRScheduler):
         if not 0 <= final <= 1:
             raise InputError(f"Passed `final={final}`. `final` must be in [0, 1].")
         self.warmup, self.hold, self.final = warmup, hold, final
-        self.total_updates = total_updates
+        self.total_updates = None if total_updates is None else whole("total_updates", total_updates, least=0)
         self.follows_training = total_updates is None
         super().__init__(optimizer, last_epoch)
 

@@ -22,7 +22,15 @@ SLOW = (
         "test_processor",
         "report",
     ),
-    *("callbacks", "tasks", "test_hub", "test_tuner", "engine/test_compilation", "engine/test_checkpoints"),
+    *(
+        "callbacks",
+        "tasks",
+        "test_pretrained",
+        "attacks",
+        "test_tuner",
+        "engine/test_compilation",
+        "engine/test_checkpoints",
+    ),
 )
 """Files and folders of tests that train recipes, run commands and draw pictures, the dearest first."""
 RUNS = {"digits_run", "text_run"}

@@ -179,8 +179,8 @@ def test_goodness_of_squares_is_never_negative() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SumOfSquares(0), "Passed `event_dims=0`. `event_dims` must be at least 1."),
-        (lambda: MeanActivity(-1), "Passed `event_dims=-1`. `event_dims` must be at least 1."),
+        (lambda: SumOfSquares(0), "Passed `event_dims=0`. `event_dims` must be a whole number, at least 1."),
+        (lambda: MeanActivity(-1), "Passed `event_dims=-1`. `event_dims` must be a whole number, at least 1."),
         (
             lambda: MeanOfSquares()(torch.zeros(3)),
             "Passed activities of shape (3,). With `event_dims=1` they need at least 2 dimensions.",
@@ -189,7 +189,7 @@ def test_goodness_of_squares_is_never_negative() -> None:
             lambda: SumOfSquares(3)(torch.zeros(2, 4, 4)),
             "Passed activities of shape (2, 4, 4). With `event_dims=3` they need at least 4 dimensions.",
         ),
-        (lambda: ChannelGroups(1), "Passed `num_classes=1`. `num_classes` must be at least 2."),
+        (lambda: ChannelGroups(1), "Passed `num_classes=1`. `num_classes` must be a whole number, at least 2."),
         (
             lambda: ChannelGroups(3)(torch.zeros(2, 8)),
             "Passed activities with 8 channels. `num_classes=3` must divide it.",

@@ -244,14 +244,14 @@ def test_an_image_never_meets_itself_and_meets_all_others_alike() -> None:
         (lambda: HardWrongLabel(uniform=1.5), "Passed `uniform=1.5`. `uniform` must be in [0, 1]."),
         (
             lambda: HardWrongLabel(candidates=0),
-            "Passed `candidates=0`. `candidates` must be at least 1, or None for all.",
+            "Passed `candidates=0`. `candidates` must be a whole number, at least 1.",
         ),
-        (lambda: HardWrongLabel(blocks=0), "Passed `blocks=0`. `blocks` must be at least 1."),
+        (lambda: HardWrongLabel(blocks=0), "Passed `blocks=0`. `blocks` must be a whole number, at least 1."),
         (
             lambda: HardWrongLabel(0.0),
             "Passed `temperature=0.0`. `temperature` must be a positive, finite number.",
         ),
-        (lambda: HybridMask(-1), "Passed `blurs=-1`. `blurs` must not be negative."),
+        (lambda: HybridMask(-1), "Passed `blurs=-1`. `blurs` must be a whole number, at least 0."),
         (
             lambda: HybridMask()(torch.zeros(4, 64), seeded()),
             "Passed images of shape (4, 64). Hybrid masks need (B, C, H, W) with B at least 2.",

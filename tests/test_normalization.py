@@ -210,8 +210,8 @@ def test_half_precision_activities_are_averaged_in_float32(dtype: torch.dtype) -
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: PeerNormalisation(0), "Passed `num_units=0`. `num_units` must be at least 1."),
-        (lambda: PeerNormalisation(3, weight=-1.0), "Passed `weight=-1.0`. `weight` must not be negative."),
+        (lambda: PeerNormalisation(0), "Passed `num_units=0`. `num_units` must be a whole number, at least 1."),
+        (lambda: PeerNormalisation(3, weight=-1.0), "Passed `weight=-1.0`. `weight` must be finite and not negative."),
         (lambda: PeerNormalisation(3, momentum=1.0), "Passed `momentum=1.0`. `momentum` must be in [0, 1)."),
         (lambda: PeerNormalisation(3, momentum=-0.5), "Passed `momentum=-0.5`. `momentum` must be in [0, 1)."),
         (lambda: PeerNormalisation(3, momentum=math.nan), "Passed `momentum=nan`. `momentum` must be in [0, 1)."),

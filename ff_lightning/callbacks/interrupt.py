@@ -1,4 +1,4 @@
-"""Ctrl-C ends a training between two updates, and what was learned is kept."""
+"""Ctrl-C, and what a scheduler sends, ends a training between two updates, and what was learned is kept."""
 
 from __future__ import annotations
 
@@ -9,17 +9,36 @@ from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_info
 
 from ff_lightning.module import FFLightningModule
+from ff_lightning.strategies import LayerParallelStrategy
+
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
+"""What asks a run to end: Ctrl-C, a scheduler, a terminal that is closed."""
+
+
+class StoppedError(KeyboardInterrupt):
+    """A run ends because it was asked to.
+
+    Args:
+        number: of the signal; a shell is told 128 more.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
 
 
 class KeepOnInterrupt(pl.Callback):
     """Lets the first Ctrl-C finish the update at hand, write ``last.ckpt`` into the run folder, and end the training.
 
-    The training then goes on from there exactly as if it had not been stopped. A Ctrl-C in a validation waits for its
-    end, and with several processes that have to agree, for the next step that is logged. A second one ends everything
-    at once.
+    SIGTERM, SIGHUP and SIGUSR1 do the same; under SLURM, Lightning's own handling of them stays. The training then
+    goes on from there exactly as if it had not been stopped. A signal in a validation of a training waits for its end,
+    and with several processes that have to agree, for the next step that is logged. A second one ends everything at
+    once, and so does the first one where nothing is trained.
 
     Args:
         resume: command that goes on with the training, without the path of the checkpoint.
@@ -27,14 +46,26 @@ class KeepOnInterrupt(pl.Callback):
 
     def __init__(self, resume: str = "") -> None:
         self.resume = resume
-        self._asked = False
-        self._before: Any = None
+        self._asked = 0
+        self._before: dict[int, Any] = {}
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Listen for Ctrl-C, where Python allows that."""
-        self._asked = False
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._ask)
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Listen, where Python allows that; not earlier, since Lightning then puts its own in the place of others."""
+        self._asked = 0
+        self._listen(trainer, self._ask)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End at once if asked to: nothing would be lost."""
+        if trainer.state.fn == "validate":
+            self._listen(trainer, self._stop)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End at once if asked to."""
+        self._listen(trainer, self._stop)
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """End at once if asked to."""
+        self._listen(trainer, self._stop)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -59,16 +90,31 @@ class KeepOnInterrupt(pl.Callback):
         """Leave Ctrl-C as it was."""
         self._restore()
 
+    def _listen(self, trainer: pl.Trainer, handler: Any) -> None:
+        """Hear what asks a run to end, unless somebody else has to: a scheduler's own way, or a strategy's."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        others = SLURMEnvironment.detect() or isinstance(trainer.strategy, LayerParallelStrategy)
+        for number in SIGNALS:
+            if number not in self._before and (number == signal.SIGINT or not others):
+                self._before[number] = signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self._restore()
+        raise StoppedError(number)
+
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self._restore()  # the next one is not waited for
-        self._asked = True
-        rank_zero_info("\nStopping after this update (Ctrl-C again stops at once, without a checkpoint).")
+        self._asked = number
+        again = "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
+        rank_zero_info(f"\nStopping after this update ({again} again stops at once, without a checkpoint).")
 
     def _stops(self, trainer: pl.Trainer) -> bool:
         """Whether any rank was asked; ranks agree on it, so that all write the checkpoint together."""
-        if trainer.world_size == 1:
-            return self._asked
-        return bool(trainer.strategy.reduce_boolean_decision(self._asked, all=False))
+        if trainer.world_size > 1:
+            asked = torch.tensor(self._asked, device=trainer.strategy.root_device)
+            self._asked = int(trainer.strategy.reduce(asked, reduce_op="max"))
+        return self._asked != 0
 
     def _end(self, trainer: pl.Trainer, path: Path) -> None:
         if path.exists():
@@ -76,9 +122,9 @@ class KeepOnInterrupt(pl.Callback):
                 f"Stopped after {trainer.global_step:,} updates; the state is kept in {path}. To go on:\n"
                 f"  {self.resume or 'the same command with'} --ckpt_path {path}"
             )
-        raise KeyboardInterrupt
+        raise StoppedError(self._asked)
 
     def _restore(self) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
+        for number, before in self._before.items():
+            signal.signal(number, before)
+        self._before = {}

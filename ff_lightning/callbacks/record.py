@@ -47,7 +47,7 @@ class RunRecord(pl.Callback):
             if isinstance(logger, WandbLogger):
                 run["wandb_id"] = logger.version  # a resumed training goes on under it
         if trainer.global_step and (earlier := read_record(folder)):
-            run |= {"resumed_at": trainer.global_step, "command": earlier["run"]["command"]}
+            run |= {"resumed_at": trainer.global_step, "command": earlier.get("run", {}).get("command", self.command)}
             add_to_record(folder, "run", run)
         else:
             start_record(folder, {"run": run})

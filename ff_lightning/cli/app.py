@@ -12,6 +12,7 @@ from its signature and docstring. It loads PyTorch and Lightning when it runs, s
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import get_origin, get_type_hints
@@ -51,13 +52,18 @@ def main(args: Sequence[str] | None = None) -> int:
             arguments by default.
 
     Returns:
-        Exit status: 0, or 2 if something that was passed is wrong, which is then said in one line, or 130 after Ctrl-C.
+        Exit status: 0, or 2 if something that was passed is wrong, which is then said in one line, or 128 and the
+        number of the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM.
     """
     with only_what_matters():
         try:
             run(sys.argv[1:] if args is None else list(args))
-        except KeyboardInterrupt:
-            return 130
+        except KeyboardInterrupt as stop:
+            return status_of(stop)
+        except SystemExit as end:  # Lightning's way to end after a signal, which forgets which
+            if not isinstance(end.__context__, KeyboardInterrupt):
+                raise
+            return status_of(end.__context__)
         except Exception as error:
             message = explain(error)
             if message is None:
@@ -65,6 +71,11 @@ def main(args: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"ff-lightning: error: {message}\n")
             return 2
     return 0
+
+
+def status_of(stop: KeyboardInterrupt) -> int:
+    """Exit status of a run that was asked to end, as a shell knows it: 128 and the number of the signal."""
+    return 128 + int(getattr(stop, "number", signal.SIGINT))
 
 
 def run(words: list[str]) -> None:

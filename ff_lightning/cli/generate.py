@@ -28,6 +28,7 @@ def generate(
     seed: int | None = None,
     stop: str = "",
     num_samples: PositiveInt = 1,
+    trust: str = "",
 ) -> None:
     """Write a prompt and what follows it to stdout; a single text is written as it is drawn.
 
@@ -43,13 +44,14 @@ def generate(
         seed: of the draws; the training's seed by default.
         stop: end a text when this has been written.
         num_samples: texts to write, with a line between them.
+        trust: packages of your own of which the checkpoint may name classes, with commas in between.
 
     Raises:
         InputError: an argument makes no sense, or the checkpoint is not of a language model.
     """
-    from ff_lightning.cli.models import load_language_model
+    from ff_lightning.cli.models import load_language_model, trusted
 
-    model, tokenizer = load_language_model(ckpt_path)
+    model, tokenizer = load_language_model(ckpt_path, trusted(trust))
     first = tokenizer.encode(prompt) if prompt else _beginning(tokenizer)
     end = tokenizer.end_of_text
     drawn = model.stream(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,25 @@ NOISE = (
     "Given value",
 )
 """How the lines of jsonargparse's nested messages begin that only repeat what was passed."""
+
+NOT_OURS = {
+    getattr(errno, name)
+    for name in (
+        "ENOSPC",
+        "EDQUOT",
+        "EROFS",
+        "EACCES",
+        "EPERM",
+        "EIO",
+        "EFBIG",
+        "ENAMETOOLONG",
+        "ENOTDIR",
+        "EISDIR",
+        "EPIPE",
+    )
+    if hasattr(errno, name)
+}
+"""What the system says where a disk is full, a folder may not be written, or a name cannot be."""
 
 UNKNOWN = re.compile(
     r"ption '([^']+)' is not accepted|does not accept option '([^']+)'|unrecognized arguments: --([^ =\n]+)[^\n]*"
@@ -101,10 +121,13 @@ def explain(error: BaseException) -> str | None:
     """
     lightning = sys.modules.get("lightning.fabric.utilities.exceptions")  # which raised nothing if it is not loaded
     mended = (InputError,) if lightning is None else (InputError, lightning.MisconfigurationException)
-    if isinstance(error, (ValueError, *mended)):
+    if isinstance(error, (ValueError, OSError, *mended)):
         for cause in _causes(error):
             if isinstance(cause, mended):
                 return " ".join(str(cause).split())
+            if isinstance(cause, OSError) and cause.errno in NOT_OURS:
+                where = f" ({cause.filename})" if cause.filename else ""
+                return f"{cause.strerror}{where}. What was written before is untouched."
     return None
 
 

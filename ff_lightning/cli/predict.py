@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import PositiveInt
 
+from ff_lightning.cli.tables import as_text
 from ff_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ def predict_folder(
     output: str = "predictions.csv",
     tolerance: float | None = None,
     batch_size: PositiveInt = 250,
+    trust: str = "",
 ) -> None:
     """Write a table of the pictures in a folder: file, label, block that answered, and a score for each class.
 
@@ -33,6 +35,7 @@ def predict_folder(
         tolerance: stop at the block at which the answer is clear, losing at most this much accuracy on the validation
             images of the training, which are read again to find out what is clear.
         batch_size: pictures in memory at a time.
+        trust: packages of your own of which the checkpoint may name classes, with commas in between.
 
     Raises:
         InputError: there are no pictures, one cannot be read, or the checkpoint is not of an image classifier.
@@ -40,11 +43,11 @@ def predict_folder(
     import torch
     from lightning.pytorch.utilities import rank_zero_info
 
-    from ff_lightning.cli.models import load_classifier
+    from ff_lightning.cli.models import load_classifier, trusted
     from ff_lightning.data.pictures import find_pictures, picture_batches
 
     paths = find_pictures(folder)
-    model, images, arguments = load_classifier(ckpt_path)
+    model, images, arguments = load_classifier(ckpt_path, trusted(trust))
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     if tolerance is not None:
         _exit_early(model, arguments, tolerance)
@@ -56,7 +59,7 @@ def predict_folder(
     with Path(output).open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["file", "label", "block", *(f"score {name}" for name in names)])
-        table.writerows(_rows(paths, answers, names))
+        table.writerows(map(as_text, _rows(paths, answers, names)))
     rank_zero_info(f"Wrote {output}: {len(paths)} pictures.")
 
 

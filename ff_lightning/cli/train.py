@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -37,9 +38,12 @@ from ff_lightning.callbacks import (
     TrainingProgress,
 )
 from ff_lightning.cli.recipes import RecipeCLI, RecipeParser, with_own_recipes
+from ff_lightning.cli.weights import chosen_weights
 from ff_lightning.data.tokenizers import Tokenizer
 from ff_lightning.engine.checkpoints import check_checkpoint, check_fit
+from ff_lightning.engine.folder import locked, set_aside
 from ff_lightning.engine.lightning import subcommand_parser
+from ff_lightning.engine.reading import local_path
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
 from ff_lightning.report.records import read_record
@@ -67,6 +71,7 @@ class FFLightningCLI(RecipeCLI):
     """Lightning's command line with the defaults of this project."""
 
     subcommand: str
+    held: ExitStack
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Keep the command as it was given, for the record of the run."""
@@ -85,21 +90,34 @@ class FFLightningCLI(RecipeCLI):
         Lightning would here put the model of the checkpoint in place of what was passed. We build what was passed
         and refuse weights that do not fit it.
         """
-        path = self.config[self.config.subcommand].ckpt_path
+        config = self.config[self.config.subcommand]
+        folder = self._name_folder(config)
+        path = config.ckpt_path = chosen_weights(self.config.subcommand, config.ckpt_path, folder)
         self._weights = None
-        if path is not None and path not in CHECKPOINT_WORDS and "://" not in str(path):
+        if path is not None and path not in CHECKPOINT_WORDS and local_path(path) is not None:
             self._weights = check_checkpoint(path).get("state_dict")
 
     def before_instantiate_classes(self) -> None:
         """Name the run folder, and drop what is switched off."""
         super().before_instantiate_classes()
         config = self.config[self.subcommand]
+        self._name_folder(config)
+        self._try_out_elsewhere(config)
+        if self.subcommand == "fit" and config.ckpt_path is not None:
+            self._go_on_in_wandb(config.trainer)
+
+    def _name_folder(self, config: Namespace) -> Path:
+        """The run folder, named after the recipes unless the command names it."""
         if config.trainer.default_root_dir is None:
             stems = [Path(str(path)).stem for path in config.config or ()]
             name = "-".join(stems) or config.model.class_path.rsplit(".", 1)[-1]
             config.trainer.default_root_dir = str(Path("runs") / name)
-        if self.subcommand == "fit" and config.ckpt_path is not None:
-            self._go_on_in_wandb(config.trainer)
+        return Path(config.trainer.default_root_dir)
+
+    def _try_out_elsewhere(self, config: Namespace) -> None:
+        """Let a trial of a few batches touch nothing of a run in its folder."""
+        if config.trainer.fast_dev_run:
+            config.trainer.default_root_dir = str(Path(config.trainer.default_root_dir) / "fast_dev_run")
 
     def _go_on_in_wandb(self, trainer: Namespace) -> None:
         """Let a resumed training go on with its run in Weights & Biases, which is known by an id."""
@@ -139,14 +157,15 @@ class FFLightningCLI(RecipeCLI):
         """Say where the run is kept, and what becomes of an earlier one there."""
         folder = Path(self.trainer.default_root_dir)
         metrics = folder / "metrics.csv"
+        if self.trainer.is_global_zero:
+            self.held.enter_context(locked(folder))
         if self.config.fit.ckpt_path is not None:
             rank_zero_info(f"The run goes on in {folder}.")
             if self.trainer.is_global_zero and metrics.exists():  # the logger would delete it
                 metrics.rename(folder / f"metrics_{len(list(folder.glob('metrics_*.csv'))) + 1}.csv")
-        elif metrics.exists() or (folder / "last.ckpt").exists():
-            rank_zero_info(f"Overwriting the earlier run in {folder} (--trainer.default_root_dir names another).")
-        else:
-            rank_zero_info(f"The run is kept in {folder}.")
+            return
+        earlier = set_aside(folder) if self.trainer.is_global_zero else None
+        rank_zero_info(f"The run is kept in {folder}." + f" The earlier one there is now in {earlier}." * bool(earlier))
 
     def predict(self, **kwargs: Any) -> None:
         """Predict, and write what :func:`prediction_lines` makes of it; each process writes its own file."""
@@ -218,17 +237,18 @@ def train_or_evaluate(words: list[str]) -> None:
     Args:
         words: the command, such as ``["fit", "--config", "recipes/digits_mlp.yaml"]``.
     """
-    FFLightningCLI(
-        FFLightningModule,
-        pl.LightningDataModule,
-        save_config_callback=SaveConfig,
-        save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
-        seed_everything_default=0,
-        parser_kwargs={"prog": "ff-lightning"},
-        parser_class=RecipeParser,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        # It would build one optimizer for the whole network; ours has one a block.
-        auto_configure_optimizers=False,
-        args=words,
-    )
+    with ExitStack() as FFLightningCLI.held:  # it runs while it is built
+        FFLightningCLI(
+            FFLightningModule,
+            pl.LightningDataModule,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
+            seed_everything_default=0,
+            parser_kwargs={"prog": "ff-lightning"},
+            parser_class=RecipeParser,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            # It would build one optimizer for the whole network; ours has one a block.
+            auto_configure_optimizers=False,
+            args=words,
+        )

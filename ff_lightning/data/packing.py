@@ -5,15 +5,19 @@ import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
 from ff_lightning.data.tokenizers import Tokenizer
+from ff_lightning.engine.integrity import digest, digest_of_file, replace_file
+from ff_lightning.errors import InputError
 
 Tokens = NDArray[np.uint16] | NDArray[np.int32]
 """(N,) tokens of a text, in the smaller of the types that holds them; may be mapped from a file."""
@@ -67,6 +71,8 @@ def pack(documents: Sequence[str], tokenizer: Tokenizer, *, separator: str) -> P
     Raises:
         InputError: The tokenizer does not know a character.
     """
+    if not documents:
+        raise InputError("Passed no documents to `pack`. There must be at least one.")
     kind = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
     pieces = [tokenizer.encode(document).numpy().astype(kind) for document in documents]
     if len(pieces) > 1:
@@ -99,12 +105,26 @@ class TokenFiles:
         """Return the splits and the state of their tokenizer, or None if they have not been written."""
         if not self.place.is_dir():
             return None
-        about = json.loads((self.place / "about.json").read_text(encoding="utf-8"))
+        if (about := self._checked()) is None:
+            rank_zero_info(f"The tokens in {self.place} are damaged, and are made anew.")
+            shutil.rmtree(self.place, ignore_errors=True)
+            return None
         splits = {
             split: Packed(np.memmap(self.place / f"{split}.bin", dtype=about["kind"], mode="r"), *lengths)
             for split, lengths in about["splits"].items()
         }
         return splits, about["tokenizer"]
+
+    def _checked(self) -> dict[str, Any] | None:
+        """What belongs to the tokens, if they are those that were written."""
+        try:
+            about: dict[str, Any] = json.loads((self.place / "about.json").read_text(encoding="utf-8"))
+            sums = about.pop("checksums")
+            files = {name: _checksum(self.place / f"{name}.bin") for name in about["splits"]}
+            whole = sums == {**files, "about": digest(about)}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return about if whole else None
 
     def write(self, splits: Mapping[str, Packed], tokenizer: Tokenizer) -> None:
         """Keep splits.
@@ -123,7 +143,8 @@ class TokenFiles:
                 "splits": {split: [packed.characters, packed.bytes] for split, packed in splits.items()},
                 "tokenizer": tokenizer.to_dict(),
             }
-            (unfinished / "about.json").write_text(json.dumps(about), encoding="utf-8")
+            sums = {split: _checksum(unfinished / f"{split}.bin") for split in splits} | {"about": digest(about)}
+            replace_file(unfinished / "about.json", json.dumps(about | {"checksums": sums}).encode())
             if not self.place.exists():
                 unfinished.rename(self.place)
         except OSError:
@@ -131,3 +152,15 @@ class TokenFiles:
                 raise
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _checksum(path: Path) -> str:
+    """Checksum of a file; of one that has not changed since it was asked for, that of before."""
+    state = path.stat()
+    return _checksum_of(path, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _checksum_of(path: Path, size: int, changed: int) -> str:
+    del size, changed  # they only tell one state of the file from another
+    return digest_of_file(path)

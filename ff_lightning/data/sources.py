@@ -270,13 +270,17 @@ def _decoded(encoded: dict[str, Any]) -> NDArray[np.uint8]:
     return pixels if pixels.ndim == 3 else pixels[..., None]
 
 
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
+"""What is decoded, whatever a file is called: Pillow hands others, such as EPS, to programs that run them."""
+
+
 def opened(file: str | BytesIO) -> Image.Image:
     """Open an encoded image and turn it upright.
 
     Raises:
         OSError, SyntaxError, ValueError: what Pillow raises on broken files, and on more than 8 bits a channel.
     """
-    image: Image.Image = Image.open(file)
+    image: Image.Image = Image.open(file, formats=FORMATS)
     if image.mode.startswith(("I", "F")):
         raise ValueError("it has more than 8 bits a channel")
     return ImageOps.exif_transpose(image) if "exif" in image.info else image

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import errno
 import os
-import pickle
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,14 +14,12 @@ import torch
 from lightning.pytorch.plugins import TorchCheckpointIO
 from torch import Tensor, nn
 
+from ff_lightning.engine.integrity import sync_folder
+from ff_lightning.engine.reading import is_folder, local_path, read_checkpoint, refuse_unsafe
 from ff_lightning.errors import InputError
 
 NAMED = 3
 """How many of the entries that do not fit an error names."""
-
-
-META = "meta.pt"
-"""What Lightning calls the file of a sharded checkpoint that holds all but weights and optimizers."""
 
 
 NEEDS_ONE_FILE = (
@@ -68,7 +66,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
     @contextmanager
     def same_as(self, path: Path) -> Iterator[None]:
@@ -98,16 +96,24 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return False
         return True
 
-    def load_checkpoint(self, path: str | Path, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Read a checkpoint, as Lightning does.
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint, wherever it is; see :func:`~ff_lightning.engine.reading.read_checkpoint`.
+
+        Args:
+            path: a file, or an address.
+            map_location: where its tensors go.
+            weights_only: must not be ``False``.
 
         Raises:
-            InputError: it is a folder, which a strategy of one file cannot read.
+            InputError: it cannot be read safely, or it is a folder, which a strategy of one file cannot read.
         """
-        if is_folder(path):
+        refuse_unsafe(path, weights_only)
+        local = local_path(path)
+        if local is not None and is_folder(local):
             raise InputError(NEEDS_ONE_FILE.format(path=path))
-        content: dict[str, Any] = super().load_checkpoint(path, *args, **kwargs)
-        return content
+        return read_checkpoint(path, to=map_location)
 
 
 def unfinished(path: Path) -> Path:
@@ -119,61 +125,39 @@ def unfinished(path: Path) -> Path:
 
 
 def _write(checkpoint: dict[str, Any], path: Path) -> None:
-    checked = torch.serialization.get_crc32_options()
-    torch.serialization.set_crc32_options(False)  # two thirds of the time; torch does not look at them again
-    try:
-        with path.open("wb") as file:
-            torch.save(checkpoint, file)
+    with path.open("wb") as file:
+        try:
+            with _checksums():
+                torch.save(checkpoint, file)
+        except RuntimeError as error:
+            if "inline_container" not in str(error) and "PytorchStreamWriter" not in str(error):
+                raise
+            # torch only says that a write fell short; what the system says of the next one tells why.
+            file.write(b"\0" * (1 << 20))
             file.flush()
-            os.fsync(file.fileno())
-    finally:
-        torch.serialization.set_crc32_options(checked)
+            raise OSError(errno.EIO, "the checkpoint could not be written", str(path)) from error
+        file.flush()
+        os.fsync(file.fileno())
 
 
-def _sync_folder(folder: Path) -> None:
-    """Bring a new name to the disk; without it, a power cut could bring the old file back."""
-    if os.name != "posix":  # folders cannot be opened elsewhere
-        return
-    handle = os.open(folder, os.O_RDONLY)
+@contextmanager
+def _checksums() -> Iterator[None]:
+    """Let torch write a checksum with every record, whatever this process has told it."""
+    before = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(True)
     try:
-        os.fsync(handle)
+        yield
     finally:
-        os.close(handle)
-
-
-def is_folder(path: str | Path) -> bool:
-    """Whether a path is the folder of a sharded checkpoint."""
-    return (Path(path) / META).is_file()
+        torch.serialization.set_crc32_options(before)
 
 
 def check_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Open a checkpoint of ours without reading its tensors, and without running any code it may hold.
+    """Open a checkpoint of ours, check it, and leave its tensors in the file; see :func:`read_checkpoint`.
 
     Args:
-        path: a local file, or the folder of a sharded checkpoint.
-
-    Returns:
-        What is in it; the tensors are mapped from the file. Of a folder, all but ``state_dict`` and the optimizers.
-
-    Raises:
-        InputError: there is no such file, it is damaged, or something else wrote it.
+        path: a file, the folder of a sharded checkpoint, or an address.
     """
-    path = Path(path)
-    sharded = is_folder(path)
-    if not sharded and not path.is_file():
-        raise InputError(f"Passed `ckpt_path={path}`. There is no such file.")
-    try:
-        content = torch.load(path / META if sharded else path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError, ValueError, KeyError) as error:
-        raise InputError(
-            f"Passed `ckpt_path={path}`. The file cannot be loaded safely: it is cut short, or no checkpoint."
-        ) from error
-    needed = {"pytorch-lightning_version"} | (set() if sharded else {"state_dict"})
-    if not isinstance(content, dict) or not needed <= content.keys():
-        raise InputError(f"Passed `ckpt_path={path}`. The file is not a checkpoint that Lightning wrote.")
-    if "ff_lightning" not in content:
-        raise InputError(f"Passed `ckpt_path={path}`. The checkpoint is of another project, not of ff_lightning.")
-    return content
+    return read_checkpoint(path, mapped=True)
 
 
 def check_fit(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.strategies import Strategy
 
 from ff_lightning.engine.lightning import is_compiled
 from ff_lightning.errors import InputError
@@ -39,3 +42,22 @@ def refuse_flags(module: pl.LightningModule) -> None:
             "Passed a `LearningRateFinder`, or called `Tuner.lr_find`. It looks for the learning rate of one "
             "optimizer and one loss, and every block has its own: compare short runs with different `optimizer`s."
         )
+
+
+def refuse_own_reader(trainer: pl.Trainer) -> None:
+    """Let no strategy read checkpoints by itself, which may run what they hold.
+
+    Args:
+        trainer: about to run; it gets a refusal in the place of the strategy's own reader.
+    """
+    strategy = trainer.strategy
+    if type(strategy).load_checkpoint is Strategy.load_checkpoint:  # which asks our `CheckpointIO`
+        return
+
+    def refuse(checkpoint_path: Any, *_: Any, **__: Any) -> Any:
+        raise InputError(
+            f"Passed `ckpt_path={checkpoint_path}` with `{type(strategy).__name__}`, which reads checkpoints itself "
+            "and may run what they hold. Use one device, `ddp` or `ModelParallelStrategy`."
+        )
+
+    strategy.load_checkpoint = refuse  # type: ignore[method-assign]

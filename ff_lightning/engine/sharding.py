@@ -19,8 +19,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 from ff_lightning.distributed import take_from_first_rank
-from ff_lightning.engine.checkpoints import unfinished
+from ff_lightning.engine.checkpoints import check_checkpoint, unfinished
+from ff_lightning.engine.completeness import check_optimizer
+from ff_lightning.engine.folders import load_folder
+from ff_lightning.engine.integrity import write_sums
 from ff_lightning.engine.lightning import writes_folders
+from ff_lightning.engine.reading import read_checkpoint, refuse_unsafe
 from ff_lightning.errors import InputError
 
 READS_PARAMETERS = ("pair", "local_loss")
@@ -135,15 +139,21 @@ def mend_checkpoints(strategy: ModelParallelStrategy) -> None:
         write(checkpoint, part, storage_options)
         strategy.barrier()
         if strategy.is_global_zero:
+            write_sums(part)
             replace_folder(part, path)
         strategy.barrier()
 
     def load(checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         path = Path(strategy.broadcast(str(checkpoint_path)))
+        refuse_unsafe(path, weights_only)
+        _check_on_first_rank(strategy, path)
+        assert strategy.lightning_module is not None
         if path.is_dir():
-            return read(path, weights_only)
+            load_folder(path, strategy.model, strategy.optimizers, strict=strategy.lightning_module.strict_loading)  # type: ignore[arg-type]
+            check_shards(strategy.lightning_module, path)
+            return read_checkpoint(path, checked=True)
         optimizers, strategy.optimizers = strategy.optimizers, []
-        content = read(path, weights_only)
+        content = read(path, weights_only=True)
         strategy.optimizers = optimizers
         for optimizer, state in zip(optimizers, content.get("optimizer_states", []), strict=False):
             load_whole_state(optimizer, state)
@@ -154,6 +164,33 @@ def mend_checkpoints(strategy: ModelParallelStrategy) -> None:
     setattr(strategy, MENDED, True)
 
 
+def _check_on_first_rank(strategy: ModelParallelStrategy, path: Path) -> None:
+    """Check a checkpoint once for all ranks; each refuses what the first one does."""
+    problem = ""
+    if strategy.is_global_zero:
+        try:
+            check_checkpoint(path)
+        except InputError as error:
+            problem = str(error)
+    if problem := strategy.broadcast(problem):
+        raise InputError(problem)
+
+
+def check_shards(module: nn.Module, path: Path) -> None:
+    """Check that no parameter of this rank is NaN or infinite.
+
+    Raises:
+        InputError: names the first one that is.
+    """
+    for name, parameter in module.named_parameters():
+        mine = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        if not bool(torch.isfinite(mine).all()):
+            raise InputError(
+                f"Passed `ckpt_path={path}`. It is of a training that has diverged: values of `{name}` are not finite. "
+                "Take an earlier checkpoint."
+            )
+
+
 def load_whole_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
     """Give an optimizer of sharded parameters the state of one of whole parameters.
 
@@ -161,6 +198,7 @@ def load_whole_state(optimizer: Optimizer, state: dict[str, Any]) -> None:
         optimizer: of one block.
         state: as ``state_dict`` gives it, the same on all ranks.
     """
+    check_optimizer(optimizer, state, "a local module")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     for number, parameter in zip(numbers, parameters, strict=True):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ff_lightning.candidates import draw_tokens
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, whole
 from ff_lightning.language.stack import TokenStack
 
 
@@ -31,21 +31,24 @@ class Sampler:
                 f"Passed `temperature={temperature}`. `temperature` must be positive and finite; `top_k=1` always "
                 "takes the likeliest token."
             )
-        if top_k is not None and top_k < 1:
-            raise InputError(f"Passed `top_k={top_k}`. `top_k` must be at least 1, or None.")
+        if top_k is not None:
+            whole("top_k", top_k, least=1)
         if top_p is not None and not 0 < top_p <= 1:
             raise InputError(f"Passed `top_p={top_p}`. `top_p` must be in (0, 1], or None.")
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
 
     def allowed(self, logits: Tensor) -> Tensor:
         """Logits ``(…, V)`` at the temperature, ``-inf`` where a token may not be drawn."""
-        logits = logits / self.temperature
+        # From the likeliest one downwards: what is divided by next to nothing overflows, and would become NaN.
+        logits = logits - logits.amax(-1, keepdim=True)
+        logits = logits / max(self.temperature, torch.finfo(logits.dtype).tiny)
         if self.top_k is not None:
             least = logits.topk(min(self.top_k, logits.shape[-1])).values[..., -1:]
             logits = logits.masked_fill(logits < least, -torch.inf)
         if self.top_p is not None:
             ordered, order = logits.softmax(-1).sort(dim=-1, descending=True)
-            beyond = ordered.cumsum(-1) - ordered >= self.top_p  # the likeliest is always kept
+            beyond = ordered.cumsum(-1) - ordered >= self.top_p
+            beyond[..., 0] = False  # the likeliest is always kept, even where `top_p` rounds to 0
             logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
         return logits
 

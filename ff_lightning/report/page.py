@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, TemplateError
 
+from ff_lightning.errors import InputError
 from ff_lightning.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Named, colour, draw, run_charts
 from ff_lightning.report.run import Run, read_run
 from ff_lightning.report.words import clock
@@ -65,7 +66,15 @@ def write_report(run_dirs: Sequence[str | Path], output: str | Path | None = Non
     runs = [read_run(Path(folder)) for folder in run_dirs]
     path = Path(run_dirs[0]) / "report.html" if output is None else Path(output)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(runs), encoding="utf-8")
+    try:
+        page = render(runs)
+    # A record that is JSON can still hold anything at any place.
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, TemplateError) as error:
+        raise InputError(
+            f"Passed `run_dirs={' '.join(map(str, run_dirs))}`. A `run.json` there does not hold what a run records: "
+            f"{error}."
+        ) from error
+    path.write_text(page, encoding="utf-8")
     return path
 
 

@@ -11,7 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from rich.table import Table
+
+from ff_lightning.engine.integrity import replace_file
+from ff_lightning.errors import InputError
 
 NAME = "run.json"
 PACKAGES = ("ff-lightning", "torch", "lightning", "torchmetrics", "numpy")
@@ -42,17 +46,34 @@ def add_to_record(folder: Path, key: str, values: dict[str, Any]) -> None:
         _write(folder, record)
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """The record of a run; empty if there is none."""
+def read_record(folder: Path, *, strict: bool = False) -> dict[str, Any]:
+    """The record of a run; empty if there is none, or if it is damaged, which is said.
+
+    Args:
+        folder: of the run.
+        strict: refuse a damaged one.
+
+    Raises:
+        InputError: it is damaged, and ``strict``.
+    """
     path = folder / NAME
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return content
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and all(isinstance(part, dict) for part in content.values()):
+            return content
+        reason = "it is no record of a run"
+    except (ValueError, OSError, RecursionError) as error:
+        reason = str(error)
+    if strict:
+        raise InputError(f"Passed `run_dirs={folder}`. Its `{NAME}` is damaged: {reason}.")
+    rank_zero_info(f"{path} is damaged ({reason}): what it recorded is lost, and it is begun anew.")
+    return {}
 
 
 def _write(folder: Path, record: dict[str, Any]) -> None:
-    part = folder / f"{NAME}.part"
-    part.write_text(json.dumps(record, indent=1), encoding="utf-8")
-    part.replace(folder / NAME)
+    replace_file(folder / NAME, json.dumps(record, indent=1).encode())
 
 
 def table_values(table: Table) -> dict[str, Any]:
@@ -100,7 +121,13 @@ def _commit() -> str:
     here = Path(__file__).parent
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=False, timeout=10)
+        done = subprocess.run(
+            ["git", "--no-optional-locks", "-C", str(here), *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10,
+        )
         return done.stdout.strip() if done.returncode == 0 else ""
 
     try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -16,6 +15,9 @@ from ff_lightning.report.records import read_record
 
 Curve = list[tuple[int, float]]
 """Updates done, and the value logged then."""
+
+PNG = b"\x89PNG\r\n\x1a\n"
+"""How a PNG file begins."""
 
 PICTURES = {
     "validation": "Goodness of validation images with right and wrong labels, and what is taken for what",
@@ -95,19 +97,33 @@ def read_run(folder: Path) -> Run:
         raise InputError(
             f"Passed `run_dirs={folder}`. It is no run folder: neither `metrics.csv` nor `config.yaml` is in it."
         )
+    refuse_links(folder)
     try:
-        record = read_record(folder)
-    except json.JSONDecodeError as error:
-        raise InputError(f"Passed `run_dirs={folder}`. Its `run.json` is damaged: {error}.") from error
-    return Run(
-        name=folder.resolve().name,
-        folder=str(folder),
-        record=record,
-        curves=_curves(folder),
-        pictures=_pictures(folder / "pictures"),
-        samples=_samples(folder / "samples.txt"),
-        config=config.read_text(encoding="utf-8") if config.is_file() else "",
-    )
+        return Run(
+            name=folder.resolve().name,
+            folder=str(folder),
+            record=read_record(folder, strict=True),
+            curves=_curves(folder),
+            pictures=_pictures(folder / "pictures"),
+            samples=_samples(folder / "samples.txt"),
+            config=config.read_text(encoding="utf-8") if config.is_file() else "",
+        )
+    except InputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise InputError(f"Passed `run_dirs={folder}`. A file in it is damaged: {error}.") from error
+
+
+def refuse_links(folder: Path) -> None:
+    """Refuse a run folder that leads elsewhere: a page is given to others, and holds nothing else of this machine.
+
+    Raises:
+        InputError: names the file.
+    """
+    home = folder.resolve()
+    for path in [*folder.iterdir(), *(folder / "pictures").glob("*")]:
+        if not path.resolve().is_relative_to(home):
+            raise InputError(f"Passed `run_dirs={folder}`. Its `{path.name}` leads out of the folder.")
 
 
 def _curves(folder: Path) -> dict[str, Curve]:
@@ -140,6 +156,8 @@ def _pictures(folder: Path) -> list[Picture]:
     pictures = []
     for path in paths:
         content = path.read_bytes()
+        if not content.startswith(PNG):
+            raise ValueError(f"{path.name} is no PNG")
         data = f"data:image/png;base64,{base64.b64encode(content).decode()}"
         size = int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
         pictures.append(Picture(path.stem, PICTURES.get(path.stem, path.stem.replace("_", " ")), data, size))

@@ -80,7 +80,11 @@ def name_of_images(source: str) -> str:
 def provenance() -> dict[str, str]:
     """Command, commit, machine and day, for the results page."""
     commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=RECIPES, capture_output=True, text=True, check=False
+        ["git", "--no-optional-locks", "describe", "--always", "--dirty"],
+        cwd=RECIPES,
+        capture_output=True,
+        text=True,
+        check=False,
     ).stdout.strip()
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
     cpu = models[0] if models else ": unknown CPU"

@@ -117,10 +117,10 @@ def test_a_second_run_overwrites_the_first_and_says_so(caplog: pytest.LogCapture
     fit = ["fit", *SMOKE, *QUIET]
     assert main(fit) == 0
     assert f"The run is kept in {RUN}." in caplog.text
-    assert "Overwriting" not in caplog.text
+    assert "earlier" not in caplog.text
     lines = (RUN / "metrics.csv").read_text().count("\n")
     assert main([*fit, "--trainer.limit_train_batches", "1"]) == 0
-    assert f"Overwriting the earlier run in {RUN}" in caplog.text
+    assert f"The earlier one there is now in {RUN / 'earlier_1'}" in caplog.text
     assert (RUN / "metrics.csv").read_text().count("\n") < lines
     assert sorted(path.name for path in RUN.glob("*.ckpt")) == ["best.ckpt", "last.ckpt"]
 

@@ -193,7 +193,7 @@ def test_a_checkpoint_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_classifier_does_not_write(digits_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = str(digits_run / "last.ckpt")
-    assert_refused(capsys, ["--ckpt_path", path], "not of a language model trained on a text: it has no tokenizer")
+    assert_refused(capsys, ["--ckpt_path", path], "keeps no `tokenizer` of its data: it is not of a language model")
 
 
 def remove_hyperparameters(content: dict[str, Any]) -> None:

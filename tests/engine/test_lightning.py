@@ -56,10 +56,6 @@ LISTED = [
         "it would put the model of a checkpoint in the place of what was passed; no option turns it off",
     ),
     Foreign(
-        *("hub.py", "_load_as_safetensor", "huggingface_hub.PyTorchModelHubMixin._load_as_safetensor"),
-        "the mixin would let weights be missing; its `strict` is for the caller to pass",
-    ),
-    Foreign(
         *("metrics.py", "_apply", "torch.nn.Module._apply"),
         "`to`, `half` and `double` all pass it; sums must stay exact",
     ),

@@ -77,7 +77,7 @@ def test_whatever_a_folder_holds_is_escaped(tmp_path: Path) -> None:
     folder = tmp_path / "<img src=x onerror=alert(1)>"
     (folder / "pictures").mkdir(parents=True)
     attack = '"></pre><script>alert(2)</script>'
-    (folder / "pictures" / "a'b&c<i>.png").write_bytes(bytes(24))
+    (folder / "pictures" / "a'b&c<i>.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(16))
     (folder / "config.yaml").write_text(attack)
     (folder / "samples.txt").write_text(f"=== after 3 updates ===\n{attack}|{attack}\n\n")
     (folder / "metrics.csv").write_text("step,val/accuracy,lr-x\n0,0.5,nan\n1,1e999,abc\n2,0.75,1\n")
