@@ -230,7 +230,7 @@ def test_a_threshold_that_has_not_begun_is_no_divergence(tmp_path: Path) -> None
     run.fit(first, loader(40, 20))
     run.save_checkpoint(tmp_path / "a.ckpt")
     content = torch.load(tmp_path / "a.ckpt", weights_only=True)
-    content["state_dict"]["network.blocks.1.loss.theta"].fill_(torch.nan)
+    content["state_dict"]["network.blocks.1.loss.midpoint.value"].fill_(torch.nan)
     torch.save(content, tmp_path / "b.ckpt")
     trainer(tmp_path).test(module(), loader(40, 20), ckpt_path=tmp_path / "b.ckpt")
 

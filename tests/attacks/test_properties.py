@@ -19,6 +19,12 @@ from ff_lightning.normalization import PeerNormalisation, UnitLength, UnitRMS
 from tests.attacks.fuzzing import TARGETS, run
 
 
+@pytest.fixture(autouse=True)
+def _denormal_numbers() -> None:
+    """They are numbers here, whatever a command in this process has set; hypothesis draws them."""
+    torch.set_flush_denormal(False)
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")  # torch's, of schedulers that are stepped before optimizers
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_right_result_or_one_line(name: str) -> None:
