@@ -190,8 +190,8 @@ def _images(path: Path, parts: Mapping[str, tuple[str, NDArray[Any]]]) -> Images
     labels = labels.reshape(len(labels), -1)
     if labels.shape != (len(pixels), 1) or labels.dtype.kind not in "biu" or int(labels.min()) < 0:
         raise InputError(
-            f"The array {label_name!r} of {str(path)!r} is {labels.dtype} {parts['labels'][1].shape}. Labels must be one "
-            f"whole number, at least 0, for each of the {len(pixels)} images."
+            f"The array {label_name!r} of {str(path)!r} is {labels.dtype} {parts['labels'][1].shape}. Labels must be "
+            f"one whole number, at least 0, for each of the {len(pixels)} images."
         )
     return Images(pixels, torch.from_numpy(labels[:, 0].astype(np.int64)))
 
@@ -213,6 +213,6 @@ def _pixels(path: Path, name: str, array: NDArray[Any]) -> Tensor:
     if array.dtype.kind == "f" and array.min() >= 0 and array.max() <= 1:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))
     raise InputError(
-        f"The array {name!r} of {str(path)!r} is {array.dtype} from {array.min()} to {array.max()}. Images must be uint8, "
-        "uint16, or float in [0, 1]."
+        f"The array {name!r} of {str(path)!r} is {array.dtype} from {array.min()} to {array.max()}. Images must be "
+        "uint8, uint16, or float in [0, 1]."
     )

@@ -162,8 +162,8 @@ class PictureSource(ABC):
 
     def _differs(self, name: str, found: tuple[int, int], expected: tuple[int, int]) -> InputError:
         return InputError(
-            f"{name} has (height, width) {found}, others of {self.source!r} have {expected}, and `resize=False` refuses "
-            f"different sizes. Pass `resize={list(expected)}`, or leave it out."
+            f"{name} has (height, width) {found}, others of {self.source!r} have {expected}, and `resize=False` "
+            f"refuses different sizes. Pass `resize={list(expected)}`, or leave it out."
         )
 
 

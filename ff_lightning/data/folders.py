@@ -191,9 +191,7 @@ class FolderSource(PictureSource):
         if found:
             return found[0]
         remedy = "Name one of them with `label_column`." if what == "label" else f"Call it {names[0]!r}."
-        raise InputError(
-            f"The columns of {str(table)!r} are {', '.join(row)}: it is not clear which is that of the {what}s. {remedy}"
-        )
+        raise InputError(f"The columns of {str(table)!r} are {', '.join(row)}: which is that of the {what}s? {remedy}")
 
     def _names(self) -> list[str] | None:
         classes = {name for name in self._classes["train"] if name is not None}

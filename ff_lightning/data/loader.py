@@ -1,7 +1,7 @@
 """Batches of images cut from tensors in memory or decoded as they are needed; an epoch goes on at any batch."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor

@@ -308,8 +308,8 @@ def _pixel_tables(path: Path, files: Sequence[Path]) -> dict[str, Path]:
     several = next((split for split, some in splits.items() if len(some) > 1), None)
     if several is not None:
         raise InputError(
-            f"{str(path)!r} has {len(splits[several])} .csv files for its {several} split. Name one as `source`, or call "
-            "them train.csv, validation.csv and test.csv."
+            f"{str(path)!r} has {len(splits[several])} .csv files for its {several} split. Name one as `source`, or "
+            "call them train.csv, validation.csv and test.csv."
         )
     return {split: some[0] for split, some in splits.items()}
 

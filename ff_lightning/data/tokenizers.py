@@ -1,4 +1,4 @@
-"""From text to tokens and back: characters, bytes, or any encoding of `tiktoken`."""
+"""From text to tokens and back: characters, bytes, or any encoding of `tiktoken`; others are in `subwords`."""
 
 import codecs
 from abc import ABC, abstractmethod
@@ -30,6 +30,11 @@ class Tokenizer(ABC):
     @property
     def end_of_text(self) -> int | None:
         """The token between documents, if there is a special one."""
+        return None
+
+    @property
+    def unknown(self) -> int | None:
+        """The token that stands for what the vocabulary lacks; None if it refuses such text or lacks nothing."""
         return None
 
     @abstractmethod
@@ -93,6 +98,10 @@ class Tokenizer(ABC):
                 return TiktokenTokenizer(name, state.get("vocab_size"))
             case {"kind": "bytes"}:
                 return ByteTokenizer()
+            case {"kind": "subwords", "description": str(description)}:
+                from ff_lightning.data.subwords import SubwordTokenizer
+
+                return SubwordTokenizer(description, state.get("end"))
         raise InputError(f"Passed `state={dict(state)!r}`. It must be what `to_dict` of a tokenizer returned.")
 
     @abstractmethod

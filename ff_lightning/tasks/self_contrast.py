@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
 
+from ff_lightning.engine.casting import images_of
 from ff_lightning.negatives import other_image
 from ff_lightning.networks.scff import PairSignal, SelfContrastStack
 from ff_lightning.readouts import LinearReadout
@@ -48,9 +50,10 @@ class FFSelfContrast(FFRepresentation):
 
     def local_losses(self, batch: Any) -> Iterator[LocalStep]:
         """The readout's loss, on the blocks before their update, then those of the blocks without labels."""
-        x, y = self.checked(batch)
+        labelled = not isinstance(batch, Tensor)
+        x, y = self.checked(batch) if labelled else (images_of(batch), None)
         *blocks, readout = self.learning()
-        if readout:
+        if readout and y is not None:
             yield LocalStep(len(self.network), self.readout.local_loss(self.network, x, y))
         if any(blocks):
             shift = other_image(len(x), self.generator())

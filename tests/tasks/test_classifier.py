@@ -52,7 +52,7 @@ def test_every_combination_learns_digits(tmp_path: Path, network: dict[str, Any]
     module = ff.FFClassifier(mlp(2, 128, **network), optimizer=FAST, **task)
     run = trainer(tmp_path, max_epochs=8, num_sanity_val_steps=0)
     run.fit(module, data())
-    assert run.callback_metrics["val/accuracy"] > 0.88
+    assert run.callback_metrics["val/accuracy"] > 0.86
     for block in range(2):
         assert run.callback_metrics[f"val/separation/block_{block}"] > 0.7 or network["loss"].threshold is not None
         assert run.callback_metrics[f"val/accuracy/block_{block}"] > 0.6
