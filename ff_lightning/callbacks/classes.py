@@ -75,13 +75,13 @@ def class_table(names: list[str], values: dict[str, Tensor], counts: Tensor, *, 
     Args:
         names: of the classes.
         values: ``(C,)`` each.
-        counts: ``(C,)`` images of every class.
+        counts: ``(C,)`` how often every class occurs.
         title: heading.
     """
     weakest = torch.argsort(values["f1"])[:SHOWN].tolist() if len(names) > SHOWN else range(len(names))
     more = f", the {SHOWN} weakest of {len(names)} classes" if len(names) > SHOWN else ", by class"
     table = Table(title=title + more)
-    for heading in ("", "images", *values):
+    for heading in ("", "count", *values):
         table.add_column(heading, justify="right" if heading else "left")
     for index in weakest:
         shares = [f"{100 * float(found[index]):.2f} %" for found in values.values()]

@@ -31,8 +31,8 @@ from ff_lightning.callbacks import (
     BlockPictures,
     BlockSummary,
     BlockTable,
-    ClassTable,
     ClassificationPictures,
+    ClassTable,
     GeneratedPictures,
     GoodnessMonitor,
     KeepOnInterrupt,
@@ -45,7 +45,7 @@ from ff_lightning.cli.export import export
 from ff_lightning.cli.generate import generate
 from ff_lightning.cli.messages import only_what_matters
 from ff_lightning.cli.parser import Parser, explain
-from ff_lightning.cli.predict import predict_folder
+from ff_lightning.cli.predict import predict_folder, predict_table, write_predictions
 from ff_lightning.cli.recipes import RecipeCLI, RecipeParser, with_own_recipes
 from ff_lightning.cli.report import report
 from ff_lightning.data.tokenizers import Tokenizer
@@ -64,13 +64,14 @@ WITH_RECIPE = {
     "fit": "Train the network of a recipe.",
     "validate": "Evaluate a checkpoint on validation data.",
     "test": "Evaluate a checkpoint on test data.",
-    "predict": "Write predictions for validation data, or with --folder for pictures in a folder.",
+    "predict": "Write predictions for validation data, with --folder for pictures, or with --table for rows.",
 }
 """What the subcommands of the Trainer are for, in the words of this project."""
 
 WITHOUT_RECIPE: dict[str, Callable[..., None]] = {
     "generate": generate,
     "predict --folder": predict_folder,
+    "predict --table": predict_table,
     "export": export,
     "report": report,
 }
@@ -191,12 +192,16 @@ class FFLightningCLI(RecipeCLI):
     def predict(self, **kwargs: Any) -> None:
         """Predict, and write what :func:`prediction_lines` makes of it; each process writes its own file."""
         batches = self.trainer.predict(**kwargs) or []
+        rank = f"_rank{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
+        path = Path(self.trainer.default_root_dir) / "predict" / f"predictions{rank}.csv"
+        if write_predictions(batches, self.trainer, path):
+            rank_zero_info(f"Wrote {path}")
+            return
         ending, lines = prediction_lines(batches, getattr(self.datamodule, "tokenizer", None))
         if not lines:
             rank_zero_info("Wrote no predictions: there are none, or they are neither (B,) values nor (B, T) tokens.")
             return
-        rank = f"_rank{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
-        path = Path(self.trainer.default_root_dir) / "predict" / f"predictions{rank}.{ending}"
+        path = path.with_suffix(f".{ending}")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         rank_zero_info(f"Wrote {path}")
@@ -268,8 +273,9 @@ def main(args: Sequence[str] | None = None) -> int:
         try:
             words = sys.argv[1:] if args is None else list(args)
             name = " ".join(words[:1])
-            if name == "predict" and any(word.split("=")[0] == "--folder" for word in words):
-                name = "predict --folder"
+            for option in ("--folder", "--table"):
+                if name == "predict" and any(word.split("=")[0] == option for word in words):
+                    name = f"predict {option}"
             if name in WITHOUT_RECIPE:
                 WITHOUT_RECIPE[name](**parser_of(name).parse_args(words[1:]))
             else:

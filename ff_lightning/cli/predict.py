@@ -1,23 +1,27 @@
-"""``ff-lightning predict --folder``: a table of what a classifier says of the pictures in a folder."""
+"""Tables of what a classifier says: of the pictures in a folder, of the rows of a table, and of validation data."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import torch
 from jsonargparse.typing import PositiveInt
 from lightning.pytorch.utilities import rank_zero_info
 
-from ff_lightning.cli.models import load_classifier
+from ff_lightning.cli.models import build_model, load_classifier, take_weights
+from ff_lightning.data.columns import Columns
 from ff_lightning.data.images import ImageDataModule
+from ff_lightning.data.order import OrderedLoader
 from ff_lightning.data.pictures import find_pictures, picture_batches
+from ff_lightning.data.rows import ENDINGS, is_table, read_rows
+from ff_lightning.engine.checkpoints import check_checkpoint
 from ff_lightning.errors import InputError
-from ff_lightning.readouts import Answer
 from ff_lightning.tasks.classifier import FFClassifier
-from ff_lightning.tasks.evaluation import ImageClassification
+from ff_lightning.tasks.evaluation import ImageClassification, Prediction
 
 
 def predict_folder(
@@ -27,7 +31,7 @@ def predict_folder(
     tolerance: float | None = None,
     batch_size: PositiveInt = 250,
 ) -> None:
-    """Write a table of the pictures in a folder: file, label, block that answered, and a score for each class.
+    """Write a table of the pictures in a folder: file, label, block that answered, a probability for each class.
 
     Pictures of any size are made grey or RGB and resized to the shape of the images of the training, without keeping
     their proportions. They should look like those otherwise: MNIST's digits are white on black.
@@ -49,15 +53,112 @@ def predict_folder(
     if tolerance is not None:
         _exit_early(model, arguments, tolerance)
     with torch.inference_mode():
-        batches = picture_batches(paths, images["image_shape"], batch_size=batch_size)
-        answers = [model.answer(x.to(model.device)) for x in batches]
-    names = images["class_names"] or [str(label) for label in range(model.num_classes)]
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    with Path(output).open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["file", "label", "block", *(f"score {name}" for name in names)])
-        table.writerows(_rows(paths, answers, names))
+        batches = picture_batches(
+            paths, images["image_shape"], batch_size=batch_size, ground=images.get("ground", "white")
+        )
+        found = [Prediction.of(model.answer(x.to(model.device))) for x in batches]
+    write_table(Path(output), "file", list(map(str, paths)), found, images["class_names"])
     rank_zero_info(f"Wrote {output}: {len(paths)} pictures.")
+
+
+def predict_table(
+    table: str,
+    ckpt_path: str,
+    output: str = "predictions.csv",
+    encoding: str = "utf-8",
+    batch_size: PositiveInt = 1000,
+) -> None:
+    """Write a table of the rows of a table: row, label, block that answered, and a probability for each class.
+
+    Args:
+        table: CSV, JSON or Parquet file with the columns of the training; others are not looked at.
+        ckpt_path: file that ``ff-lightning fit`` wrote in a training on a ``TableDataModule``.
+        output: CSV file to write.
+        encoding: of the table, as Python names it.
+        batch_size: rows in memory at a time.
+
+    Raises:
+        InputError: the table lacks a column or holds what is no number, or the checkpoint is of other data.
+    """
+    content = check_checkpoint(ckpt_path)
+    states = [state for state in content.values() if isinstance(state, Mapping) and "columns" in state]
+    if not states:
+        raise InputError(f"Passed `ckpt_path={ckpt_path}`. It was not trained on a `TableDataModule`.")
+    columns, names = Columns.from_dict(states[0]["columns"]), list(states[0]["class_names"])
+    rows = list(read_rows(local_table(table), encoding=encoding))
+    features = columns.features(rows, table) if rows else torch.zeros(0, columns.in_features)
+    for name, count in columns.unseen.items():
+        rank_zero_info(f"{count} values of {name!r} occur in no training row.")
+    model = take_weights(build_model(content, ckpt_path, ImageClassification), content, ckpt_path)  # type: ignore[type-abstract]
+    with torch.inference_mode():
+        found = [Prediction.of(model.answer(x)) for x in torch.split(features, batch_size)] if rows else []
+    write_table(Path(output), "row", [str(number) for number in range(1, len(rows) + 1)], found, names)
+    rank_zero_info(f"Wrote {output}: {len(rows)} rows.")
+
+
+def local_table(path: str) -> Path:
+    """The file of a table.
+
+    Raises:
+        InputError: there is none.
+    """
+    file = Path(path).expanduser()
+    if not file.is_file() or not is_table(file):
+        raise InputError(f"Passed `table={path}`. It must be a file that ends in {', '.join(ENDINGS)}.")
+    return file
+
+
+def write_predictions(batches: Sequence[Any], trainer: pl.Trainer, path: Path) -> bool:
+    """Write what ``trainer.predict`` of a classifier gave, with the names of files or rows and of classes.
+
+    Args:
+        batches: what ``predict_step`` returned.
+        trainer: has the datamodule and its loader.
+        path: CSV file to write.
+
+    Returns:
+        Whether they are predictions of a classifier; nothing is written otherwise.
+    """
+    if not batches or not all(isinstance(batch, Prediction) for batch in batches):
+        return False
+    data: Any = getattr(trainer, "datamodule", None)
+    total = sum(len(batch.labels) for batch in batches)
+    names = [str(row) for row in range(total)]
+    loaders = trainer.predict_dataloaders
+    loader = loaders[0] if isinstance(loaders, list) and len(loaders) == 1 else loaders
+    if isinstance(loader, OrderedLoader) and hasattr(data, "row_names"):
+        rows = [row for share in loader.shares() for row in range(share.start, share.stop)]
+        names = data.row_names("validation", rows[:total])
+    write_table(path, "name", names, batches, getattr(data, "class_names", None))
+    return True
+
+
+def write_table(
+    path: Path, what: str, names: Sequence[str], batches: Sequence[Prediction], class_names: Sequence[str] | None
+) -> None:
+    """Write a line for each prediction: its name, the class, the block that answered, probabilities and scores.
+
+    Args:
+        path: CSV file to write.
+        what: heading of the names.
+        names: of what was predicted.
+        batches: predictions, in the order of the names.
+        class_names: names of the classes; ``None`` for their numbers.
+    """
+    classes = batches[0].scores.shape[1] if batches else len(class_names or ())
+    labels = list(class_names or map(str, range(classes)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    headings = [what, "label", "probability", "block"]
+    headings += [f"{kind} {label}" for kind in ("probability", "score") for label in labels]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        table = csv.writer(file)
+        table.writerow(headings)
+        rows = iter(names)
+        for batch in batches:
+            columns = zip(*(part.tolist() for part in batch), strict=True)
+            for label, probabilities, scores, block in columns:
+                numbers = [f"{value:.6g}" for value in (*probabilities, *scores)]
+                table.writerow([next(rows), labels[label], f"{probabilities[label]:.6g}", block, *numbers])
 
 
 def _exit_early(model: ImageClassification, data: Mapping[str, Any], tolerance: float) -> None:
@@ -67,11 +168,3 @@ def _exit_early(model: ImageClassification, data: Mapping[str, Any], tolerance: 
     images = ImageDataModule(**{name: value for name, value in data.items() if not name.startswith("_")})
     images.setup("validate")
     model.exit_early(images.val_dataloader(), tolerance=tolerance)
-
-
-def _rows(paths: Sequence[Path], answers: Sequence[Answer], names: Sequence[str]) -> Iterator[list[object]]:
-    """Lines of the table."""
-    scores = torch.cat([answer.scores for answer in answers])
-    blocks = torch.cat([answer.block for answer in answers]).tolist()
-    for path, label, block, values in zip(paths, scores.argmax(1).tolist(), blocks, scores.tolist(), strict=True):
-        yield [path, names[label], block, *(f"{value:.6g}" for value in values)]

@@ -9,6 +9,7 @@ from ff_lightning.data.loader import MemoryLoader as MemoryLoader
 from ff_lightning.data.loader import ShuffledLoader as ShuffledLoader
 from ff_lightning.data.strings import StringsDataModule as StringsDataModule
 from ff_lightning.data.subwords import SubwordTokenizer as SubwordTokenizer
+from ff_lightning.data.table_module import TableDataModule as TableDataModule
 from ff_lightning.data.text import TextDataModule as TextDataModule
 from ff_lightning.data.tokenizers import ByteTokenizer as ByteTokenizer
 from ff_lightning.data.tokenizers import CharacterTokenizer as CharacterTokenizer

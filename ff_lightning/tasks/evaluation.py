@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,28 @@ from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
 from ff_lightning.readouts import Answer
 from ff_lightning.stacks import BlockStack
+
+
+class Prediction(NamedTuple):
+    """What a classifier predicts of a batch.
+
+    Attributes:
+        labels: predicted classes ``(B,)`` int64.
+        probabilities: softmax of the scores, ``(B, C)``: as good as the loss makes them, which contrasts need not.
+        scores: scores of all classes, ``(B, C)``.
+        block: the block that answered, ``(B,)`` int64.
+    """
+
+    labels: Tensor
+    probabilities: Tensor
+    scores: Tensor
+    block: Tensor
+
+    @classmethod
+    def of(cls, answer: Answer) -> Self:
+        """Take the likeliest class of an answer."""
+        scores = answer.scores.float()
+        return cls(scores.argmax(1), scores.softmax(1), scores, answer.block)
 
 
 class ImageClassification(FFLightningModule, ABC):
@@ -60,10 +82,9 @@ class ImageClassification(FFLightningModule, ABC):
         """Log what :meth:`evaluate` finds under ``test/``."""
         self.evaluate(batch, "test", self.test_metrics)
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Predicted classes ``(B,)`` of a batch of images, with or without labels."""
-        predicted: Tensor = self(images_of(batch)).argmax(1)
-        return predicted
+    def predict_step(self, batch: Any, batch_idx: int) -> Prediction:
+        """What is predicted of a batch of images, with or without labels."""
+        return Prediction.of(self.answer(images_of(batch)))
 
     def checked(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Images and labels of a batch; see :func:`~ff_lightning.engine.casting.images_and_labels`."""

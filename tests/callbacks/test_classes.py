@@ -43,7 +43,7 @@ def test_the_table_is_kept_in_the_record_of_a_run(tmp_path: Path) -> None:
     run = trainer(tmp_path, callbacks=[ClassTable()])
     run.test(ff.FFClassifier(mlp(1, 8)), ImageDataModule("digits"), verbose=False)
     table = read_record(tmp_path)["tables"]["classes"]
-    assert table["columns"] == ["", "images", "precision", "recall", "f1"]
+    assert table["columns"] == ["", "count", "precision", "recall", "f1"]
     assert sum(int(row[1]) for row in table["rows"]) == 360
 
 
