@@ -13,7 +13,7 @@ from ff_lightning.data.tokenizers import Tokenizer
 from ff_lightning.engine.checkpoints import check_checkpoint
 from ff_lightning.module import FFLightningModule
 
-KEPT = ("tokenizer", "image_shape", "class_names")
+KEPT = ("tokenizer", "image_shape", "class_names", "ground", "columns")
 """What a checkpoint knows of the data and a user of the model needs."""
 
 

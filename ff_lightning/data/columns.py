@@ -1,4 +1,4 @@
-"""From the columns of a table to numbers: standardised numbers, and categories as one-hot."""
+"""From the columns of a table to numbers: standardised numbers, categories as one-hot, and texts as their words."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,12 +26,22 @@ class Column:
         mean: of its numbers.
         deviation: standard deviation of its numbers; 1 if all are the same.
         categories: its texts, each of which becomes a number that is 0 or 1; None for a column of numbers.
+        words: of longer texts, each of which becomes a number: how often it occurs, damped by a logarithm, times its
+            weight, over the norm of the row (TF-IDF); None for other columns.
+        weights: of the words, smaller for those that many texts have.
     """
 
     name: str
     mean: float = 0.0
     deviation: float = 1.0
     categories: list[str] | None = None
+    words: list[str] | None = None
+    weights: list[float] | None = None
+
+    @property
+    def width(self) -> int:
+        """How many numbers it becomes."""
+        return len(self.words or self.categories or "1")
 
 
 @dataclass(frozen=True)
@@ -50,7 +60,15 @@ class Columns:
 
     @classmethod
     def of(
-        cls, rows: Sequence[Row], names: Sequence[str], *, most_categories: int, fill: bool, source: str
+        cls,
+        rows: Sequence[Row],
+        names: Sequence[str],
+        *,
+        most_categories: int,
+        fill: bool,
+        source: str,
+        texts: Sequence[str] = (),
+        most_words: int = 2000,
     ) -> "Columns":
         """Look at training rows.
 
@@ -60,6 +78,8 @@ class Columns:
             most_categories: more different texts in a column are refused.
             fill: see the class.
             source: of the rows, in messages.
+            texts: the columns that are read as words.
+            most_words: how many of the most frequent words of such a column count.
 
         Raises:
             InputError: a column holds neither numbers nor few enough texts, or values are missing.
@@ -67,6 +87,9 @@ class Columns:
         found = []
         for name in names:
             values = [row.get(name) for row in rows]
+            if name in texts:
+                found.append(_words(name, [text or "" for text in values], most_words, source))
+                continue
             if not fill:
                 _refuse_missing(values, name, source)
             present = [value for value in values if not _is_missing(value)]
@@ -83,7 +106,7 @@ class Columns:
     @property
     def in_features(self) -> int:
         """Numbers of a row."""
-        return sum(1 if column.categories is None else len(column.categories) for column in self.columns)
+        return sum(column.width for column in self.columns)
 
     def features(self, rows: Sequence[Row], source: str) -> Tensor:
         """Turn rows into numbers.
@@ -113,6 +136,8 @@ class Columns:
     def _one(self, column: Column, values: list[Any], source: str, rows: Sequence[Row]) -> Tensor:
         if rows and column.name not in rows[0]:
             raise InputError(f"{source!r} has no column {column.name!r}, only {', '.join(rows[0])}.")
+        if column.words is not None:
+            return _word_numbers(column, [str(value or "") for value in values])
         if not self.fill:
             _refuse_missing(values, column.name, source)
         if column.categories is not None:
@@ -212,3 +237,24 @@ def _categories(name: str, values: Sequence[Any], most: int, source: str) -> Col
             f"with `leave_out`, or raise `most_categories={most}`."
         )
     return Column(name, categories=texts)
+
+
+def _words(name: str, texts: Sequence[Any], most: int, source: str) -> Column:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    if not all(isinstance(text, str) for text in texts):
+        raise InputError(f"The column {name!r} of {source!r} holds no texts. Leave it out of `text_columns`.")
+    counter = TfidfVectorizer(max_features=most)
+    try:
+        counter.fit(texts)
+    except ValueError as error:
+        raise InputError(f"The column {name!r} of {source!r} holds no words of two letters or more.") from error
+    return Column(name, words=[str(word) for word in counter.get_feature_names_out()], weights=counter.idf_.tolist())
+
+
+def _word_numbers(column: Column, texts: Sequence[str]) -> Tensor:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    counter = TfidfVectorizer(vocabulary=column.words, sublinear_tf=True)
+    counter.idf_ = np.array(column.weights)
+    return torch.from_numpy(counter.transform(texts).toarray()).float()

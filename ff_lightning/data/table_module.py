@@ -30,14 +30,17 @@ class TableDataModule(LightningDataModule):
     """Rows of a table, one class each: CSV, JSON, Parquet, or a set of scikit-learn.
 
     Columns of numbers are standardised by mean and standard deviation of the training rows; columns of few texts become
-    one number, 0 or 1, for each text. Splits are files called after them; without a test or validation file, rows are
-    kept for it, with the same share of every class. What is left out is said in the log.
+    one number, 0 or 1, for each text; columns of longer texts, if they are named, a number for each word. Splits are
+    files called after them; without a test or validation file, rows are kept for it, with the same share of every
+    class. What is left out is said in the log.
 
     Args:
         source: "wine", "breast_cancer" or "iris" (scikit-learn's, nothing is downloaded); a table (.csv, .tsv, .jsonl,
             .json, .parquet, also .gz and .xz); or a folder of tables called after their splits.
         target_column: Column of the classes, texts or whole numbers; None for the one called label, class or target.
         leave_out: Columns that the network does not see, such as names and numbers of rows.
+        text_columns: Columns of longer texts, such as reviews: every frequent word becomes a number (TF-IDF).
+        most_words: How many of the most frequent words of such a column count.
         missing: "refuse" values that are missing, or put the "mean" of the training rows there, and no category.
         most_categories: A column with more different texts is refused.
         encoding: Of text tables, as Python names it.
@@ -73,6 +76,8 @@ class TableDataModule(LightningDataModule):
         *,
         target_column: str | None = None,
         leave_out: Sequence[str] = (),
+        text_columns: Sequence[str] = (),
+        most_words: int = 2000,
         missing: Literal["refuse", "mean"] = "refuse",
         most_categories: int = 50,
         encoding: str = "utf-8",
@@ -87,6 +92,7 @@ class TableDataModule(LightningDataModule):
         super().__init__()
         for name, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
             check_whole(self, name, value, least=1)
+        check_whole(self, "most_words", most_words, least=1)
         check_validation(self, validation, rows="rows")
         check_validation(self, test, rows="rows", name="test")
         if missing not in ("refuse", "mean"):
@@ -95,6 +101,8 @@ class TableDataModule(LightningDataModule):
         self.source = source
         self.target_column = target_column
         self.leave_out = [leave_out] if isinstance(leave_out, str) else list(leave_out)
+        self.text_columns = [text_columns] if isinstance(text_columns, str) else list(text_columns)
+        self.most_words = most_words
         self.missing = missing
         self.most_categories = most_categories
         self.encoding = encoding
@@ -146,9 +154,11 @@ class TableDataModule(LightningDataModule):
         rows = self._read()
         names = list(rows["train"][0])
         self._target = self._named_target(names)
-        unknown = [name for name in self.leave_out if name not in names]
-        if unknown:
-            raise InputError(f"Passed `leave_out={unknown}`. The columns of {self.source!r} are {', '.join(names)}.")
+        for argument, named in {"leave_out": self.leave_out, "text_columns": self.text_columns}.items():
+            if unknown := [name for name in named if name not in names]:
+                raise InputError(
+                    f"Passed `{argument}={unknown}`. The columns of {self.source!r} are {', '.join(names)}."
+                )
         self._classes = classes_of(rows["train"], self._target, self.source)
         cut = self._cut(rows)
         self._columns = Columns.of(
@@ -157,6 +167,8 @@ class TableDataModule(LightningDataModule):
             most_categories=self.most_categories,
             fill=self.missing == "mean",
             source=self.source,
+            texts=self.text_columns,
+            most_words=self.most_words,
         )
         if not self._columns.columns:
             raise InputError(f"{self.source!r} has no column beside {self._target!r}, and those that are left out.")

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_iris, load_wine
 
+import ff_lightning as ff
 from ff_lightning.data import TableDataModule
 from ff_lightning.data.columns import Columns
 from ff_lightning.errors import InputError
+from ff_lightning.losses import SymBa
+from ff_lightning.networks import MLP
 
 IRIS = load_iris()
 
@@ -149,3 +156,33 @@ def test_tables_that_cannot_work(columns: dict[str, Any], options: dict[str, Any
 def test_arguments_that_make_no_sense(options: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         TableDataModule(**options).setup()
+
+
+def paragraphs() -> list[dict[str, str]]:
+    """Paragraphs of four pages of the language reference, with the page that they are of."""
+    pages = ("specialnames", "compound", "formatstrings", "import")
+    return [
+        {"text": text, "page": page} for page in pages for text in topics[page].split("\n\n") if len(text.split()) > 8
+    ]
+
+
+def test_labelled_texts_are_classified_by_their_words(tmp_path: Path) -> None:
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in paragraphs()))
+    options: dict[str, Any] = {"target_column": "page", "text_columns": ["text"], "most_words": 300}
+    data = ready(tmp_path / "texts.jsonl", **options)
+    assert (data.in_features, data.num_classes) == (300, 4)
+    pl.seed_everything(0)
+    network = MLP(300, [64, 64], num_classes=4, overlay=False, label_scale=3.0, loss=SymBa(4.0))
+    module = ff.FFClassifier(network, num_classes=4, optimizer=partial(torch.optim.Adam, lr=3e-3))
+    run = pl.Trainer(
+        max_epochs=15, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
+    )
+    run.fit(module, data)
+    ((_, y),) = data.test_dataloader()
+    assert run.test(module, data, verbose=False)[0]["test/accuracy"] > float(y.bincount().max() / len(y)) + 0.1
+    rows = [{"text": row["text"]} for row in paragraphs()[:3]]
+    again = Columns.from_dict(json.loads(json.dumps(data.columns.to_dict())))
+    assert torch.equal(again.features(rows, "x"), data.columns.features(rows, "x"))
+    assert again.features([{"text": ""}], "x").abs().sum() == 0
+    with pytest.raises(InputError, match=r"Passed `text_columns=\['words'\]`. The columns of .* are text, page"):
+        ready(tmp_path / "texts.jsonl", target_column="page", text_columns=["words"])
