@@ -118,7 +118,7 @@ def test_commands_run(
         own_data(folder)
     monkeypatch.chdir(folder)
     words = shlex.split(command)[1:]
-    if words[0] in ("fit", "test", "validate", "predict") and "--folder" not in words:
+    if words[0] in ("fit", "test", "validate", "predict") and not {"--folder", "--table"} & set(words):
         keep = [word for word in words if word.endswith(".yaml")]
         stems = "-".join(Path(word).stem for word in keep)
         words += ["--config", "recipes/with/smoke.yaml"]

@@ -3,6 +3,7 @@
 import glob
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,6 +82,12 @@ def local_path(source: str, copies: Mapping[str, str]) -> Path | None:
         raise InputError(f"Passed `source={source!r}`. There is no such file or folder.")
     folder = os.environ.get("FF_LIGHTNING_DATA")
     if folder and (copy := Path(folder) / copies.get(source, source)).exists():
-        rank_zero_info(f"Reading {source} from {copy}.")
+        _say(source, copy)
         return copy
     return None
+
+
+@cache
+def _say(source: str, copy: Path) -> None:
+    """Say once where a set is read from, however often it is looked for."""
+    rank_zero_info(f"Reading {source} from {copy}.")
