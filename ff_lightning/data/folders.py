@@ -22,7 +22,7 @@ TABLES = ("metadata", "labels", "annotations")
 """How a table of classes is called where there are folders of classes, too."""
 
 
-class Labelled(NamedTuple):
+class Picture(NamedTuple):
     """A picture of a folder, the name of its class or None, and the split that a table says, or None."""
 
     path: Path
@@ -63,6 +63,7 @@ class FolderSource(PictureSource):
         super().__init__(source, look or Look(), memory=memory, workers=workers)
         self.label_column = label_column
         self._unused: list[Path] = []
+        self._empty: list[Path] = []
         self._hidden = find_files(folder).hidden
         self._pictures: dict[str, list[Path]] = {}
         self._classes: dict[str, list[str | None]] = {}
@@ -74,7 +75,7 @@ class FolderSource(PictureSource):
             raise InputError(self._nothing(folder))
         self.class_names = self._names()
         self.num_classes = len(self.class_names or ())
-        self._targets = {split: self._target(split) for split in self.splits}
+        self._targets = {"train": self._target("train")}
         self._say()
 
     def size(self, split: str) -> int:
@@ -84,6 +85,8 @@ class FolderSource(PictureSource):
     def labels(self, split: str) -> Tensor | None:
         """Classes of a split, (N,) int64; None for pictures without classes."""
         self._of(split)
+        if split not in self._targets:
+            self._targets[split] = self._target(split)
         return self._targets[split]
 
     def name(self, split: str, row: int) -> str:
@@ -103,7 +106,7 @@ class FolderSource(PictureSource):
             )
         return self._pictures[split]
 
-    def _found(self, folder: Path) -> Iterator[tuple[str, Labelled]]:
+    def _found(self, folder: Path) -> Iterator[tuple[str, Picture]]:
         """Give every picture with its split."""
         inside = _folders(folder)
         while len(inside) == 1 and split_of(inside[0].name) is None and not any(map(_is_read, self._here(folder))):
@@ -118,10 +121,16 @@ class FolderSource(PictureSource):
         else:
             self._unused += [file for place in inside if place not in splits for file in find_files(place).files]
             self._unused += self._here(folder)
+        tables = {split_of(path.name): path for path in self._here(folder) if is_table(path)}
         for place, split in splits.items():
-            yield from ((split, picture) for picture in self._split(place, _folders(place)))
+            inside = _folders(place)
+            if split in tables and not inside and self._table(place, inside) is None:  # train/ beside train.csv
+                self._unused.remove(tables[split])
+                yield from ((split, picture) for picture in self._by_table(place, tables[split]))
+            else:
+                yield from ((split, picture) for picture in self._split(place, inside))
 
-    def _split(self, place: Path, inside: list[Path]) -> Iterator[Labelled]:
+    def _split(self, place: Path, inside: list[Path]) -> Iterator[Picture]:
         """Give the pictures of one split, or of all."""
         table = self._table(place, inside)
         if table is not None:
@@ -130,13 +139,16 @@ class FolderSource(PictureSource):
         here = self._here(place)
         if not inside:
             self._unused += [file for file in here if not is_picture(file)]
-            yield from (Labelled(file, None) for file in here if is_picture(file))
+            yield from (Picture(file, None) for file in here if is_picture(file))
             return
         self._unused += here
+        self._empty += [
+            path for path in place.iterdir() if path.is_dir() and path not in inside and not is_hidden(path)
+        ]
         for folder in sorted(inside, key=lambda folder: natural(folder.name)):
             files = find_files(folder).files
             self._unused += [file for file in files if not is_picture(file)]
-            yield from (Labelled(file, folder.name) for file in files if is_picture(file))
+            yield from (Picture(file, folder.name) for file in files if is_picture(file))
 
     def _here(self, place: Path) -> list[Path]:
         """Files that lie there, and not in a folder below."""
@@ -151,7 +163,7 @@ class FolderSource(PictureSource):
         pictures = any(is_picture(path) for path in self._here(place)) or len(inside) == 1
         return tables[0] if pictures and len(tables) == 1 else None
 
-    def _by_table(self, place: Path, table: Path) -> Iterator[Labelled]:
+    def _by_table(self, place: Path, table: Path) -> Iterator[Picture]:
         """Give the pictures that a table names; others are left out."""
         rows = list(read_rows(table))
         if not rows:
@@ -172,7 +184,7 @@ class FolderSource(PictureSource):
             if label_column is not None and label in (None, ""):
                 raise InputError(f"Row {number} of {str(table)!r} has no value in {label_column!r}.")
             seen.add(path)
-            yield Labelled(path, None if label is None else str(label), split_of(str(row.get("split", ""))))
+            yield Picture(path, None if label is None else str(label), split_of(str(row.get("split", ""))))
         self._unused += [file for file in files if file not in seen]
 
     def _label_column(self, row: dict[str, Any], file_column: str, table: Path) -> str | None:
@@ -222,6 +234,9 @@ class FolderSource(PictureSource):
         counts = ", ".join(f"{len(self._pictures[split])} {split}" for split in self.splits)
         classes = f"{self.num_classes} classes" if self.class_names else "no classes"
         said = left_out(self._hidden, self._unused)
+        if self._empty and self.class_names:
+            folders = ", ".join(sorted({path.name for path in self._empty if split_of(path.name) is None}))
+            said += f"{' ' * bool(said)}No picture is in the folders {folders}." if folders else ""
         rank_zero_info(f"Read {self.source}: {counts} pictures of {classes}.{' ' * bool(said)}{said}")
 
 

@@ -160,6 +160,12 @@ class TableDataModule(LightningDataModule):
                     f"Passed `{argument}={unknown}`. The columns of {self.source!r} are {', '.join(names)}."
                 )
         self._classes = classes_of(rows["train"], self._target, self.source)
+        for split in [split for split, some in rows.items() if self._target not in some[0]]:
+            del rows[split]
+            rank_zero_info(
+                f"Left out of {self.source}: the {split} table, which has no column {self._target!r}. "
+                "`predict --table` takes it."
+            )
         cut = self._cut(rows)
         self._columns = Columns.of(
             cut["train"],

@@ -112,6 +112,50 @@ def as_labels(y: Tensor, *, num_classes: int, look: bool = True) -> Tensor:
     return y
 
 
+def tokens_of(batch: Any, *, look: bool = True) -> Tensor:
+    """Tokens of a batch of a language model, whatever loader made it.
+
+    Args:
+        batch: ``(B, T + 1)`` whole numbers; ``(x, y)``, each ``(B, T)``, where ``y`` is ``x`` one token later; or a dict
+            with ``input_ids`` ``(B, T + 1)``, whose ``labels`` are the same and whose ``attention_mask`` is all 1.
+        look: whether values may be looked at, which makes the host wait for a device.
+
+    Returns:
+        ``(B, T + 1)`` int64.
+
+    Raises:
+        InputError: the batch has another form, or leaves tokens out.
+    """
+    if isinstance(batch, Mapping) and isinstance(batch.get("input_ids"), Tensor):
+        tokens: Tensor = batch["input_ids"]
+        mask, labels = batch.get("attention_mask"), batch.get("labels")
+        if mask is not None and look and not bool((mask == 1).all()):
+            raise InputError(
+                "Passed an `attention_mask` that leaves tokens out. That is not supported: pass windows of equal "
+                "length, without padding."
+            )
+        if labels is not None and look and not torch.equal(labels, tokens):
+            raise InputError(
+                "Passed `labels` that differ from `input_ids`, such as -100 for tokens to leave out. That is not "
+                "supported: every next token is learned."
+            )
+    elif isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
+        x, y = batch
+        if x.shape != y.shape or (look and not torch.equal(x[:, 1:], y[:, :-1])):
+            raise InputError(
+                f"Passed (x, y) of shapes {tuple(x.shape)} and {tuple(y.shape)}, where y is not x one token later. "
+                "Pass windows (B, T + 1), or such a pair."
+            )
+        tokens = torch.cat([x[:, :1], y], dim=1)
+    elif isinstance(batch, Tensor):
+        tokens = batch
+    else:
+        raise InputError(f"Passed {_form(batch)} as a batch. It must be windows of tokens (B, T + 1).")
+    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+        raise InputError(f"Passed tokens of dtype {tokens.dtype}. They must be whole numbers.")
+    return tokens.long()
+
+
 def pair_of(streams: Any, owner: str) -> tuple[Any, Any]:
     """Check what ``pairs`` of a task returned.
 

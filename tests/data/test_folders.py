@@ -203,6 +203,12 @@ def test_balanced_drawing_gives_every_class_as_often(tmp_path: Path) -> None:
     assert len(seen) == 24  # over some epochs all of the large class come
 
 
+def all_of(folder: Path) -> None:
+    source = open_source(str(folder))
+    source.read("train")
+    source.labels("test")
+
+
 def only_test(folder: Path) -> None:
     draw(folder / "test/a/0.png")
 
@@ -234,7 +240,7 @@ def program(folder: Path) -> None:
 def test_folders_that_cannot_work(make: Callable[[Path], None], says: str, tmp_path: Path) -> None:
     make(tmp_path)
     with pytest.raises(InputError, match=says):
-        open_source(str(tmp_path)).read("train")
+        all_of(tmp_path)
 
 
 def test_arrays_of_numpy(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -291,3 +297,25 @@ def test_files_that_cannot_work(name: str, make: Callable[[Path], object], says:
     make(tmp_path / name)
     with pytest.raises(InputError, match=says):
         open_source(str(tmp_path / name))
+
+
+def test_a_table_beside_the_folder_of_its_split(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As competitions give them: train.csv beside train/, and test pictures without classes."""
+    for index in range(6):
+        draw(tmp_path / ("train" if index < 4 else "test") / f"p{index}.png", index)
+    (tmp_path / "train.csv").write_text("id,label\n" + "".join(f"p{n},{'ab'[n % 2]}\n" for n in range(4)))
+    data = ImageDataModule(str(tmp_path), validation=0)
+    data.setup("fit")
+    assert data.class_names == ["a", "b"]
+    assert data._splits["train"].labels.sort().values.tolist() == [0, 0, 1, 1]
+    with pytest.raises(InputError, match=r"The test picture .*p4.png is of no class; 2 are like it"):
+        data.setup("test")
+
+
+def test_folders_without_a_picture_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("a", "b"):
+        draw(tmp_path / name / "0.png")
+    (tmp_path / "c").mkdir()
+    with caplog.at_level("INFO"):
+        assert open_source(str(tmp_path)).class_names == ["a", "b"]
+    assert "No picture is in the folders c." in caplog.text

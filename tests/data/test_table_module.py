@@ -186,3 +186,12 @@ def test_labelled_texts_are_classified_by_their_words(tmp_path: Path) -> None:
     assert again.features([{"text": ""}], "x").abs().sum() == 0
     with pytest.raises(InputError, match=r"Passed `text_columns=\['words'\]`. The columns of .* are text, page"):
         ready(tmp_path / "texts.jsonl", target_column="page", text_columns=["words"])
+
+
+def test_a_test_table_without_classes_is_left_to_predict(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "t/train.csv")
+    (tmp_path / "t/test.csv").write_text("length,width\n1,2\n")
+    with caplog.at_level("INFO"):
+        data = ready(tmp_path / "t", target_column="kind")
+    assert "the test table, which has no column 'kind'. `predict --table` takes it" in caplog.text
+    assert len(data._splits["test"]) == 30  # cut from the training rows instead

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import ff_lightning as ff
-from ff_lightning.engine.casting import as_images, images_and_labels, images_of, pair_of
+from ff_lightning.engine.casting import as_images, images_and_labels, images_of, pair_of, tokens_of
 from ff_lightning.errors import InputError
 from ff_lightning.networks import MLP
 
@@ -129,3 +129,42 @@ def test_the_weights_are_those_of_plain_batches(kind: str) -> None:
         results.append((module.network[0].layer.image.weight.detach(), trainer.callback_metrics["val/accuracy"]))
     assert torch.allclose(results[0][0], results[1][0], atol=1e-6)
     assert results[0][1] == results[1][1]
+
+
+TOKENS = torch.arange(24).view(4, 6) % 7
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        TOKENS,
+        TOKENS.int(),
+        TOKENS.to(torch.uint8),
+        (TOKENS[:, :-1], TOKENS[:, 1:]),
+        {"input_ids": TOKENS},
+        {"input_ids": TOKENS.int(), "attention_mask": torch.ones(4, 6), "labels": TOKENS.int()},
+    ],
+    ids=["windows", "int32", "uint8", "pair", "dict", "dict with labels"],
+)
+def test_tokens_of_any_form_become_windows(batch: Any) -> None:
+    tokens = tokens_of(batch)
+    assert tokens.dtype == torch.int64
+    assert torch.equal(tokens, TOKENS)
+
+
+@pytest.mark.parametrize(
+    ("batch", "says"),
+    [
+        ({"input_ids": TOKENS, "attention_mask": TOKENS.clamp(max=1)}, "an `attention_mask` that leaves tokens out"),
+        (
+            {"input_ids": TOKENS, "labels": torch.where(TOKENS == 0, -100, TOKENS)},
+            "`labels` that differ .* such as -100",
+        ),
+        ((TOKENS, TOKENS), "where y is not x one token later"),
+        (TOKENS.float(), "Passed tokens of dtype torch.float32. They must be whole numbers"),
+        ({"text": ["a"]}, "Passed a dict as a batch. It must be windows of tokens"),
+    ],
+)
+def test_tokens_that_are_left_out_are_refused(batch: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        tokens_of(batch)
