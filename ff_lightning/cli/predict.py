@@ -122,7 +122,7 @@ def write_predictions(batches: Sequence[Any], trainer: pl.Trainer, path: Path) -
     if not batches or not all(isinstance(batch, Prediction) for batch in batches):
         return False
     data: Any = getattr(trainer, "datamodule", None)
-    total = sum(len(batch.labels) for batch in batches)
+    total = sum(len(batch.classes) for batch in batches)
     names = [str(row) for row in range(total)]
     loaders = trainer.predict_dataloaders
     loader = loaders[0] if isinstance(loaders, list) and len(loaders) == 1 else loaders

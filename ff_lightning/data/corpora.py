@@ -36,8 +36,8 @@ class TextOptions:
 
     Args:
         text_column: Name of the text column of a table; None for `text`, or the only one.
-        pattern: Which files of a folder are read, such as "*.md" or "src/*.py", in any case; None for texts (.txt), or
-            tables if there are none.
+        pattern: Which files of a folder are read, such as `"*.md"` or `"src/*.py"`, in any case; None for texts (.txt),
+            or tables if there are none.
         encoding: Of text files and tables, as Python names it.
 
     Raises:

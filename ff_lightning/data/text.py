@@ -43,7 +43,7 @@ class TextDataModule(LightningDataModule):
             that there are.
         seed: Seed of the places of training windows.
         text_column: Name of the text column of a table; None for `text`, or the only one.
-        pattern: Which files of a folder are read, such as "*.md"; None for .txt files, or tables if there are none.
+        pattern: Which files of a folder are read, such as `"*.md"`; None for .txt files, or tables if there are none.
         encoding: Of text files and tables, as Python names it, such as "latin-1".
         separator: What stands between documents if the tokenizer has no end-of-text token.
         max_characters: Read no more of the text than that. Sets on the hub and Parquet files are then streamed, so that

@@ -116,8 +116,8 @@ def tokens_of(batch: Any, *, look: bool = True) -> Tensor:
     """Tokens of a batch of a language model, whatever loader made it.
 
     Args:
-        batch: ``(B, T + 1)`` whole numbers; ``(x, y)``, each ``(B, T)``, where ``y`` is ``x`` one token later; or a dict
-            with ``input_ids`` ``(B, T + 1)``, whose ``labels`` are the same and whose ``attention_mask`` is all 1.
+        batch: ``(B, T + 1)`` whole numbers; ``(x, y)``, each ``(B, T)``, where ``y`` is ``x`` one token later; or a
+            dict with ``input_ids`` ``(B, T + 1)``, whose ``labels`` are the same and whose ``attention_mask`` is all 1.
         look: whether values may be looked at, which makes the host wait for a device.
 
     Returns:

@@ -27,13 +27,13 @@ class Prediction(NamedTuple):
     """What a classifier predicts of a batch.
 
     Attributes:
-        labels: predicted classes ``(B,)`` int64.
+        classes: the likeliest ones, ``(B,)`` int64.
         probabilities: softmax of the scores, ``(B, C)``: as good as the loss makes them, which contrasts need not.
         scores: scores of all classes, ``(B, C)``.
         block: the block that answered, ``(B,)`` int64.
     """
 
-    labels: Tensor
+    classes: Tensor
     probabilities: Tensor
     scores: Tensor
     block: Tensor

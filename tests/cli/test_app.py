@@ -165,7 +165,7 @@ def test_predict_writes_a_class_for_every_validation_image() -> None:
     data.setup("validate")
     (batch,) = data.val_dataloader()
     predicted = module.predict_step(batch, 0)
-    assert [int(row["label"]) for row in written] == predicted.labels.tolist()
+    assert [int(row["label"]) for row in written] == predicted.classes.tolist()
     assert [row["name"] for row in written] == data.row_names("validation", range(144))
     found = [[float(row[f"probability {digit}"]) for digit in range(10)] for row in written]
     assert torch.allclose(torch.tensor(found), predicted.probabilities, atol=1e-5)

@@ -75,7 +75,7 @@ def test_test_and_predict(tmp_path: Path) -> None:
     assert confusion.sum() == 360
     assert tested["test/accuracy"] == pytest.approx(float(confusion.trace() / confusion.sum()))
     x, y = next(iter(images.test_dataloader()))
-    predicted = torch.cat([batch.labels for batch in run.predict(module, images.test_dataloader())])
+    predicted = torch.cat([batch.classes for batch in run.predict(module, images.test_dataloader())])
     assert torch.equal(predicted, module(images.test_dataloader().images.pixels / 16).argmax(1))
     alone, labelled = module.predict_step(x, 0), module.predict_step((x, y), 0)
     assert all(torch.equal(one, other) for one, other in zip(alone, labelled, strict=True))
