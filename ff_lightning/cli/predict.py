@@ -1,27 +1,15 @@
-"""Tables of what a classifier says: of the pictures in a folder, of the rows of a table, and of validation data."""
+"""``ff-lightning predict --folder`` and ``--table``: what a classifier says of pictures, or of the rows of a table."""
 
-from __future__ import annotations
-
-import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning.pytorch as pl
-import torch
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch.utilities import rank_zero_info
 
-from ff_lightning.cli.models import build_model, load_classifier, take_weights
-from ff_lightning.data.columns import Columns
-from ff_lightning.data.images import ImageDataModule
-from ff_lightning.data.order import OrderedLoader
-from ff_lightning.data.pictures import find_pictures, picture_batches
-from ff_lightning.data.rows import ENDINGS, is_table, read_rows
-from ff_lightning.engine.checkpoints import check_checkpoint
 from ff_lightning.errors import InputError
-from ff_lightning.tasks.classifier import FFClassifier
-from ff_lightning.tasks.evaluation import ImageClassification, Prediction
+
+if TYPE_CHECKING:
+    from ff_lightning.tasks.evaluation import ImageClassification
 
 
 def predict_folder(
@@ -47,6 +35,14 @@ def predict_folder(
     Raises:
         InputError: there are no pictures, one cannot be read, or the checkpoint is not of an image classifier.
     """
+    import torch
+    from lightning.pytorch.utilities import rank_zero_info
+
+    from ff_lightning.cli.models import load_classifier
+    from ff_lightning.cli.predictions import write_table
+    from ff_lightning.data.pictures import find_pictures, picture_batches
+    from ff_lightning.tasks.evaluation import Prediction
+
     paths = find_pictures(folder)
     model, images, arguments = load_classifier(ckpt_path)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -80,6 +76,16 @@ def predict_table(
     Raises:
         InputError: the table lacks a column or holds what is no number, or the checkpoint is of other data.
     """
+    import torch
+    from lightning.pytorch.utilities import rank_zero_info
+
+    from ff_lightning.cli.models import build_model, take_weights
+    from ff_lightning.cli.predictions import write_table
+    from ff_lightning.data.columns import Columns
+    from ff_lightning.data.rows import read_rows
+    from ff_lightning.engine.checkpoints import check_checkpoint
+    from ff_lightning.tasks.evaluation import ImageClassification, Prediction
+
     content = check_checkpoint(ckpt_path)
     states = [state for state in content.values() if isinstance(state, Mapping) and "columns" in state]
     if not states:
@@ -102,67 +108,19 @@ def local_table(path: str) -> Path:
     Raises:
         InputError: there is none.
     """
+    from ff_lightning.data.rows import ENDINGS, is_table
+
     file = Path(path).expanduser()
     if not file.is_file() or not is_table(file):
         raise InputError(f"Passed `table={path}`. It must be a file that ends in {', '.join(ENDINGS)}.")
     return file
 
 
-def write_predictions(batches: Sequence[Any], trainer: pl.Trainer, path: Path) -> bool:
-    """Write what ``trainer.predict`` of a classifier gave, with the names of files or rows and of classes.
-
-    Args:
-        batches: what ``predict_step`` returned.
-        trainer: has the datamodule and its loader.
-        path: CSV file to write.
-
-    Returns:
-        Whether they are predictions of a classifier; nothing is written otherwise.
-    """
-    if not batches or not all(isinstance(batch, Prediction) for batch in batches):
-        return False
-    data: Any = getattr(trainer, "datamodule", None)
-    total = sum(len(batch.classes) for batch in batches)
-    names = [str(row) for row in range(total)]
-    loaders = trainer.predict_dataloaders
-    loader = loaders[0] if isinstance(loaders, list) and len(loaders) == 1 else loaders
-    if isinstance(loader, OrderedLoader) and hasattr(data, "row_names"):
-        rows = [row for share in loader.shares() for row in range(share.start, share.stop)]
-        names = data.row_names("validation", rows[:total])
-    write_table(path, "name", names, batches, getattr(data, "class_names", None))
-    return True
-
-
-def write_table(
-    path: Path, what: str, names: Sequence[str], batches: Sequence[Prediction], class_names: Sequence[str] | None
-) -> None:
-    """Write a line for each prediction: its name, the class, the block that answered, probabilities and scores.
-
-    Args:
-        path: CSV file to write.
-        what: heading of the names.
-        names: of what was predicted.
-        batches: predictions, in the order of the names.
-        class_names: names of the classes; ``None`` for their numbers.
-    """
-    classes = batches[0].scores.shape[1] if batches else len(class_names or ())
-    labels = list(class_names or map(str, range(classes)))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    headings = [what, "label", "probability", "block"]
-    headings += [f"{kind} {label}" for kind in ("probability", "score") for label in labels]
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(headings)
-        rows = iter(names)
-        for batch in batches:
-            columns = zip(*(part.tolist() for part in batch), strict=True)
-            for label, probabilities, scores, block in columns:
-                numbers = [f"{value:.6g}" for value in (*probabilities, *scores)]
-                table.writerow([next(rows), labels[label], f"{probabilities[label]:.6g}", block, *numbers])
-
-
-def _exit_early(model: ImageClassification, data: Mapping[str, Any], tolerance: float) -> None:
+def _exit_early(model: "ImageClassification", data: Mapping[str, Any], tolerance: float) -> None:
     """Let a classifier stop where its answer is clear; ``data`` are the arguments of the datamodule of its training."""
+    from ff_lightning.data.images import ImageDataModule
+    from ff_lightning.tasks.classifier import FFClassifier
+
     if not isinstance(model, FFClassifier):
         raise InputError(f"Passed `tolerance={tolerance}` for a {type(model).__name__}. Only an FFClassifier stops.")
     images = ImageDataModule(**{name: value for name, value in data.items() if not name.startswith("_")})

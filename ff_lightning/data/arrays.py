@@ -37,6 +37,8 @@ class ArraySource:
         InputError: there is no training split, or a mode is asked for that they do not have.
     """
 
+    stratified = True
+
     def __init__(self, source: str, splits: Mapping[str, Images], look: Look) -> None:
         self.source = source
         if "train" not in splits:

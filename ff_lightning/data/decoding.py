@@ -36,11 +36,13 @@ class PictureSource(ABC):
         splits: names of the splits that there are.
         class_names: a name for each class; ``None`` if they have none.
         num_classes: how many there are; 0 for pictures without classes.
+        stratified: whether a validation split that is cut from training has the same share of every class.
     """
 
     splits: Sequence[str]
     class_names: list[str] | None
     num_classes: int
+    stratified = True
 
     def __init__(self, source: str, look: Look, *, memory: float = 4.0, workers: int = 4) -> None:
         self.source = source
@@ -89,6 +91,8 @@ class PictureSource(ABC):
         labels = None if labels is None else labels[rows]
         if len(rows) * float(np.prod(self.image_shape)) <= self.memory * 1e9:
             return Images(self._decoded(split, rows, say=True), labels)
+        if self.look.resize is None:  # now, and not when a batch needs them
+            self._check_sizes(split, rows)
         rank_zero_info(
             f"The {len(rows)} {split} pictures of {self.source!r} are decoded as they are needed, by {self.workers} "
             f"threads: they would take more than `memory={self.memory}` gigabytes."
@@ -106,8 +110,7 @@ class PictureSource(ABC):
         if say and changes:
             done = " and ".join(f"{count} were {change}" for change, count in changes.items())
             rank_zero_info(
-                f"Of {len(rows)} {split} pictures of {self.source!r} {done}. Choose with `resize` and `mode`; "
-                "`resize=false` refuses other sizes."
+                f"Of {len(rows)} {split} pictures of {self.source!r} {done}. Choose with `resize` and `mode`."
             )
         return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
 
@@ -123,25 +126,35 @@ class PictureSource(ABC):
         height, width = self.image_shape[1:]
         changed = []
         if image.size != (width, height) and self.look.size is None:
-            if self.look.resize is False:
+            if self.look.resize is None:
                 raise self._differs(self.name(split, row), (image.height, image.width), (height, width))
             changed.append(f"resized to {height}x{width}")
         if image.mode == "RGB" and self.image_shape[0] == 1 and self.look.mode is None:
             changed.append("made grey")
         return pixels, changed
 
+    def _check_sizes(self, split: str, rows: Tensor) -> None:
+        """Refuse pictures of another size than that of the training, from their beginnings alone."""
+        height, width = self.image_shape[1:]
+        for row, (_, size) in self._glances_at(split, rows).items():
+            if size != (height, width):
+                raise self._differs(self.name(split, row), size, (height, width))
+
     def _glances(self) -> dict[int, tuple[Mode, tuple[int, int]]]:
         """Mode and size of some training pictures by their row; unreadable ones are refused when they are needed."""
         total = self.size("train")
         rows = torch.linspace(0, total - 1, min(total, LOOKED_AT), dtype=torch.float64).round().long()
+        return self._glances_at("train", rows)
+
+    def _glances_at(self, split: str, rows: Tensor) -> dict[int, tuple[Mode, tuple[int, int]]]:
         found, wrong = {}, None
-        for row, file in zip(rows.tolist(), self.encoded("train", rows), strict=True):
+        for row, file in zip(rows.tolist(), self.encoded(split, rows), strict=True):
             try:
                 if file is None:
                     raise ValueError("there is none")
                 found[row] = glance(file)
             except UNREADABLE as error:
-                wrong = wrong or self._unreadable("train", row, error)
+                wrong = wrong or self._unreadable(split, row, error)
         if wrong is not None and not found:
             raise wrong
         return found
@@ -151,19 +164,19 @@ class PictureSource(ABC):
 
     def _size(self, sizes: dict[int, tuple[int, int]]) -> tuple[int, int]:
         """The size of more than half of the pictures, or the median height and width."""
-        first = next(iter(sizes.values()))
         (most, count), *_ = Counter(sizes.values()).most_common(1)
-        if self.look.resize is False and count < len(sizes):
-            row, other = next((row, size) for row, size in sizes.items() if size != first)
-            raise self._differs(self.name("train", row), other, first)
+        if self.look.resize is None and count < len(sizes):
+            row, other = next((row, size) for row, size in sizes.items() if size != most)
+            raise self._differs(self.name("train", row), other, most)
         if 2 * count > len(sizes):
             return most
         return median_high(height for height, _ in sizes.values()), median_high(width for _, width in sizes.values())
 
     def _differs(self, name: str, found: tuple[int, int], expected: tuple[int, int]) -> InputError:
         return InputError(
-            f"{name} has (height, width) {found}, others of {self.source!r} have {expected}, and `resize=False` "
-            f"refuses different sizes. Pass `resize={list(expected)}`, or leave it out."
+            f"{name} has (height, width) {found}, others of {self.source!r} have {expected}. A network takes one size: "
+            f"pass `resize={list(expected)}`, in a command `--data.resize \"{list(expected)}\"`, or 'most' for the "
+            "size of most of them."
         )
 
 

@@ -79,6 +79,8 @@ class EventSource:
         InputError: There is no such set, or no list of it.
     """
 
+    stratified = False  # as when the results in the documentation were made
+
     def __init__(self, source: str, *, steps: int, milliseconds: float) -> None:
         self.source = source
         self.steps = steps

@@ -1,7 +1,7 @@
 """`ImageDataModule`: images of one shape, with one label each or with none."""
 
+import math
 from collections.abc import Callable, Sequence
-from math import prod
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from ff_lightning.data.augment import Distort, ShiftAndFlip
 from ff_lightning.data.decoding import stratified
 from ff_lightning.data.loader import ImageSet, MemoryLoader, ShuffledLoader
 from ff_lightning.data.order import rank_of
-from ff_lightning.data.pictures import Look, Mode
+from ff_lightning.data.pictures import Look, Mode, Size
 from ff_lightning.data.sources import Source, open_source
 from ff_lightning.errors import InputError
 
@@ -23,8 +23,8 @@ class ImageDataModule(LightningDataModule):
     """Images and class labels from scikit-learn, a local folder or file, or the hub.
 
     A split called `validation`, `valid`, `val` or `dev` is used for validation. Without one, validation is cut from the
-    training split, with the same share of every class. The test split is read by `test` only, so `predict` gets the
-    validation images. What is left out of a folder is said in the log.
+    training split. The test split is read by `test` only, so `predict` gets the validation images. What is left out of
+    a folder is said in the log.
 
     Args:
         source: "digits" (scikit-learn's, nothing is downloaded); a local folder with one folder of pictures a class,
@@ -35,13 +35,16 @@ class ImageDataModule(LightningDataModule):
         image_column: Name of the image column of a table; None if there is only one.
         label_column: Name of the label column of a table; None if there is only one, or one called `label`.
         resize: [height, width] that pictures are brought to, without keeping their proportions, or one number for both;
-            None for the size of most of them; False to refuse pictures of different sizes.
+            "most" for the size of most of them; None to refuse pictures of different sizes.
         mode: "grey" or "rgb"; None for "rgb" if some pictures are in colour.
         ground: What stands behind transparent pixels, by name or as "#rrggbb".
         batch_size: Training images in a batch of one device.
         eval_batch_size: Largest number of images in a batch of one device elsewhere.
         validation: Share (a float) or number (an int) of training images for validation, where there is no split of
             that name; 0 for no validation.
+        stratified: Whether validation gets the same share of every class; None for "if the pictures are a folder or
+            arrays". Of the digits and of tables with images, as sets of the hub are, validation is chosen at random
+            then: the results in the documentation are of that choice.
         split_seed: Seed of the choice of validation images and of `limit`.
         shift: Translate training images by up to so many pixels on either axis, with zero fill.
         flip: Flip half of the training images left to right.
@@ -59,7 +62,7 @@ class ImageDataModule(LightningDataModule):
         workers: Threads that decode then.
 
     Attributes:
-        num_classes: Number of classes; 0 for images without classes.
+        num_classes: Number of classes; None for images without classes.
         class_names: A name for each class, if they have any.
         image_shape: Channels, height, width; found without decoding a picture.
         in_features: Values of an image.
@@ -83,12 +86,13 @@ class ImageDataModule(LightningDataModule):
         *,
         image_column: str | None = None,
         label_column: str | None = None,
-        resize: int | Sequence[int] | bool | None = None,
+        resize: Size | None = None,
         mode: Mode | None = None,
         ground: str = "white",
         batch_size: int = 250,
         eval_batch_size: int = 1000,
         validation: int | float = 0.1,
+        stratified: bool | None = None,
         split_seed: int = 0,
         shift: int = 0,
         flip: bool = False,
@@ -121,6 +125,7 @@ class ImageDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.validation = validation
+        self.stratified = stratified
         self.split_seed = split_seed
         self.augment = ShiftAndFlip(shift, flip)
         self.distort = Distort(crop, colour, mix, cutout)
@@ -135,9 +140,9 @@ class ImageDataModule(LightningDataModule):
         self._rows: dict[str, Tensor] = {}
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return self._open().num_classes
+    def num_classes(self) -> int | None:
+        """Number of classes; None for images without classes."""
+        return self._open().num_classes or None
 
     @property
     def class_names(self) -> list[str] | None:
@@ -151,8 +156,8 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def in_features(self) -> int:
-        """Values of an image."""
-        return prod(self.image_shape)
+        """Values of an image, C * H * W: what a network without a grid takes."""
+        return math.prod(self.image_shape)
 
     def row_names(self, split: str, rows: Sequence[int]) -> list[str]:
         """What to call images of a split, their files or numbers; after `setup`.
@@ -271,7 +276,8 @@ class ImageDataModule(LightningDataModule):
                 f"Passed `ImageDataModule(validation={asked})`. Of {total} training images this leaves "
                 f"{total - count} for training and {count} for validation."
             )
-        return stratified(source.labels("train"), total, count, order)
+        even = source.stratified if self.stratified is None else self.stratified
+        return stratified(source.labels("train") if even else None, total, count, order)
 
     def _check_shift(self) -> None:
         if min(self.image_shape[1:]) <= self.augment.shift:

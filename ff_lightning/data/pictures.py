@@ -28,6 +28,8 @@ UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 GREY = ("1", "L", "LA", "La", "I", "F")
 ORIENTATION = 0x0112
 Mode = Literal["grey", "rgb"]
+Size = int | Sequence[int] | Literal["most"]
+"""(height, width), one number for both, or the size of most pictures."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Look:
     """What pictures are brought to.
 
     Args:
-        resize: (height, width), or one number for both; ``None`` for the size of most pictures; ``False`` to refuse
+        resize: (height, width), or one number for both; "most" for the size of most pictures; ``None`` to refuse
             pictures of different sizes.
         mode: "grey" or "rgb"; ``None`` for "rgb" if some are in colour.
         ground: what stands behind transparent pixels, by name or as "#rrggbb".
@@ -44,18 +46,18 @@ class Look:
         InputError: one of them makes no sense.
     """
 
-    resize: int | Sequence[int] | bool | None = None
+    resize: Size | None = None
     mode: Mode | None = None
     ground: str = "white"
 
     def __post_init__(self) -> None:
-        sides = [self.resize] if isinstance(self.resize, int) else list(self.resize or [1])
-        wrong = self.resize is True or len(sides) > 2 or not all(isinstance(side, int) and side > 0 for side in sides)
-        if self.resize is not False and wrong:
-            raise InputError(
-                f"Passed `resize={self.resize}`. It must be a number of pixels, [height, width], False to refuse "
-                "pictures of different sizes, or None for the size of most of them."
-            )
+        if self.resize not in (None, "most"):
+            sides = list(self.resize) if isinstance(self.resize, Sequence) else [self.resize]
+            if len(sides) not in (1, 2) or any(type(side) is not int or side < 1 for side in sides):
+                raise InputError(
+                    f"Passed `resize={self.resize}`. It must be a number of pixels, [height, width], 'most' for the "
+                    "size of most pictures, or None to refuse pictures of different sizes."
+                )
         if self.mode not in (None, "grey", "rgb"):
             raise InputError(f"Passed `mode={self.mode!r}`. `mode` must be 'grey', 'rgb' or None.")
         check_ground(self.ground)
@@ -63,7 +65,7 @@ class Look:
     @property
     def size(self) -> tuple[int, int] | None:
         """Height and width, if they were given."""
-        if self.resize is None or self.resize is False:
+        if self.resize is None or isinstance(self.resize, str):
             return None
         sides = [self.resize] if isinstance(self.resize, int) else list(self.resize)
         return sides[0], sides[-1]

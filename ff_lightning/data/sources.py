@@ -39,6 +39,8 @@ class Source(Protocol):
 
     class_names: list[str] | None
     num_classes: int
+    stratified: bool
+    """Whether a validation split that is cut from its training images has the same share of every class."""
 
     @property
     def splits(self) -> Sequence[str]:
@@ -67,6 +69,7 @@ class Digits:
     num_classes = 10
     image_shape = (1, 8, 8)
     splits = ("train", "test")
+    stratified = False
 
     def __init__(self, look: Look | None = None) -> None:
         self.look = look or Look()
@@ -122,6 +125,8 @@ class TableSource(PictureSource):
     Raises:
         InputError: The set cannot be loaded or lacks a training split or one of the columns.
     """
+
+    stratified = False  # as when the results in the documentation were made
 
     def __init__(
         self,

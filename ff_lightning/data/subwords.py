@@ -3,121 +3,22 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 
 from ff_lightning.data.encodings import END_OF_TEXT
-from ff_lightning.data.tokenizers import ByteTokenizer, TiktokenTokenizer, Tokenizer
+from ff_lightning.data.tokenizers import ByteTokenizer, SubwordTokenizer, TiktokenTokenizer, Tokenizer
 from ff_lightning.errors import InputError
 
 if TYPE_CHECKING:
-    import tokenizers
-
-ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "<end_of_turn>", "[SEP]")
-"""Special tokens that end a text in public tokenizers; the first that there is counts, unless a configuration says."""
+    pass
 
 BPE = re.compile(r"bpe:(\d+)")
 LEAST = 257
 """The bytes, and the end of a text."""
-
-
-@dataclass(frozen=True)
-class SubwordTokenizer(Tokenizer):
-    """A tokenizer of the library `tokenizers`, as its file ``tokenizer.json`` says it.
-
-    Text is never cut or padded, whatever the file says, and what looks like a special token is ordinary text.
-
-    Args:
-        description: Content of a ``tokenizer.json``; nothing in it is executed.
-        end: The token between documents; None for the usual one, if there is one.
-
-    Raises:
-        InputError: It is no such description.
-    """
-
-    description: str = field(repr=False)
-    end: str | None = None
-    library: "tokenizers.Tokenizer" = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        import tokenizers
-
-        try:
-            library = tokenizers.Tokenizer.from_str(self.description)
-        except Exception as error:  # the library raises nothing more precise
-            raise InputError(
-                f"A description of a tokenizer cannot be read: {error}. It is a `tokenizer.json`."
-            ) from error
-        library.no_truncation()
-        library.no_padding()
-        library.encode_special_tokens = True
-        object.__setattr__(self, "library", library)
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens, with the special ones and any gap before them."""
-        return 1 + max(self.library.get_vocab(with_added_tokens=True).values())
-
-    @property
-    def end_of_text(self) -> int | None:
-        """The token between documents, if there is a special one."""
-        found = (self.library.token_to_id(name) for name in ([self.end] if self.end else ENDS))
-        return next((token for token in found if token is not None), None)
-
-    @property
-    def unknown(self) -> int | None:
-        """The token that stands for what the vocabulary lacks; None if it lacks nothing."""
-        name = getattr(self.library.model, "unk_token", None)
-        return self.library.token_to_id(name) if isinstance(name, str) else None
-
-    def encode(self, text: str) -> Tensor:
-        """Turn text into tokens.
-
-        Args:
-            text: Any text; what looks like a special token is ordinary text.
-
-        Returns:
-            (N,) int64.
-        """
-        return torch.tensor(self.library.encode(text, add_special_tokens=False).ids, dtype=torch.int64)
-
-    def decode_each(self, tokens: Iterable[int]) -> Iterator[str]:
-        """Turn tokens into text as they come.
-
-        Args:
-            tokens: Whole numbers.
-
-        Yields:
-            What each token adds to the text: nothing while a character lacks a part of its bytes.
-
-        Raises:
-            InputError: A token is not one of the vocabulary.
-        """
-        from tokenizers.decoders import DecodeStream
-
-        stream = DecodeStream(skip_special_tokens=False)
-        seen: list[int] = []
-        text = ""
-        for token in tokens:
-            self.decode([token])  # refuses what is none
-            seen.append(int(token))
-            part = stream.step(self.library, int(token)) or ""
-            text += part
-            yield part
-        yield self.decode(seen)[len(text) :] if seen else ""
-
-    def to_dict(self) -> dict[str, str | int]:
-        """Return the kind and the description."""
-        return {"kind": "subwords", "description": self.description, **({"end": self.end} if self.end else {})}
-
-    def _decode(self, tokens: Tensor) -> str:
-        return str(self.library.decode(tokens.tolist(), skip_special_tokens=False))
 
 
 def train_byte_pairs(documents: Iterable[str], vocab_size: int) -> SubwordTokenizer:

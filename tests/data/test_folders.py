@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from ff_lightning.data import ImageDataModule
 from ff_lightning.data.loader import Images, PicturesOnDisk
@@ -117,7 +118,7 @@ def test_pictures_without_classes_serve_without_labels(tmp_path: Path) -> None:
     data = ImageDataModule(str(tmp_path), validation=5, batch_size=15)
     data.setup("fit")
     (x,) = data.train_dataloader()
-    assert (x.shape, data.num_classes, data.class_names) == ((15, 1, 8, 8), 0, None)
+    assert (x.shape, data.num_classes, data.class_names) == ((15, 1, 8, 8), None, None)
     assert next(iter(data.val_dataloader())).shape == (5, 1, 8, 8)
 
 
@@ -126,7 +127,7 @@ def test_sizes_and_modes_become_those_of_most(memory: float, tmp_path: Path, cap
     for index in range(6):
         draw(tmp_path / "ab"[index % 2] / f"{index}.png", index, (12, 10) if index == 4 else None)
     Image.new("RGB", (8, 8), "red").save(tmp_path / "a" / "red.png")
-    data = ImageDataModule(str(tmp_path), validation=0, batch_size=7, memory=memory)
+    data = ImageDataModule(str(tmp_path), validation=0, batch_size=7, memory=memory, resize="most")
     with caplog.at_level("INFO"):
         data.setup("fit")
     assert data.image_shape == (3, 8, 8)
@@ -135,9 +136,31 @@ def test_sizes_and_modes_become_those_of_most(memory: float, tmp_path: Path, cap
     assert ("1 were resized to 8x8. Choose with `resize`" in caplog.text) == bool(memory)
     grey = ImageDataModule(str(tmp_path), validation=0, mode="grey", resize=[9, 5])
     assert (grey.image_shape, grey.in_features) == ((1, 9, 5), 45)
-    refused = ImageDataModule(str(tmp_path), validation=0, resize=False)
-    with pytest.raises(InputError, match=r"a/4.png has \(height, width\) \(10, 12\).*Pass `resize=\[8, 8\]`"):
-        refused.setup("fit")
+
+
+@pytest.mark.parametrize("memory", [4.0, 0.0])
+@pytest.mark.parametrize("odd", [0, 150])
+def test_pictures_of_other_sizes_are_refused_before_training(odd: int, memory: float, tmp_path: Path) -> None:
+    """Also one that is not among the pictures of which the beginnings are read to find out their size."""
+    for index in range(200):
+        draw(tmp_path / "ab"[index % 2] / f"{index:03}.png", index, (12, 10) if index == odd else None)
+    data = ImageDataModule(str(tmp_path), validation=0, memory=memory)
+    with pytest.raises(InputError, match=rf"a/{odd:03}.png has \(height, width\) \(10, 12\).*pass `resize=\[8, 8\]`"):
+        data.setup("fit")
+    resized = ImageDataModule(str(tmp_path), validation=0, memory=memory, resize=[8, 8])
+    resized.setup("fit")
+    assert resized.image_shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize("memory", [4.0, 0.0])
+def test_test_pictures_must_have_the_size_of_training_pictures(memory: float, tmp_path: Path) -> None:
+    for split, size in (("train", 8), ("test", 9)):
+        for index in range(2):
+            draw(tmp_path / split / "ab"[index] / "0.png", index, (size, size))
+    data = ImageDataModule(str(tmp_path), validation=0, memory=memory)
+    data.setup("fit")
+    with pytest.raises(InputError, match=r"test/a/0.png has \(height, width\) \(9, 9\).*pass `resize=\[8, 8\]`"):
+        data.setup("test")
 
 
 def test_sets_beyond_memory_give_the_same_batches(tmp_path: Path) -> None:
@@ -187,6 +210,25 @@ def test_a_validation_cut_has_every_class(tmp_path: Path) -> None:
         data.setup("fit")
         ((_, y),) = data.val_dataloader()
         assert y.bincount().tolist() == [9, 1]
+    data = ImageDataModule(str(tmp_path), validation=10, split_seed=0, stratified=False)
+    data.setup("fit")
+    assert data._rows["validation"].tolist() == at_random(40)[:10].sort().values.tolist()
+
+
+def at_random(total: int) -> Tensor:
+    return torch.randperm(total, generator=torch.Generator().manual_seed(0))
+
+
+def test_sets_with_published_results_keep_the_validation_images_of_these() -> None:
+    plain, even = ImageDataModule("digits", validation=100), ImageDataModule("digits", validation=100, stratified=True)
+    for data in (plain, even):
+        data.setup("fit")
+    order = at_random(1437)
+    assert torch.equal(plain._rows["validation"], order[:100].sort().values)
+    assert torch.equal(plain._rows["train"], order[100:])
+    labels = even._splits["validation"].labels
+    assert labels is not None
+    assert set(labels.bincount().tolist()) == {10}
 
 
 def test_balanced_drawing_gives_every_class_as_often(tmp_path: Path) -> None:

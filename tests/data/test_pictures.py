@@ -136,6 +136,8 @@ def text(folder: Path) -> object:
         (lambda folder: Look(ground="whit"), "Passed `ground='whit'`. `ground` must be a colour"),
         (lambda folder: Look(resize=[8, 8, 3]), "Passed `resize=.8, 8, 3.`. It must be a number of pixels"),
         (lambda folder: Look(resize=0), "Passed `resize=0`"),
+        (lambda folder: Look(resize=True), "Passed `resize=True`"),
+        (lambda folder: Look(resize="much"), "Passed `resize=much`"),
         (lambda folder: read_picture(folder, (2, 8, 8)), r"Passed `image_shape=\(2, 8, 8\)`. Pictures have 1 or 3"),
     ],
 )
