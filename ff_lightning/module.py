@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ff_lightning.distributed import eager, leave_group_at_exit
 from ff_lightning.engine.batches import refuse_non_finite, seed_default_generator
+from ff_lightning.engine.casting import pair_of
 from ff_lightning.engine.checkpoints import AtomicCheckpointIO
 from ff_lightning.engine.compilation import compile_steps, undo_compile
 from ff_lightning.engine.completeness import check_gradients, watch_optimizers
@@ -123,7 +124,8 @@ class FFLightningModule(pl.LightningModule):
             One :class:`~ff_lightning.signals.LocalStep` a loss. Code after a ``yield`` runs when the loss has had
             its backward pass.
         """
-        yield from self.network.local_losses(Signal.pair(*self.pairs(batch)), self.step_context())
+        streams = pair_of(self.pairs(batch), type(self).__name__)
+        yield from self.network.local_losses(Signal.pair(*streams), self.step_context())
 
     def local_modules(self) -> Sequence[nn.Module]:
         """The modules that ``LocalStep.block`` counts: each gets an optimizer of its own. The blocks, by default."""

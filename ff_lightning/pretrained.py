@@ -23,7 +23,7 @@ from ff_lightning.engine.restoring import build_module, take_weights
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
 
-KEPT = ("tokenizer", "image_shape", "class_names")
+KEPT = ("tokenizer", "image_shape", "class_names", "ground", "columns")
 """What a checkpoint knows of the data and a user of the model needs."""
 
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"

@@ -32,7 +32,7 @@ LEVELS = {
 """The rooms of each level; a level imports from itself and from those before it."""
 
 LIBRARIES = {"maths": {"torch"}, "metrics": {"torch", "torchmetrics"}}
-DATA_ONLY = {"datasets", "tiktoken", "sklearn"}
+DATA_ONLY = {"datasets", "tiktoken", "tokenizers", "sklearn"}
 NOWHERE = {"wandb"}
 
 

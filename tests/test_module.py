@@ -192,7 +192,7 @@ def test_arguments_that_make_no_sense(tmp_path: Path, arguments: dict[str, Any],
         (torch.rand(20, 64), torch.full((20,), -1), "labels from -1 to -1"),
         (torch.rand(20, 64), torch.rand(20), "Labels must be integers"),
         (torch.rand(20, 8, 9), torch.zeros(20, dtype=torch.long), "samples of 72 values.*`in_features=64`"),
-        (torch.zeros(20, 64, dtype=torch.uint8), torch.zeros(20, dtype=torch.long), "must be floating point"),
+        (torch.zeros(20, 64, dtype=torch.int32), torch.zeros(20, dtype=torch.long), "must be floating point"),
     ],
 )
 def test_batches_that_do_not_fit(tmp_path: Path, x: Tensor, y: Tensor, message: str) -> None:

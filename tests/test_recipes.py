@@ -73,7 +73,7 @@ def test_a_recipe_says_how_to_run_it(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "recipe", [name for name in NAMES if name != "digits_mlp" and name not in (*TEXTS, "aesop_ff")]
+    "recipe", [name for name in NAMES if name not in ("digits_mlp", "wine_mlp", *TEXTS, "aesop_ff")]
 )
 def test_a_recipe_trains_and_its_checkpoint_is_tested(
     recipe: str, few_images: Path, monkeypatch: pytest.MonkeyPatch
@@ -86,6 +86,14 @@ def test_a_recipe_trains_and_its_checkpoint_is_tested(
         return
     assert main(["test", *args, "--ckpt_path", f"runs/{recipe}-smoke/last.ckpt"]) == 0
     assert Path(f"runs/{recipe}-smoke/pictures/test.png").is_file()
+
+
+def test_the_recipe_of_a_table_trains_and_its_checkpoint_is_tested() -> None:
+    args = [*configs("wine_mlp", "smoke"), *SILENT]
+    assert main(["fit", *args]) == 0
+    assert updates("wine_mlp-smoke") == 2
+    assert main(["test", *args, "--ckpt_path", "runs/wine_mlp-smoke/last.ckpt"]) == 0
+    assert Path("runs/wine_mlp-smoke/pictures/test.png").is_file()
 
 
 @pytest.mark.parametrize("recipe", TEXTS)

@@ -2,6 +2,7 @@
 
 from ff_lightning.callbacks.checkpoints import BestCheckpoint as BestCheckpoint
 from ff_lightning.callbacks.checkpoints import LastCheckpoint as LastCheckpoint
+from ff_lightning.callbacks.classes import ClassTable as ClassTable
 from ff_lightning.callbacks.collapse import StopOnCollapse as StopOnCollapse
 from ff_lightning.callbacks.generated import GeneratedPictures as GeneratedPictures
 from ff_lightning.callbacks.interrupt import KeepOnInterrupt as KeepOnInterrupt

@@ -272,7 +272,7 @@ def draw_label_goodness(images: Tensor, goodness: Tensor, labels: Tensor, names:
     for index in range(count):
         picture, table = axes[:, index]
         image: NDArray[np.float32] = images[index].permute(1, 2, 0).float().numpy()
-        picture.imshow(image if image.shape[2] == 3 else image.mean(2), cmap="gray_r", vmin=0, vmax=1)
+        picture.imshow(image if image.shape[2] == 3 else image.mean(2), cmap="gray", vmin=0, vmax=1)
         picture.set_axis_off()
         true, best = int(labels[index]), int(goodness[:, index].sum(0).argmax())
         picture.set_title(f"true: {names[true]}, predicted: {names[best]}", fontsize=10)

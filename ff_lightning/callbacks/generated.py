@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ff_lightning.callbacks.drawings import draw_generated
 from ff_lightning.callbacks.pictures import keep_picture
+from ff_lightning.engine.casting import images_of
 from ff_lightning.tasks.predictive import FFPredictive
 
 
@@ -40,7 +41,7 @@ class GeneratedPictures(pl.Callback):
         """Reconstruct the first images, and sample."""
         if batch_idx or not isinstance(pl_module, FFPredictive) or not trainer.is_global_zero:
             return
-        x = batch[0][: self.count]
+        x = images_of(batch)[: self.count]
         labels = torch.arange(pl_module.num_classes).repeat_interleave(self.count)
         samples = pl_module.sample(labels).view(pl_module.num_classes, self.count, *x.shape[1:])
         self._rows = torch.cat([torch.stack([x, pl_module.reconstruct(x)]), samples[:, : len(x)]]).float().cpu()

@@ -94,8 +94,8 @@ class ClassificationPictures(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the first batch."""
-        if isinstance(pl_module, ImageClassification) and self._batch is None:
-            self._batch = batch[0], batch[1]
+        if isinstance(pl_module, ImageClassification) and self._batch is None and not isinstance(batch, Tensor):
+            self._batch = pl_module.checked(batch)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw what there is to see after a training."""
@@ -105,7 +105,7 @@ class ClassificationPictures(pl.Callback):
         confusion = pl_module.val_metrics.confusion.compute().cpu()  # sums over ranks, so every rank asks
         if not trainer.is_global_zero:
             return
-        names = _class_names(trainer, len(confusion))
+        names = class_names(trainer, len(confusion))
         goodness = _label_goodness(pl_module, x)
         self._keep(trainer, draw_evaluation(confusion, names, goodness, y.cpu(), what="validation"), "validation")
         fields = receptive_fields(pl_module.network[0], x.shape[1:])
@@ -133,7 +133,7 @@ class ClassificationPictures(pl.Callback):
     ) -> None:
         """Keep the goodness that every block gives to every label."""
         if isinstance(pl_module, FFClassifier) and trainer.is_global_zero:
-            x, y = batch
+            x, y = pl_module.checked(batch)
             self._goodness.append(label_goodness(pl_module.network, x, pl_module.num_classes).float().cpu())
             self._labels.append(y.cpu())
 
@@ -146,7 +146,7 @@ class ClassificationPictures(pl.Callback):
             return
         goodness = torch.cat(self._goodness, dim=1) if self._goodness else None
         labels = torch.cat(self._labels) if self._labels else None
-        self._keep(trainer, draw_evaluation(confusion, _class_names(trainer, len(confusion)), goodness, labels), "test")
+        self._keep(trainer, draw_evaluation(confusion, class_names(trainer, len(confusion)), goodness, labels), "test")
 
     def _keep(self, trainer: pl.Trainer, figure: Figure, name: str) -> None:
         keep_picture(trainer, figure, name, self.dirpath)
@@ -222,6 +222,7 @@ def _label_goodness(module: ImageClassification, x: Tensor) -> Tensor | None:
     return goodness
 
 
-def _class_names(trainer: pl.Trainer, count: int) -> list[str]:
+def class_names(trainer: pl.Trainer, count: int) -> list[str]:
+    """Names of classes as far as the datamodule says them, else their numbers."""
     names = getattr(getattr(trainer, "datamodule", None), "class_names", None)
     return names or [str(index) for index in range(count)]

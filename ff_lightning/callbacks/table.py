@@ -19,6 +19,8 @@ STAGES = {"fit": "val", "validate": "val", "test": "test"}
 """Name in the logs of what each subcommand evaluates."""
 
 ORDER = ["loss", "separation", "goodness_gap", "accuracy"]
+BY_CLASS = {"precision", "recall", "f1", "top_5"}
+"""What :class:`~ff_lightning.callbacks.ClassTable` shows."""
 SHARES = {"separation", "accuracy"}
 WHOLE = -1
 """Row of what is not of one block."""
@@ -98,7 +100,9 @@ def _sorted_cells(values: Mapping[str, float], stage: str, blocks: int) -> Cells
     cells: Cells = {}
     for name, value in values.items():
         match = re.fullmatch(r"(train|val|test)/(\w+?)(?:/block_(\d+))?", name)
-        if match is None or match[1] not in (stage, "train") or (match[1] != stage and match[2] not in ORDER):
+        if match is None or match[2] in BY_CLASS:
+            continue
+        if match[1] not in (stage, "train") or (match[1] != stage and match[2] not in ORDER):
             continue
         row = WHOLE if match[3] is None or int(match[3]) >= blocks else int(match[3])
         if match[3] is not None or match[1] == stage:  # the total of the training losses is of no row

@@ -22,20 +22,21 @@ from ff_lightning.cli.export import export
 from ff_lightning.cli.generate import generate
 from ff_lightning.cli.messages import only_what_matters
 from ff_lightning.cli.parser import Parser, explain
-from ff_lightning.cli.predict import predict_folder
+from ff_lightning.cli.predict import predict_folder, predict_table
 from ff_lightning.cli.report import report
 
 WITH_RECIPE = {
     "fit": "Train the network of a recipe.",
     "validate": "Evaluate a checkpoint on validation data.",
     "test": "Evaluate a checkpoint on test data.",
-    "predict": "Write predictions for validation data, or with --folder for pictures in a folder.",
+    "predict": "Write predictions for validation data, with --folder for pictures, or with --table for rows.",
 }
 """Commands that are methods of the Trainer, and what they are for."""
 
 WITHOUT_RECIPE: dict[str, Callable[..., None]] = {
     "generate": generate,
     "predict --folder": predict_folder,
+    "predict --table": predict_table,
     "export": export,
     "report": report,
 }
@@ -97,9 +98,9 @@ def run(words: list[str]) -> None:
 def command_of(words: Sequence[str]) -> str:
     """The command that words begin with; nothing if there are none."""
     name = " ".join(words[:1])
-    if name == "predict" and any(word.split("=")[0] == "--folder" for word in words):
-        return "predict --folder"
-    return name
+    options = {word.split("=")[0] for word in words}
+    named = [f"{name} {option}" for option in ("--folder", "--table") if name == "predict" and option in options]
+    return named[0] if named else name
 
 
 def overview() -> Parser:

@@ -41,6 +41,23 @@ def load_classifier(path: str, trust: Sequence[str] = ()) -> tuple[ImageClassifi
     return found.model, found.known, found.data
 
 
+def load_of_table(path: str, trust: Sequence[str] = ()) -> tuple[ImageClassification, dict[str, Any]]:
+    """Build the classifier of a checkpoint that was trained on a table.
+
+    Args:
+        path: see :func:`ff_lightning.pretrained.load`.
+        trust: see :func:`ff_lightning.pretrained.load`.
+
+    Returns:
+        The model, on the CPU; and what the checkpoint keeps of the table (``columns``, ``class_names``).
+
+    Raises:
+        InputError: the file is no such checkpoint.
+    """
+    found = read_pretrained(path, ImageClassification, trust=trust, needs="columns")  # type: ignore[type-abstract]
+    return found.model, found.known
+
+
 def load_language_model(path: str, trust: Sequence[str] = ()) -> tuple[LanguageModelling, Tokenizer]:
     """Build the model and the tokenizer that a checkpoint of the command line describes.
 

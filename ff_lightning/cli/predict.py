@@ -1,17 +1,14 @@
-"""``ff-lightning predict --folder``: a table of what a classifier says of the pictures in a folder."""
+"""``ff-lightning predict --folder`` and ``--table``: what a classifier says of pictures, or of the rows of a table."""
 
-import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jsonargparse.typing import PositiveInt
 
-from ff_lightning.cli.tables import as_text
 from ff_lightning.errors import InputError
 
 if TYPE_CHECKING:
-    from ff_lightning.readouts import Answer
     from ff_lightning.tasks.evaluation import ImageClassification
 
 
@@ -23,7 +20,7 @@ def predict_folder(
     batch_size: PositiveInt = 250,
     trust: str = "",
 ) -> None:
-    """Write a table of the pictures in a folder: file, label, block that answered, and a score for each class.
+    """Write a table of the pictures in a folder: file, label, block that answered, a probability for each class.
 
     Pictures of any size are made grey or RGB and resized to the shape of the images of the training, without keeping
     their proportions. They should look like those otherwise: MNIST's digits are white on black.
@@ -44,7 +41,9 @@ def predict_folder(
     from lightning.pytorch.utilities import rank_zero_info
 
     from ff_lightning.cli.models import load_classifier, trusted
+    from ff_lightning.cli.predictions import write_table
     from ff_lightning.data.pictures import find_pictures, picture_batches
+    from ff_lightning.tasks.evaluation import Prediction
 
     paths = find_pictures(folder)
     model, images, arguments = load_classifier(ckpt_path, trusted(trust))
@@ -52,15 +51,68 @@ def predict_folder(
     if tolerance is not None:
         _exit_early(model, arguments, tolerance)
     with torch.inference_mode():
-        batches = picture_batches(paths, images["image_shape"], batch_size=batch_size)
-        answers = [model.answer(x.to(model.device)) for x in batches]
-    names = images["class_names"] or [str(label) for label in range(model.num_classes)]
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    with Path(output).open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(["file", "label", "block", *(f"score {name}" for name in names)])
-        table.writerows(map(as_text, _rows(paths, answers, names)))
+        batches = picture_batches(
+            paths, images["image_shape"], batch_size=batch_size, ground=images.get("ground", "white")
+        )
+        found = [Prediction.of(model.answer(x.to(model.device))) for x in batches]
+    write_table(Path(output), "file", list(map(str, paths)), found, images["class_names"])
     rank_zero_info(f"Wrote {output}: {len(paths)} pictures.")
+
+
+def predict_table(
+    table: str,
+    ckpt_path: str,
+    output: str = "predictions.csv",
+    encoding: str = "utf-8",
+    batch_size: PositiveInt = 1000,
+    trust: str = "",
+) -> None:
+    """Write a table of the rows of a table: row, label, block that answered, and a probability for each class.
+
+    Args:
+        table: CSV, JSON or Parquet file with the columns of the training; others are not looked at.
+        ckpt_path: file that ``ff-lightning fit`` wrote in a training on a ``TableDataModule``.
+        output: CSV file to write.
+        encoding: of the table, as Python names it.
+        batch_size: rows in memory at a time.
+        trust: packages whose classes the checkpoint may name, with commas in between.
+
+    Raises:
+        InputError: the table lacks a column or holds what is no number, or the checkpoint is of other data.
+    """
+    import torch
+    from lightning.pytorch.utilities import rank_zero_info
+
+    from ff_lightning.cli.models import load_of_table, trusted
+    from ff_lightning.cli.predictions import write_table
+    from ff_lightning.data.columns import Columns
+    from ff_lightning.data.rows import read_rows
+    from ff_lightning.tasks.evaluation import Prediction
+
+    model, known = load_of_table(ckpt_path, trusted(trust))
+    columns, names = Columns.from_dict(known["columns"]), list(known["class_names"])
+    rows = list(read_rows(local_table(table), encoding=encoding))
+    features = columns.features(rows, table) if rows else torch.zeros(0, columns.in_features)
+    for name, count in columns.unseen.items():
+        rank_zero_info(f"{count} values of {name!r} occur in no training row.")
+    with torch.inference_mode():
+        found = [Prediction.of(model.answer(x)) for x in torch.split(features, batch_size)] if rows else []
+    write_table(Path(output), "row", [str(number) for number in range(1, len(rows) + 1)], found, names)
+    rank_zero_info(f"Wrote {output}: {len(rows)} rows.")
+
+
+def local_table(path: str) -> Path:
+    """The file of a table.
+
+    Raises:
+        InputError: there is none.
+    """
+    from ff_lightning.data.rows import ENDINGS, is_table
+
+    file = Path(path).expanduser()
+    if not file.is_file() or not is_table(file):
+        raise InputError(f"Passed `table={path}`. It must be a file that ends in {', '.join(ENDINGS)}.")
+    return file
 
 
 def _exit_early(model: "ImageClassification", data: Mapping[str, Any], tolerance: float) -> None:
@@ -73,13 +125,3 @@ def _exit_early(model: "ImageClassification", data: Mapping[str, Any], tolerance
     images = ImageDataModule(**{name: value for name, value in data.items() if not name.startswith("_")})
     images.setup("validate")
     model.exit_early(images.val_dataloader(), tolerance=tolerance)
-
-
-def _rows(paths: Sequence[Path], answers: "Sequence[Answer]", names: Sequence[str]) -> Iterator[list[object]]:
-    """Lines of the table."""
-    import torch
-
-    scores = torch.cat([answer.scores for answer in answers])
-    blocks = torch.cat([answer.block for answer in answers]).tolist()
-    for path, label, block, values in zip(paths, scores.argmax(1).tolist(), blocks, scores.tolist(), strict=True):
-        yield [path, names[label], block, *(f"{value:.6g}" for value in values)]

@@ -29,6 +29,7 @@ from ff_lightning.callbacks import (
     BlockSummary,
     BlockTable,
     ClassificationPictures,
+    ClassTable,
     GeneratedPictures,
     GoodnessMonitor,
     KeepOnInterrupt,
@@ -37,6 +38,7 @@ from ff_lightning.callbacks import (
     RunRecord,
     TrainingProgress,
 )
+from ff_lightning.cli.predictions import write_predictions
 from ff_lightning.cli.recipes import RecipeCLI, RecipeParser, with_own_recipes
 from ff_lightning.cli.weights import chosen_weights
 from ff_lightning.data.tokenizers import Tokenizer
@@ -170,12 +172,16 @@ class FFLightningCLI(RecipeCLI):
     def predict(self, **kwargs: Any) -> None:
         """Predict, and write what :func:`prediction_lines` makes of it; each process writes its own file."""
         batches = self.trainer.predict(**kwargs) or []
+        rank = f"_rank{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
+        path = Path(self.trainer.default_root_dir) / "predict" / f"predictions{rank}.csv"
+        if write_predictions(batches, self.trainer, path):
+            rank_zero_info(f"Wrote {path}")
+            return
         ending, lines = prediction_lines(batches, getattr(self.datamodule, "tokenizer", None))
         if not lines:
             rank_zero_info("Wrote no predictions: there are none, or they are neither (B,) values nor (B, T) tokens.")
             return
-        rank = f"_rank{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
-        path = Path(self.trainer.default_root_dir) / "predict" / f"predictions{rank}.{ending}"
+        path = path.with_suffix(f".{ending}")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         rank_zero_info(f"Wrote {path}")
@@ -218,6 +224,7 @@ def default_callbacks(trainer: Namespace, command: str = "") -> list[pl.Callback
         RunRecord(command),
         *([BlockSummary()] if trainer.enable_model_summary is None else []),
         BlockTable(),
+        ClassTable(),
         LanguageTable(),
         ClassificationPictures(),
         BlockPictures(),

@@ -23,21 +23,22 @@ def check_whole(owner: object, name: str, value: Any, *, least: int) -> None:
         )
 
 
-def check_validation(owner: object, value: int | float, *, rows: str) -> None:
-    """Check that `validation` is a share or a whole number of rows.
+def check_validation(owner: object, value: int | float, *, rows: str, name: str = "validation") -> None:
+    """Check that an argument is a share or a whole number of rows.
 
     Args:
         owner: Whose argument it is, for the message.
         value: What was passed.
         rows: What is counted, in the plural.
+        name: Of the argument.
 
     Raises:
         InputError: It is neither.
     """
     if not isinstance(value, float):
-        check_whole(owner, "validation", value, least=0)
+        check_whole(owner, name, value, least=0)
     elif not 0 <= value < 1:
         raise InputError(
-            f"Passed `{type(owner).__name__}(validation={value})`. `validation` must be a share, at least 0 and below "
+            f"Passed `{type(owner).__name__}({name}={value})`. `{name}` must be a share, at least 0 and below "
             f"1, or a whole number of {rows}."
         )

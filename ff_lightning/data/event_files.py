@@ -79,11 +79,14 @@ class EventSource:
         InputError: There is no such set, or no list of it.
     """
 
+    stratified = False  # as when the results in the documentation were made
+
     def __init__(self, source: str, *, steps: int, milliseconds: float) -> None:
         self.source = source
         self.steps = steps
         self.milliseconds = milliseconds
         self.image_shape = (steps, 2, SIDE, SIDE)
+        self.splits = ("train", "test")
         self.class_names: list[str] | None = None
         path = local_path(source, LOCAL_COPIES)
         if path is None:
@@ -99,6 +102,14 @@ class EventSource:
     def size(self, split: str) -> int:
         """Number of recordings that a split's list names."""
         return len(self.lists[split])
+
+    def labels(self, split: str) -> Tensor:
+        """Classes of the recordings of a split, (N,) int64."""
+        return torch.tensor(list(self.lists[split].values()))
+
+    def name(self, split: str, row: int) -> str:
+        """The file of a recording."""
+        return f"{list(self.lists[split])[row]}.bs2"
 
     def read(self, split: str, rows: Tensor | None = None) -> Images:
         """Read the recordings of a split, "train" or "test".
@@ -123,7 +134,7 @@ class EventSource:
             )
             for name in (names if rows is None else [names[row] for row in rows.tolist()])
         ]
-        labels = torch.tensor(list(self.lists[split].values()))
+        labels = self.labels(split)
         return Images(torch.stack(frames), labels if rows is None else labels[rows], peak=1)
 
     @cached_property

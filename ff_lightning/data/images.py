@@ -1,45 +1,74 @@
-"""`ImageDataModule`: images of one shape with one label each, decoded once and kept in memory."""
+"""`ImageDataModule`: images of one shape, with one label each or with none."""
 
 import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from ff_lightning.data.arguments import check_validation, check_whole
-from ff_lightning.data.augment import ShiftAndFlip
-from ff_lightning.data.loader import Images, MemoryLoader, ShuffledLoader
+from ff_lightning.data.augment import Distort, ShiftAndFlip
+from ff_lightning.data.decoding import stratified
+from ff_lightning.data.loader import ImageSet, MemoryLoader, ShuffledLoader
 from ff_lightning.data.order import rank_of
+from ff_lightning.data.pictures import Look, Mode, Size
 from ff_lightning.data.sources import Source, open_source
 from ff_lightning.errors import InputError
 
 
 class ImageDataModule(LightningDataModule):
-    """Images and class labels from scikit-learn, a local folder, a Parquet file or the hub.
+    """Images and class labels from scikit-learn, a local folder or file, or the hub.
 
-    Validation is cut from the training split; the test split is read by `test` only, so `predict`
-    gets the validation images.
+    A split called `validation`, `valid`, `val` or `dev` is used for validation. Without one, validation is cut from the
+    training split. The test split is read by `test` only, so `predict` gets the validation images. What is left out of
+    a folder is said in the log.
 
     Args:
-        source: "digits" (scikit-learn's, nothing is downloaded); a local folder with Parquet files
-            named after their splits or with one folder of images a class; a Parquet file; or the
-            id of a set on the hub, such as `ylecun/mnist`. If the environment variable
-            `FF_LIGHTNING_DATA` names a folder with a copy of MNIST, Fashion-MNIST or CIFAR-10, their
-            hub ids read that; a folder in it can be given by its name alone.
-        image_column: Name of the image column; None if there is only one.
-        label_column: Name of the label column; None if there is only one.
+        source: "digits" (scikit-learn's, nothing is downloaded); a local folder with one folder of pictures a class,
+            with a table of classes (`metadata.csv`), or with pictures alone, which have no classes; Parquet files named
+            after their splits; a `.npz` file of arrays; a `.csv` file with a column a pixel; or the id of a set on the
+            hub, such as `ylecun/mnist`. If the environment variable `FF_LIGHTNING_DATA` names a folder with a copy of
+            MNIST, Fashion-MNIST or CIFAR-10, their hub ids read that; a folder in it can be given by its name alone.
+        image_column: Name of the image column of a table; None if there is only one.
+        label_column: Name of the label column of a table; None if there is only one, or one called `label`.
+        resize: [height, width] that pictures are brought to, without keeping their proportions, or one number for both;
+            "most" for the size of most of them; None to refuse pictures of different sizes.
+        mode: "grey" or "rgb"; None for "rgb" if some pictures are in colour.
+        ground: What stands behind transparent pixels, by name or as "#rrggbb".
         batch_size: Training images in a batch of one device.
         eval_batch_size: Largest number of images in a batch of one device elsewhere.
-        validation: Share (a float) or number (an int) of training images for validation; 0 for no
-            validation.
+        validation: Share (a float) or number (an int) of training images for validation, where there is no split of
+            that name; 0 for no validation.
+        stratified: Whether validation gets the same share of every class; None for "if the pictures are a folder or
+            arrays". Of the digits and of tables with images, as sets of the hub are, validation is chosen at random
+            then: the results in the documentation are of that choice.
         split_seed: Seed of the choice of validation images and of `limit`.
         shift: Translate training images by up to so many pixels on either axis, with zero fill.
         flip: Flip half of the training images left to right.
+        crop: Smallest share of the area of a training image that is cut out and enlarged again; 1 for no crop.
+        colour: Brightness, contrast and saturation of training images change by up to this share; 0 for no change.
+        mix: Largest share of another training image that is laid over, at most 0.5, since the label stays; 0 for none.
+        cutout: Side of a square of zeros in training images, in pixels; 0 for none.
+        transform: Any callable on a batch of training images (B, C, H, W) float32 in [0, 1] that returns such a batch,
+            such as one of torchvision's `transforms.v2`; it comes last. Not kept in checkpoints.
+        balance: Draw every class equally often in training, for classes of unequal size.
         limit: Use at most so many of the training images; None for all.
-        shuffle_seed: Seed of the order of training and of `shift` and `flip`.
+        shuffle_seed: Seed of the order of training and of all that is random about its images.
+        memory: Gigabytes of decoded pictures of a split that are kept in memory; larger splits are decoded when their
+            batches are needed.
+        workers: Threads that decode then.
+
+    Attributes:
+        num_classes: Number of classes; None for images without classes.
+        class_names: A name for each class, if they have any.
+        image_shape: Channels, height, width; found without decoding a picture.
+        in_features: Values of an image.
 
     Shape:
-        Batches are (x, y): (B, C, H, W) float32 in [0, 1] and (B,) int64.
+        Batches are (x, y): (B, C, H, W) float32 in [0, 1] and (B,) int64; or x alone, of images without classes.
 
     Raises:
         InputError: A number is out of range.
@@ -57,40 +86,63 @@ class ImageDataModule(LightningDataModule):
         *,
         image_column: str | None = None,
         label_column: str | None = None,
+        resize: Size | None = None,
+        mode: Mode | None = None,
+        ground: str = "white",
         batch_size: int = 250,
         eval_batch_size: int = 1000,
         validation: int | float = 0.1,
+        stratified: bool | None = None,
         split_seed: int = 0,
         shift: int = 0,
         flip: bool = False,
+        crop: float = 1.0,
+        colour: float = 0.0,
+        mix: float = 0.0,
+        cutout: int = 0,
+        transform: Callable[..., Any] | None = None,
+        balance: bool = False,
         limit: int | None = None,
         shuffle_seed: int = 0,
+        memory: float = 4.0,
+        workers: int = 4,
     ) -> None:
         super().__init__()
         check_whole(self, "batch_size", batch_size, least=1)
         check_whole(self, "eval_batch_size", eval_batch_size, least=1)
         check_whole(self, "shift", shift, least=0)
+        check_whole(self, "workers", workers, least=1)
         if limit is not None:
             check_whole(self, "limit", limit, least=1)
         check_validation(self, validation, rows="images")
-        self.save_hyperparameters()
+        if transform is not None and not callable(transform):
+            raise InputError(f"Passed `transform={transform!r}`. It must be a callable on a batch of images.")
+        self.save_hyperparameters(ignore=["transform"])
         self.source = source
         self.image_column = image_column
         self.label_column = label_column
+        self.look = Look(resize, mode, ground)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.validation = validation
+        self.stratified = stratified
         self.split_seed = split_seed
         self.augment = ShiftAndFlip(shift, flip)
+        self.distort = Distort(crop, colour, mix, cutout)
+        self.transform = transform
+        self.balance = balance
         self.limit = limit
         self.shuffle_seed = shuffle_seed
+        self.memory = memory
+        self.workers = workers
         self._opened: Source | None = None
-        self._splits: dict[str, Images] = {}
+        self._splits: dict[str, ImageSet] = {}
+        self._rows: dict[str, Tensor] = {}
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return self._open().num_classes
+    def num_classes(self) -> int | None:
+        """Number of classes; None for images without classes."""
+        return self._open().num_classes or None
 
     @property
     def class_names(self) -> list[str] | None:
@@ -107,9 +159,24 @@ class ImageDataModule(LightningDataModule):
         """Values of an image, C * H * W: what a network without a grid takes."""
         return math.prod(self.image_shape)
 
+    def row_names(self, split: str, rows: Sequence[int]) -> list[str]:
+        """What to call images of a split, their files or numbers; after `setup`.
+
+        Args:
+            split: "train", "validation" or "test".
+            rows: places of images among those that are given.
+        """
+        source = self._open()
+        of, numbers = ("train", self._rows[split]) if split in self._rows else (split, None)
+        return [source.name(of, row if numbers is None else int(numbers[row])) for row in rows]
+
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the images, so that it alone can read pictures: their shape and their classes."""
-        return {"image_shape": list(self.image_shape), "class_names": self.class_names}
+        return {
+            "image_shape": list(self.image_shape),
+            "class_names": self.class_names,
+            "ground": self.look.ground,
+        }
 
     def prepare_data(self) -> None:
         """Download what is on the hub, in one process a machine."""
@@ -127,14 +194,7 @@ class ImageDataModule(LightningDataModule):
         if stage != "test" and "train" not in self._splits:
             self._read_training_images()
         if stage in ("test", None) and "test" not in self._splits:
-            test = self._open().read("test")
-            shape = tuple(test.pixels.shape[1:])
-            if shape != self.image_shape:
-                raise InputError(
-                    f"Test images of {self.source!r} are (channels, height, width) {shape}, "
-                    f"training images {self.image_shape}. They must be alike."
-                )
-            self._splits["test"] = test
+            self._splits["test"] = self._open().read("test")
 
     def train_dataloader(self) -> MemoryLoader | ShuffledLoader:
         """Shuffle and augment; neither with the trainer's `overfit_batches`."""
@@ -152,6 +212,9 @@ class ImageDataModule(LightningDataModule):
             batch_size=self.batch_size,
             seed=self.shuffle_seed,
             augment=self.augment if self.augment.shift or self.augment.flip else None,
+            distort=self.distort if self.distort.changes else None,
+            transform=self.transform,
+            balance=self.balance,
             limit_batches=1.0 if trainer is None else trainer.limit_train_batches,
             rank=rank,
             world_size=world_size,
@@ -175,31 +238,53 @@ class ImageDataModule(LightningDataModule):
                 self.source,
                 image_column=self.image_column,
                 label_column=self.label_column,
+                look=self.look,
+                memory=self.memory,
+                workers=self.workers,
             )
         return self._opened
 
     def _read_training_images(self) -> None:
         """Choose those for training and for validation, and decode no others."""
         source = self._open()
-        total, asked = source.size("train"), self.validation
+        self._check_shift()
+        total, own = source.size("train"), "validation" in source.splits and bool(self.validation)
+        order = torch.randperm(total, generator=torch.Generator().manual_seed(self.split_seed))
+        validation = order[:0] if own else self._chosen(source, total, order)
+        left = torch.ones(total, dtype=torch.bool)
+        left[validation] = False
+        training = order[left[order]][: self.limit]
+        rows = torch.cat([training, validation]).sort().values
+        images = source.read("train", None if len(rows) == total else rows)
+        self._rows = {"train": training, "validation": validation}
+        self._splits["train"] = images.take(torch.searchsorted(rows, training))
+        if own:
+            del self._rows["validation"]
+            self._splits["validation"] = source.read("validation")
+            rank_zero_info(
+                f"The validation images are those of {self.source!r}; `validation={self.validation}` is unused."
+            )
+        elif len(validation):
+            self._splits["validation"] = images.take(torch.searchsorted(rows, validation))
+
+    def _chosen(self, source: Source, total: int, order: Tensor) -> Tensor:
+        """Rows of the training split that are kept for validation."""
+        asked = self.validation
         count = round(total * asked) if isinstance(asked, float) else min(asked, total)
         if count == total or (count == 0 and asked):
             raise InputError(
                 f"Passed `ImageDataModule(validation={asked})`. Of {total} training images this leaves "
                 f"{total - count} for training and {count} for validation."
             )
+        even = source.stratified if self.stratified is None else self.stratified
+        return stratified(source.labels("train") if even else None, total, count, order)
+
+    def _check_shift(self) -> None:
         if min(self.image_shape[1:]) <= self.augment.shift:
             raise InputError(
                 f"Passed `ImageDataModule(shift={self.augment.shift})`. `shift` must be smaller than "
                 f"the images of {self.source!r}, whose shape is {self.image_shape}."
             )
-        order = torch.randperm(total, generator=torch.Generator().manual_seed(self.split_seed))
-        training, validation = order[count:][: self.limit], order[:count].sort().values
-        rows = torch.cat([training, validation]).sort().values
-        images = source.read("train", None if len(rows) == total else rows)
-        self._splits["train"] = images.take(torch.searchsorted(rows, training))
-        if count:
-            self._splits["validation"] = images.take(torch.searchsorted(rows, validation))
 
     def _sequential(self, split: str) -> MemoryLoader:
         rank, world_size = rank_of(self.trainer)

@@ -5,7 +5,10 @@ their rank themselves. What a row is and how a batch is made of rows is said by 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
@@ -34,6 +37,8 @@ class SharedLoader(ABC, Generic[Batch]):
 
     rows: ClassVar[str]
     """What the rows are called in messages, in the plural."""
+    workers: int = 0
+    """Threads that make batches ahead of their use; 0 to make each when it is asked for."""
 
     def __init__(self, size: int, *, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         self.size = size
@@ -74,9 +79,13 @@ class OrderedLoader(SharedLoader[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         """Give the batches of this rank from the first to the last."""
+        yield from made_ahead((partial(self._take, rows) for rows in self.shares()), self.workers)
+
+    def shares(self) -> Iterator[slice]:
+        """Give the rows of each batch of this rank."""
         pieces = len(self) * self.world_size
         for piece in range(self.rank, pieces, self.world_size):
-            yield self._take(slice(piece * self.size // pieces, (piece + 1) * self.size // pieces))
+            yield slice(piece * self.size // pieces, (piece + 1) * self.size // pieces)
 
     @abstractmethod
     def _take(self, rows: slice) -> Batch:
@@ -197,15 +206,68 @@ class PermutedLoader(ResumableLoader[Batch]):
         return full + (rest >= self.world_size)
 
     def _rest(self, epoch: int, first: int) -> Iterator[Batch]:
-        order = torch.randperm(self.size, generator=seeded(self.seed, epoch))
-        for batch in range(first, len(self)):
-            everyone = order[batch * self.global_batch : (batch + 1) * self.global_batch]
-            share = len(everyone) // self.world_size
-            yield self._take(everyone, slice(self.rank * share, (self.rank + 1) * share), epoch, batch)
+        order = self._order(seeded(self.seed, epoch))
+        return made_ahead((self._maker(order, epoch, batch) for batch in range(first, len(self))), self.workers)
+
+    def _maker(self, order: torch.Tensor, epoch: int, batch: int) -> Callable[[], Batch]:
+        everyone = order[batch * self.global_batch : (batch + 1) * self.global_batch]
+        share = len(everyone) // self.world_size
+        return partial(self._take, everyone, slice(self.rank * share, (self.rank + 1) * share), epoch, batch)
+
+    def _order(self, generator: torch.Generator) -> torch.Tensor:
+        """Draw the order of the rows in an epoch, (size,) int64."""
+        return torch.randperm(self.size, generator=generator)
 
     @abstractmethod
     def _take(self, everyone: torch.Tensor, mine: slice, epoch: int, batch: int) -> Batch:
         """Make the share of this rank, `everyone[mine]`, of a batch of rows of all ranks."""
+
+
+def made_ahead(makers: Iterable[Callable[[], Batch]], workers: int) -> Iterator[Batch]:
+    """Make batches by threads before they are asked for, and give them in order.
+
+    Args:
+        makers: each makes one batch.
+        workers: threads, and batches that wait; 0 to make each batch when it is asked for.
+    """
+    if not workers:
+        yield from (make() for make in makers)
+        return
+    pool = ThreadPoolExecutor(workers)
+    try:
+        waiting: deque[Future[Batch]] = deque()
+        for make in makers:
+            waiting.append(pool.submit(make))
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:  # an epoch may end early
+        pool.shutdown(cancel_futures=True)
+
+
+def balanced_order(labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Draw as many rows as there are, all classes equally often.
+
+    A row of a small class comes several times, but not before all of its class have come.
+
+    Args:
+        labels: (N,) int64.
+        generator: of the order.
+
+    Returns:
+        (N,) int64, rows.
+    """
+    classes = torch.unique(labels)
+    counts = torch.full_like(classes, len(labels) // len(classes))
+    counts[torch.randperm(len(classes), generator=generator)[: len(labels) % len(classes)]] += 1
+    chosen = []
+    for label, count in zip(classes.tolist(), counts.tolist(), strict=True):
+        rows = (labels == label).nonzero()[:, 0]
+        turns = [rows[torch.randperm(len(rows), generator=generator)] for _ in range(-(-count // len(rows)))]
+        chosen += [torch.cat(turns)[:count]] if turns else []
+    order = torch.cat(chosen)
+    return order[torch.randperm(len(order), generator=generator)]
 
 
 def seeded(*key: int) -> torch.Generator:

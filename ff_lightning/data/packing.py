@@ -75,6 +75,9 @@ def pack(documents: Sequence[str], tokenizer: Tokenizer, *, separator: str) -> P
         raise InputError("Passed no documents to `pack`. There must be at least one.")
     kind = np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int32
     pieces = [tokenizer.encode(document).numpy().astype(kind) for document in documents]
+    lacking = 0 if tokenizer.unknown is None else sum(int((piece == tokenizer.unknown).sum()) for piece in pieces)
+    if lacking:
+        rank_zero_info(f"{lacking} of {sum(map(len, pieces))} tokens are of text that the vocabulary lacks.")
     if len(pieces) > 1:
         end = tokenizer.end_of_text
         between = (tokenizer.encode(separator) if end is None else torch.tensor([end])).numpy().astype(kind)

@@ -1,21 +1,26 @@
-"""Where images come from: the embedded digits, or anything that `datasets` can load.
+"""Where images come from: the embedded digits, a folder, arrays, or anything that `datasets` can load.
 
-Opening a source reads its columns; pixels are decoded once, when a split is asked for, and only those asked for.
+Opening a source reads its columns or the names of its files; pixels are decoded once, when a split is asked for, and
+only those asked for.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from ff_lightning.data.loader import Images
-from ff_lightning.data.tables import load_tables
+from ff_lightning.data.arrays import ArraySource, read_npz, read_pixel_table, resized
+from ff_lightning.data.decoding import Encoded, PictureSource
+from ff_lightning.data.files import SPLIT_OF, by_split, ends_with, find_files, natural
+from ff_lightning.data.folders import LABELS, FolderSource
+from ff_lightning.data.loader import Images, ImageSet
+from ff_lightning.data.pictures import Look, is_picture
+from ff_lightning.data.tables import load_tables, local_path
 from ff_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,19 +35,31 @@ LOCAL_COPIES = {
 
 
 class Source(Protocol):
-    """Images of one shape, or recordings, with a label each."""
+    """Images of one shape, or recordings, with a label each or with none."""
 
     class_names: list[str] | None
     num_classes: int
+    stratified: bool
+    """Whether a validation split that is cut from its training images has the same share of every class."""
+
+    @property
+    def splits(self) -> Sequence[str]:
+        """The splits that there are, of "train", "validation" and "test"."""
 
     @property
     def image_shape(self) -> tuple[int, ...]:
         """Channels, height, width; before them frames, if there are some."""
 
     def size(self, split: str) -> int:
-        """Number of images of "train" or "test"."""
+        """Number of images of a split."""
 
-    def read(self, split: str, rows: Tensor | None = None) -> Images:
+    def labels(self, split: str) -> Tensor | None:
+        """Classes of a split, (N,) int64; None for images without classes."""
+
+    def name(self, split: str, row: int) -> str:
+        """What to call an image: its file, or its row."""
+
+    def read(self, split: str, rows: Tensor | None = None) -> ImageSet:
         """Decode a split, or those of its images whose rows are given, (N,) int64, in rising order."""
 
 
@@ -51,13 +68,27 @@ class Digits:
 
     num_classes = 10
     image_shape = (1, 8, 8)
+    splits = ("train", "test")
+    stratified = False
 
-    def __init__(self) -> None:
+    def __init__(self, look: Look | None = None) -> None:
+        self.look = look or Look()
         self.class_names: list[str] | None = [str(digit) for digit in range(10)]
+        self.image_shape = (1, *(self.look.size or (8, 8)))
 
     def size(self, split: str) -> int:
         """Number of images of "train" or "test"."""
-        return len(self.read(split).labels)
+        return len(self.read(split))
+
+    def labels(self, split: str) -> Tensor:
+        """Classes of "train" or "test", (N,) int64."""
+        labels = self.read(split).labels
+        assert labels is not None
+        return labels
+
+    def name(self, split: str, row: int) -> str:
+        """The number of a digit."""
+        return f"{split} {row}"
 
     def read(self, split: str, rows: Tensor | None = None) -> Images:
         """Return "train", 1,437 images, or "test", 360, or those of them whose rows are given, (N,) int64."""
@@ -77,21 +108,25 @@ class Digits:
             torch.from_numpy(labels[chosen]).long(),
             peak=16,
         )
-        return images if rows is None else images.take(rows)
+        return resized(images if rows is None else images.take(rows), self.look)
 
 
-class TableSource:
+class TableSource(PictureSource):
     """An image column and a label column of a set that `datasets` loads.
 
     Args:
-        source: A folder (Parquet files, or one folder of images a class), a Parquet file, or the id
-            of a set on the hub.
+        source: A folder of Parquet files, a Parquet file, or the id of a set on the hub.
         image_column: Name of the image column; None if there is only one.
-        label_column: Name of the label column; None if there is only one.
+        label_column: Name of the label column; None if there is only one, or one called `label`.
+        look: What pictures are brought to.
+        memory: See `PictureSource`.
+        workers: See `PictureSource`.
 
     Raises:
         InputError: The set cannot be loaded or lacks a training split or one of the columns.
     """
+
+    stratified = False  # as when the results in the documentation were made
 
     def __init__(
         self,
@@ -99,78 +134,92 @@ class TableSource:
         *,
         image_column: str | None = None,
         label_column: str | None = None,
+        look: Look | None = None,
+        memory: float = 4.0,
+        workers: int = 4,
     ) -> None:
-        self.source = source
-        self.tables = load_tables(source, "images", LOCAL_COPIES)
+        super().__init__(source, look or Look(), memory=memory, workers=workers)
+        self.tables = self._load()
+        self.splits = list(self.tables)
         features = self._table("train").features
         images = [_is_image, _is_encoded]
         self.image_column = self._column("image_column", image_column, features, images)
-        labels = [_is_class, _is_integer]
+        labels = [_is_class, _is_integer, _is_text]
         self.label_column = self._column("label_column", label_column, features, labels)
-        names = getattr(features[self.label_column], "names", None)
-        self.class_names: list[str] | None = names
+        self.class_names = self._names(features[self.label_column])
         self.num_classes = self._count_classes()
-
-    @cached_property
-    def image_shape(self) -> tuple[int, int, int]:
-        """Channels, height, width of the first training image."""
-        height, width, channels = self._shape("train")
-        return channels, height, width
 
     def size(self, split: str) -> int:
         """Number of images of a split, none of which is decoded for it."""
         return len(self._table(split))
 
-    def read(self, split: str, rows: Tensor | None = None) -> Images:
-        """Decode a split, or a part of it.
+    def name(self, split: str, row: int) -> str:
+        """The number of an image, and its file if the table says it."""
+        table = self._table(split).select([row]).select_columns([self.image_column])
+        first = table.with_format("arrow")[:].column(0).to_pylist()[0]
+        path = first.get("path") if isinstance(first, dict) else None
+        return f"image {row} of the {split} split of {self.source!r}" + (f" ({path})" if path else "")
 
-        Args:
-            split: "train" or "test".
-            rows: which images, (N,) int64, in rising order; None for all. No other is decoded.
+    def labels(self, split: str) -> Tensor:
+        """Classes of a split, (N,) int64.
 
         Raises:
-            InputError: There is no such split, an image cannot be read or differs in shape from the
-                first, or a label is not 0 to num_classes - 1.
+            InputError: There is no such split, or a label is none of the classes of training.
         """
-        labels = self._labels(split)
-        return Images(self._pixels(split, rows), labels if rows is None else labels[rows])
-
-    def _pixels(self, split: str, rows: Tensor | None) -> Tensor:
-        numbers = range(self.size(split)) if rows is None else rows.tolist()
-        shape = self._shape(split)
-        pixels = np.empty((len(numbers), *shape), dtype=np.uint8)
-        for index, (row, encoded) in enumerate(zip(numbers, self._encoded(split, rows), strict=True)):
-            image = self._decode(split, row, encoded)
-            if image.shape != shape:
-                raise InputError(
-                    f"Image {row} of the {split} split of {self.source!r} has (height, width, "
-                    f"channels) {image.shape}, the first has {shape}. All must be alike."
-                )
-            pixels[index] = image
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
-
-    def _shape(self, split: str) -> tuple[int, ...]:
-        """Height, width, channels of the first image of a split."""
-        return self._decode(split, 0, next(self._encoded(split))).shape
-
-    def _labels(self, split: str) -> Tensor:
-        table = self._table(split).select_columns([self.label_column]).with_format("arrow")[:]
-        column = table.column(self.label_column)
-        labels = np.array(column.fill_null(-1).to_numpy(), dtype=np.int64)
+        column = self._label_values(split)
+        if self.class_names is not None and not _is_class(self._table(split).features[self.label_column]):
+            numbers = {name: number for number, name in enumerate(self.class_names)}
+            labels = np.array([numbers.get(str(name), -1) for name in column.to_pylist()], dtype=np.int64)
+        else:
+            labels = np.array(column.fill_null(-1).to_numpy(), dtype=np.int64)
         wrong = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
         if len(wrong):
             raise InputError(
-                f"Label {labels[wrong[0]]} of image {wrong[0]} in the {split} split of "
-                f"{self.source!r} is not one of 0 to {self.num_classes - 1}; {len(wrong)} labels "
+                f"Label {column[int(wrong[0])]} of image {wrong[0]} in the {split} split of "
+                f"{self.source!r} is not one of {self._allowed()}; {len(wrong)} labels "
                 "are missing or out of range."
             )
         return torch.from_numpy(labels)
 
+    def encoded(self, split: str, rows: Tensor) -> Iterator[Encoded]:
+        """Give what is encoded; decoding it here takes half the time of `datasets`."""
+        import datasets
+
+        table = self._table(split).select_columns([self.image_column])
+        table = table.cast_column(self.image_column, datasets.Image(decode=False))
+        if len(rows) != len(table) or not torch.equal(rows, torch.arange(len(table))):
+            table = table.select(rows.numpy())
+        for batch in table.with_format("arrow").iter(batch_size=1000):
+            yield from map(_file_of, batch.column(0).to_pylist())
+
+    def _load(self) -> "dict[str, datasets.Dataset]":
+        """Tables by split, whatever the set calls it."""
+        tables = load_tables(self.source, "images", LOCAL_COPIES)
+        known = {SPLIT_OF[name.lower()]: table for name, table in tables.items() if name.lower() in SPLIT_OF}
+        unknown = [name for name in tables if name.lower() not in SPLIT_OF]
+        if known and unknown:
+            rank_zero_info(f"Left out of {self.source}: the splits {', '.join(unknown)}.")
+        return known or dict(tables)
+
+    def _allowed(self) -> str:
+        if self.class_names is None or _is_class(self._table("train").features[self.label_column]):
+            return f"0 to {self.num_classes - 1}"
+        return ", ".join(self.class_names[:20]) + (", …" if self.num_classes > 20 else "")
+
+    def _label_values(self, split: str) -> Any:
+        table = self._table(split).select_columns([self.label_column]).with_format("arrow")[:]
+        return table.column(self.label_column).combine_chunks()
+
+    def _names(self, feature: Any) -> list[str] | None:
+        if _is_text(feature):
+            return sorted(set(self._label_values("train").drop_null().to_pylist()), key=natural)
+        names: list[str] | None = getattr(feature, "names", None)
+        return names
+
     def _count_classes(self) -> int:
         if self.class_names is not None:
             return len(self.class_names)
-        column = self._table("train").select_columns([self.label_column]).with_format("arrow")[:]
-        return max(1, 1 + max(column.column(0).drop_null().to_pylist(), default=0))
+        return max(1, 1 + max(self._label_values("train").drop_null().to_pylist(), default=0))
 
     def _table(self, split: str) -> "datasets.Dataset":
         if split not in self.tables:
@@ -181,25 +230,6 @@ class TableSource:
         if len(self.tables[split]) == 0:
             raise InputError(f"The {split} split of {self.source!r} is empty.")
         return self.tables[split]
-
-    def _encoded(self, split: str, rows: Tensor | None = None) -> Iterator[dict[str, Any] | None]:
-        """Give {"bytes", "path"} of each image; decoding here takes half the time of `datasets`."""
-        import datasets
-
-        table = self._table(split).select_columns([self.image_column])
-        table = table.cast_column(self.image_column, datasets.Image(decode=False))
-        if rows is not None:
-            table = table.select(rows.numpy())
-        for batch in table.with_format("arrow").iter(batch_size=1000):
-            yield from batch.column(0).to_pylist()
-
-    def _decode(self, split: str, row: int, encoded: dict[str, Any] | None) -> NDArray[np.uint8]:
-        try:
-            if encoded is None:
-                raise ValueError("there is none")
-            return _decoded(encoded)
-        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on broken files
-            raise InputError(f"Cannot read image {row} of the {split} split of {self.source!r}: {error}.") from error
 
     def _column(
         self,
@@ -214,6 +244,10 @@ class TableSource:
             if name in features and any(kind(features[name]) for kind in kinds):
                 return name
             raise InputError(f"Passed `{argument}={name!r}`. {columns}; it must be a fitting one.")
+        fitting = [column for column, feature in features.items() if any(kind(feature) for kind in kinds)]
+        called = [column for column in fitting if column.lower() in LABELS]
+        if argument == "label_column" and len(called) == 1:
+            return called[0]
         for kind in kinds:
             found = [column for column, feature in features.items() if kind(feature)]
             if len(found) == 1:
@@ -223,20 +257,66 @@ class TableSource:
         raise InputError(f"{columns}. None can be the `{argument}`.")
 
 
-def open_source(source: str, *, image_column: str | None = None, label_column: str | None = None) -> Source:
-    """Open "digits", a local folder or Parquet file, or a set on the hub.
+def open_source(
+    source: str,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    look: Look | None = None,
+    memory: float = 4.0,
+    workers: int = 4,
+) -> Source:
+    """Open "digits", a local folder or file, or a set on the hub.
 
     Args:
         source: "digits", a path, or the id of a set on the hub.
         image_column: Name of the image column; None if there is only one.
         label_column: Name of the label column; None if there is only one.
+        look: What pictures are brought to.
+        memory: Gigabytes of decoded pictures of a split that are kept in memory; more are decoded as needed.
+        workers: Threads that decode then.
 
     Raises:
         InputError: The set cannot be loaded or lacks a training split or one of the columns.
     """
+    look = look or Look()
     if source == "digits":
-        return Digits()
-    return TableSource(source, image_column=image_column, label_column=label_column)
+        return Digits(look)
+    path = local_path(source, LOCAL_COPIES)
+    tables = find_files(path).files if path is not None and path.is_dir() else [path] if path else []
+    if path is None or any(file.suffix.lower() == ".parquet" for file in tables):
+        return TableSource(
+            source, image_column=image_column, label_column=label_column, look=look, memory=memory, workers=workers
+        )
+    if path.is_file() and path.suffix.lower() == ".npz":
+        return ArraySource(source, read_npz(path), look)
+    splits = _pixel_tables(path, tables)
+    if splits:
+        read = {split: read_pixel_table(file, label_column=label_column) for split, file in splits.items()}
+        return ArraySource(source, read, look)
+    if path.is_file():
+        raise InputError(
+            f"Passed `source={source!r}`. Images are read from a folder, a Parquet file, a .npz file of arrays, or a "
+            ".csv file of pixels."
+        )
+    return FolderSource(path, source, label_column=label_column, look=look, memory=memory, workers=workers)
+
+
+def _pixel_tables(path: Path, files: Sequence[Path]) -> dict[str, Path]:
+    """The .csv file of each split, where there are such and no pictures."""
+    tables = [file for file in files if ends_with(".csv")(file)]
+    if not tables or any(map(is_picture, files)):
+        return {}
+    if path.is_file():
+        return {"train": path}
+    splits = by_split(tables, path)
+    several = next((split for split, some in splits.items() if len(some) > 1), None)
+    if several is not None:
+        raise InputError(
+            f"{str(path)!r} has {len(splits[several])} .csv files for its {several} split. Name one as `source`, or "
+            "call them train.csv, validation.csv and test.csv."
+        )
+    return {split: some[0] for split, some in splits.items()}
 
 
 def _is_image(feature: Any) -> bool:
@@ -260,27 +340,13 @@ def _is_integer(feature: Any) -> bool:
     return str(getattr(feature, "dtype", "")).startswith(("int", "uint"))
 
 
-def _decoded(encoded: dict[str, Any]) -> NDArray[np.uint8]:
-    """Return the image as (H, W, C), grey in one channel and anything else as RGB."""
-    content = encoded["bytes"]
-    image = opened(encoded["path"] if content is None else BytesIO(content))
-    if image.mode not in ("L", "RGB"):
-        image = image.convert("L" if image.mode in ("1", "LA", "La") else "RGB")
-    pixels = np.asarray(image)
-    return pixels if pixels.ndim == 3 else pixels[..., None]
+def _is_text(feature: Any) -> bool:
+    return getattr(feature, "dtype", None) in ("string", "large_string")
 
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-"""What is decoded, whatever a file is called: Pillow hands others, such as EPS, to programs that run them."""
-
-
-def opened(file: str | BytesIO) -> Image.Image:
-    """Open an encoded image and turn it upright.
-
-    Raises:
-        OSError, SyntaxError, ValueError: what Pillow raises on broken files, and on more than 8 bits a channel.
-    """
-    image: Image.Image = Image.open(file, formats=FORMATS)
-    if image.mode.startswith(("I", "F")):
-        raise ValueError("it has more than 8 bits a channel")
-    return ImageOps.exif_transpose(image) if "exif" in image.info else image
+def _file_of(encoded: Any) -> Encoded:
+    """What can be opened of {"bytes", "path"}."""
+    if encoded is None:
+        return None
+    content = encoded["bytes"] if isinstance(encoded, dict) else encoded
+    return BytesIO(content) if content is not None else encoded["path"]

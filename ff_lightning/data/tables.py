@@ -1,12 +1,15 @@
-"""Sets that `datasets` loads: from the hub, a local folder or a Parquet file."""
+"""Sets that `datasets` loads: from the hub, a local folder of Parquet files, or a Parquet file."""
 
+import glob
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from ff_lightning.data.files import by_split, find_files
 from ff_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -37,9 +40,9 @@ def load_tables(
             "such as 'ylecun/mnist'."
         )
     try:
-        if path is not None and path.is_file():
-            return datasets.load_dataset("parquet", data_files={"train": str(path)}, streaming=streaming)
-        return datasets.load_dataset(source if path is None else str(path), streaming=streaming)
+        if path is None:
+            return datasets.load_dataset(source, streaming=streaming)
+        return datasets.load_dataset("parquet", data_files=_parquet_files(path), streaming=streaming)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).split("\n", 1)[0].rstrip(".")
         if path is not None:
@@ -48,6 +51,15 @@ def load_tables(
             f"Cannot load {source!r} from the hub: {reason}. A local folder can be given instead, "
             "as `source` or, for known ids, below the folder named by FF_LIGHTNING_DATA."
         ) from error
+
+
+def _parquet_files(path: Path) -> dict[str, list[str]]:
+    """Patterns that match the Parquet files of each split and nothing else."""
+    files = [file for file in find_files(path).files if file.suffix.lower() == ".parquet"] if path.is_dir() else [path]
+    splits = by_split(files, path if path.is_dir() else path.parent)
+    if not path.is_dir():  # one file is for training, whatever it is called
+        splits = {"train": files}
+    return {split: [glob.escape(str(file)) for file in some] for split, some in splits.items()}
 
 
 def local_path(source: str, copies: Mapping[str, str]) -> Path | None:
@@ -70,6 +82,12 @@ def local_path(source: str, copies: Mapping[str, str]) -> Path | None:
         raise InputError(f"Passed `source={source!r}`. There is no such file or folder.")
     folder = os.environ.get("FF_LIGHTNING_DATA")
     if folder and (copy := Path(folder) / copies.get(source, source)).exists():
-        rank_zero_info(f"Reading {source} from {copy}.")
+        _say(source, copy)
         return copy
     return None
+
+
+@cache
+def _say(source: str, copy: Path) -> None:
+    """Say once where a set is read from, however often it is looked for."""
+    rank_zero_info(f"Reading {source} from {copy}.")

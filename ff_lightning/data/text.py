@@ -8,34 +8,43 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from ff_lightning.data.arguments import check_validation, check_whole
-from ff_lightning.data.corpora import fingerprint, read_documents
+from ff_lightning.data.corpora import TextOptions, fingerprint, read_documents, splits_of
 from ff_lightning.data.order import rank_of
 from ff_lightning.data.packing import Packed, TokenFiles, cut_documents, pack
+from ff_lightning.data.subwords import byte_pairs_asked, open_tokenizer, train_byte_pairs
 from ff_lightning.data.tokenizers import CharacterTokenizer, Tokenizer
 from ff_lightning.data.windows import OrderedWindows, RandomWindows
 from ff_lightning.errors import InputError
 
 
 class TextDataModule(LightningDataModule):
-    """Windows of tokens from Python's own documentation, a file, a folder, a Parquet file or the hub.
+    """Windows of tokens from Python's own documentation, a file, a folder, a table or the hub.
 
-    Validation is the last part of the training text, cut between two characters as nanoGPT does; the test split, if
-    there is one, is read by `test` only, so `predict` gets the validation windows. Documents are packed one after the
+    A split called `validation`, `valid`, `val` or `dev` is used for validation. Without one, validation is the last
+    part of the training text, cut between two characters as nanoGPT does. The test split, if there is one, is read by
+    `test` only, so `predict` gets the validation windows. Documents are packed one after the
     other, with the tokenizer's end-of-text token or, if it has none, with `separator` between them.
 
     Args:
         source: "pydoc" (the language reference that comes with Python, nothing is downloaded); "tinyshakespeare" or
-            "gutenberg" from the folder that the environment variable `FF_LIGHTNING_DATA` names; a text file; a folder
-            with text files, each a document; a Parquet file or a folder of them; or the id of a set on the hub.
-        tokenizer: None for one token for each character that occurs in the text, also where only validation has it.
+            "gutenberg" from the folder that the environment variable `FF_LIGHTNING_DATA` names; a text file, or a table
+            (.jsonl, .json, .csv, .tsv, .parquet) whose rows are documents, also compressed (.gz, .xz); a folder of such
+            files; or the id of a set on the hub. Files and folders called after a split (`val.txt`, `test/`) are it.
+        tokenizer: None or "characters" for one token for each character that occurs in the text, also where only
+            validation has it; "bpe:4096" for a byte-pair encoding of so many tokens, trained on the training text;
+            "bytes"; an encoding of `tiktoken` such as "gpt2"; a file `tokenizer.json` or a folder with one; the id of a
+            model on the hub; or a tokenizer.
         context: T, number of tokens that predict.
         batch_size: Training windows in a batch of one device.
         eval_batch_size: Largest number of windows in a batch of one device elsewhere.
-        validation: Share (a float) or number (an int) of characters for validation; 0 for no validation.
+        validation: Share (a float) or number (an int) of characters for validation, where there is no split of that
+            name; 0 for no validation.
         batches_per_epoch: Training batches in an epoch; None for as many as it takes to predict the number of tokens
             that there are.
         seed: Seed of the places of training windows.
         text_column: Name of the text column of a table; None for `text`, or the only one.
+        pattern: Which files of a folder are read, such as `"*.md"`; None for .txt files, or tables if there are none.
+        encoding: Of text files and tables, as Python names it, such as "latin-1".
         separator: What stands between documents if the tokenizer has no end-of-text token.
         max_characters: Read no more of the text than that. Sets on the hub and Parquet files are then streamed, so that
             no more is downloaded either. None for all.
@@ -64,7 +73,7 @@ class TextDataModule(LightningDataModule):
         self,
         source: str = "pydoc",
         *,
-        tokenizer: Tokenizer | None = None,
+        tokenizer: Tokenizer | str | None = None,
         context: int = 64,
         batch_size: int = 32,
         eval_batch_size: int = 256,
@@ -72,6 +81,8 @@ class TextDataModule(LightningDataModule):
         batches_per_epoch: int | None = None,
         seed: int = 0,
         text_column: str | None = None,
+        pattern: str | None = None,
+        encoding: str = "utf-8",
         separator: str = "\n\n",
         max_characters: int | None = None,
         cache_dir: str | None = None,
@@ -92,13 +103,16 @@ class TextDataModule(LightningDataModule):
         self.validation = validation
         self.batches_per_epoch = batches_per_epoch
         self.seed = seed
-        self.text_column = text_column
+        self.options = TextOptions(text_column, pattern, encoding)
         self.separator = separator
         self.max_characters = max_characters
         self.cache_dir = cache_dir
-        self._passed = tokenizer
-        self._tokenizer = tokenizer
-        self._documents: list[str] | None = None
+        # What is trained on the text, or made of its characters, is known when the text is read.
+        self._from_text = tokenizer if isinstance(tokenizer, str) and byte_pairs_asked(tokenizer) else "characters"
+        named = tokenizer in (None, "characters") or tokenizer == self._from_text
+        self._passed = None if named else open_tokenizer(tokenizer) if isinstance(tokenizer, str) else tokenizer
+        self._tokenizer: Tokenizer | None = self._passed
+        self._parts: tuple[list[str], list[str]] | None = None
         self._splits: dict[str, Packed] = {}
 
     @property
@@ -108,9 +122,14 @@ class TextDataModule(LightningDataModule):
             files = TokenFiles(self.cache_dir, self._key("train")).read()
             self._tokenizer = files and Tokenizer.from_dict(files[1])
         if self._tokenizer is None:
-            documents = self._read()
-            between = self.separator if len(documents) > 1 else ""
-            self._tokenizer = CharacterTokenizer("".join(sorted(set(between).union(*documents))))
+            training, validation = self._read()
+            size = byte_pairs_asked(self._from_text)
+            between = self.separator if len(training) + len(validation) > 1 else ""
+            self._tokenizer = (
+                CharacterTokenizer("".join(sorted(set(between).union(*training, *validation))))
+                if size is None
+                else train_byte_pairs(training, size)
+            )
         return self._tokenizer
 
     @property
@@ -214,12 +233,32 @@ class TextDataModule(LightningDataModule):
                 f"with {self.vocab_size} tokens. Pass the same `source` and `tokenizer`."
             )
 
-    def _read(self) -> list[str]:
-        if self._documents is None:
-            self._documents = read_documents(
-                self.source, text_column=self.text_column, max_characters=self.max_characters
+    def _read(self) -> tuple[list[str], list[str]]:
+        """Documents for training and for validation."""
+        if self._parts is None:
+            documents, asked = self._documents("train"), self.validation
+            if asked and "validation" in splits_of(
+                self.source, self.options, streaming=self.max_characters is not None
+            ):
+                self._parts = documents, self._documents("validation")
+            else:
+                self._parts = self._cut(documents)
+        return self._parts
+
+    def _documents(self, split: str) -> list[str]:
+        return read_documents(self.source, split=split, options=self.options, max_characters=self.max_characters)
+
+    def _cut(self, documents: list[str]) -> tuple[list[str], list[str]]:
+        """Keep the end of the training text for validation."""
+        asked, total = self.validation, sum(map(len, documents))
+        first = int(total * (1 - asked)) if isinstance(asked, float) else total - min(asked, total)  # as nanoGPT rounds
+        training, validation = cut_documents(documents, first)
+        if not training or (asked and not validation):
+            raise InputError(
+                f"Passed `TextDataModule(validation={asked})`. Of {total} characters this leaves {first} for training "
+                f"and {total - first} for validation."
             )
-        return self._documents
+        return training, validation
 
     def _load(self, split: str) -> None:
         """Get the tokens of "train", with those of validation, or of "test"."""
@@ -233,7 +272,7 @@ class TextDataModule(LightningDataModule):
             self._tokenizer = self._tokenizer or Tokenizer.from_dict(tokenizer)
         self._splits |= splits
         if split == "train":
-            self._documents = None  # from here on there are tokens
+            self._parts = None  # from here on there are tokens
             counts = np.bincount(splits["train"].tokens, minlength=self.vocab_size)
             self.unigram = torch.from_numpy(counts).double()
 
@@ -244,28 +283,16 @@ class TextDataModule(LightningDataModule):
             "text": fingerprint(self.source, streaming=self.max_characters is not None),
             "characters": self.max_characters,
             "split": split,
-            "column": self.text_column,
+            "options": [self.options.text_column, self.options.pattern, self.options.encoding],
             "separator": self.separator,
-            "tokenizer": None if tokenizer is None else tokenizer.to_dict(),
+            "tokenizer": self._from_text if tokenizer is None else tokenizer.to_dict(),
             "validation": [type(self.validation).__name__, self.validation],
         }
 
     def _pack(self, split: str) -> dict[str, Packed]:
         if split == "test":
-            test = read_documents(
-                self.source, split="test", text_column=self.text_column, max_characters=self.max_characters
-            )
-            return {"test": pack(test, self.tokenizer, separator=self.separator)}
-        documents, asked = self._read(), self.validation
-        total = sum(map(len, documents))
-        first = int(total * (1 - asked)) if isinstance(asked, float) else total - min(asked, total)  # as nanoGPT rounds
-        train, validation = cut_documents(documents, first)
-        if not train or (asked and not validation):
-            raise InputError(
-                f"Passed `TextDataModule(validation={asked})`. Of {total} characters this leaves {first} for training "
-                f"and {total - first} for validation."
-            )
-        parts = {"train": train, "validation": validation}
+            return {"test": pack(self._documents("test"), self.tokenizer, separator=self.separator)}
+        parts = dict(zip(("train", "validation"), self._read(), strict=True))
         return {name: pack(part, self.tokenizer, separator=self.separator) for name, part in parts.items() if part}
 
     def _in_order(self, split: str, batch_size: int) -> OrderedWindows:

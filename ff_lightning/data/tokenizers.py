@@ -1,4 +1,4 @@
-"""From text to tokens and back: characters, bytes, or any encoding of `tiktoken`."""
+"""From text to tokens and back: characters, bytes, or any encoding of `tiktoken`, or a `tokenizer.json`."""
 
 import codecs
 from abc import ABC, abstractmethod
@@ -17,6 +17,10 @@ from ff_lightning.errors import InputError
 
 if TYPE_CHECKING:
     import tiktoken
+    import tokenizers
+
+ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "[EOS]", "<end_of_turn>", "[SEP]")
+"""Special tokens that end a text in public tokenizers; the first that there is counts, unless a configuration says."""
 
 
 class Tokenizer(ABC):
@@ -30,6 +34,11 @@ class Tokenizer(ABC):
     @property
     def end_of_text(self) -> int | None:
         """The token between documents, if there is a special one."""
+        return None
+
+    @property
+    def unknown(self) -> int | None:
+        """The token that stands for what the vocabulary lacks; None if it refuses such text or lacks nothing."""
         return None
 
     @abstractmethod
@@ -93,6 +102,8 @@ class Tokenizer(ABC):
                 return TiktokenTokenizer(name, state.get("vocab_size"))
             case {"kind": "bytes"}:
                 return ByteTokenizer()
+            case {"kind": "subwords", "description": str(description)}:
+                return SubwordTokenizer(description, state.get("end"))
         raise InputError(f"Passed `state={dict(state)!r}`. It must be what `to_dict` of a tokenizer returned.")
 
     @abstractmethod
@@ -278,6 +289,99 @@ class ByteTokenizer(EncodingTokenizer):
     def to_dict(self) -> dict[str, str | int]:
         """Return the kind."""
         return {"kind": "bytes"}
+
+
+@dataclass(frozen=True)
+class SubwordTokenizer(Tokenizer):
+    """A tokenizer of the library `tokenizers`, as its file ``tokenizer.json`` says it.
+
+    Text is never cut or padded, whatever the file says, and what looks like a special token is ordinary text.
+
+    Args:
+        description: Content of a ``tokenizer.json``; nothing in it is executed.
+        end: The token between documents; None for the usual one, if there is one.
+
+    Raises:
+        InputError: It is no such description.
+    """
+
+    description: str = field(repr=False)
+    end: str | None = None
+    library: "tokenizers.Tokenizer" = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        import tokenizers
+
+        try:
+            library = tokenizers.Tokenizer.from_str(self.description)
+        except Exception as error:  # the library raises nothing more precise
+            raise InputError(
+                f"A description of a tokenizer cannot be read: {error}. It is a `tokenizer.json`."
+            ) from error
+        library.no_truncation()
+        library.no_padding()
+        library.encode_special_tokens = True
+        object.__setattr__(self, "library", library)
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens, with the special ones and any gap before them."""
+        return 1 + max(self.library.get_vocab(with_added_tokens=True).values())
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The token between documents, if there is a special one."""
+        found = (self.library.token_to_id(name) for name in ([self.end] if self.end else ENDS))
+        return next((token for token in found if token is not None), None)
+
+    @property
+    def unknown(self) -> int | None:
+        """The token that stands for what the vocabulary lacks; None if it lacks nothing."""
+        name = getattr(self.library.model, "unk_token", None)
+        return self.library.token_to_id(name) if isinstance(name, str) else None
+
+    def encode(self, text: str) -> Tensor:
+        """Turn text into tokens.
+
+        Args:
+            text: Any text; what looks like a special token is ordinary text.
+
+        Returns:
+            (N,) int64.
+        """
+        return torch.tensor(self.library.encode(text, add_special_tokens=False).ids, dtype=torch.int64)
+
+    def decode_each(self, tokens: Iterable[int]) -> Iterator[str]:
+        """Turn tokens into text as they come.
+
+        Args:
+            tokens: Whole numbers.
+
+        Yields:
+            What each token adds to the text: nothing while a character lacks a part of its bytes.
+
+        Raises:
+            InputError: A token is not one of the vocabulary.
+        """
+        from tokenizers.decoders import DecodeStream
+
+        stream = DecodeStream(skip_special_tokens=False)
+        seen: list[int] = []
+        text = ""
+        for token in tokens:
+            self.decode([token])  # refuses what is none
+            seen.append(int(token))
+            part = stream.step(self.library, int(token)) or ""
+            text += part
+            yield part
+        yield self.decode(seen)[len(text) :] if seen else ""
+
+    def to_dict(self) -> dict[str, str | int]:
+        """Return the kind and the description."""
+        return {"kind": "subwords", "description": self.description, **({"end": self.end} if self.end else {})}
+
+    def _decode(self, tokens: Tensor) -> str:
+        return str(self.library.decode(tokens.tolist(), skip_special_tokens=False))
 
 
 def _code_points(text: str) -> NDArray[np.uint32]:

@@ -14,7 +14,13 @@ from ff_lightning.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, 
 from ff_lightning.report.run import Run, read_run
 from ff_lightning.report.words import clock
 
-STAGES = {"test": "Test", "validate": "Validation", "fit": "End of training", "samples": "Samples"}
+STAGES = {
+    "test": "Test",
+    "classes": "Classes",
+    "validate": "Validation",
+    "fit": "End of training",
+    "samples": "Samples",
+}
 """Tables of a record, in the order in which they are shown."""
 
 

@@ -3,23 +3,55 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics import Metric
+from torchmetrics.classification import (
+    MulticlassAccuracy,
+    MulticlassConfusionMatrix,
+    MulticlassF1Score,
+    MulticlassPrecision,
+    MulticlassRecall,
+)
 
+from ff_lightning.engine.casting import images_and_labels, images_of
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
 from ff_lightning.readouts import Answer
 from ff_lightning.stacks import Network
 
 
+class Prediction(NamedTuple):
+    """What a classifier predicts of a batch.
+
+    Attributes:
+        classes: the likeliest ones, ``(B,)`` int64.
+        probabilities: softmax of the scores, ``(B, C)``: as good as the loss makes them, which contrasts need not.
+        scores: scores of all classes, ``(B, C)``.
+        block: the block that answered, ``(B,)`` int64.
+    """
+
+    classes: Tensor
+    probabilities: Tensor
+    scores: Tensor
+    block: Tensor
+
+    @classmethod
+    def of(cls, answer: Answer) -> Self:
+        """Take the likeliest class of an answer."""
+        scores = answer.scores.float()
+        return cls(scores.argmax(1), scores.softmax(1), scores, answer.block)
+
+
 class ImageClassification(FFLightningModule, ABC):
     """Abstract base of the image classifiers: what is reported, not how it is learned.
 
     Batches are ``(x, y)`` with images ``x`` ``(B, …)`` in [0, 1] and classes ``y`` ``(B,)`` int64. Logged are
-    ``val/accuracy`` and ``test/accuracy``; ``test_metrics.confusion`` holds the confusion matrix of the test.
+    ``val/accuracy`` and ``test/accuracy``, the means over classes ``val/precision``, ``val/recall`` and ``val/f1``, and
+    with more than five classes ``val/top_5``, how often the true one is among the five highest;
+    ``test_metrics.confusion`` holds the confusion matrix of the test.
 
     Args:
         network: the blocks to train.
@@ -69,16 +101,15 @@ class ImageClassification(FFLightningModule, ABC):
         """Log what :meth:`evaluate` finds under ``test/``."""
         self.evaluate(batch, "test", self.test_metrics)
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """Predicted classes ``(B,)`` of a batch of images, with or without labels."""
-        x = batch[0] if isinstance(batch, (tuple, list)) else batch
-        predicted: Tensor = self(x).argmax(1)
-        return predicted
+    def predict_step(self, batch: Any, batch_idx: int) -> Prediction:
+        """What is predicted of a batch of images, with or without labels."""
+        return Prediction.of(self.answer(images_of(batch)))
 
     def checked(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """Images and labels of a batch; see :func:`check_labels`."""
-        x, y = batch
-        if self.may_look():
+        """Images and labels of a batch; see :func:`~ff_lightning.engine.casting.images_and_labels`."""
+        look = self.may_look()
+        x, y = images_and_labels(batch, num_classes=self.num_classes, look=look)
+        if look:
             check_labels(y, self.num_classes)
         return x, y
 
@@ -91,10 +122,12 @@ class ImageClassification(FFLightningModule, ABC):
         """Take in scores ``(B, C)`` and true classes ``(B,)``, and log the accuracy."""
         metrics.update(scores, labels)
         self.log(f"{stage}/accuracy", metrics.accuracy, prog_bar=True)
+        for name, metric in metrics.logged.items():
+            self.log(f"{stage}/{name}", metric)
 
 
 class ClassificationMetrics(nn.Module):
-    """Accuracy and confusion of one stage (validation or test).
+    """Accuracy, confusion, precision, recall, F1 and top-5 of one stage (validation or test).
 
     Args:
         num_classes: number of classes, 2 or more.
@@ -106,12 +139,26 @@ class ClassificationMetrics(nn.Module):
             raise InputError(f"Passed `num_classes={num_classes}`. `num_classes` must be at least 2.")
         self.accuracy = MulticlassAccuracy(num_classes, average="micro")
         self.confusion = MulticlassConfusionMatrix(num_classes)
+        self.precision = MulticlassPrecision(num_classes)
+        self.recall = MulticlassRecall(num_classes)
+        self.f1 = MulticlassF1Score(num_classes)
+        self.top_5 = MulticlassAccuracy(num_classes, top_k=5, average="micro") if num_classes > 5 else None
+
+    @property
+    def logged(self) -> dict[str, Metric]:
+        """What is logged of every class or ranking beside the accuracy, by name; means over classes."""
+        found: dict[str, Metric] = {"precision": self.precision, "recall": self.recall, "f1": self.f1}
+        return found if self.top_5 is None else {**found, "top_5": self.top_5}
 
     def update(self, scores: Tensor, labels: Tensor) -> None:
         """Take in scores ``(B, C)`` and true classes ``(B,)``."""
         predicted = scores.argmax(1)
         self.accuracy.update(predicted, labels)
         self.confusion.update(predicted, labels)
+        for metric in (self.precision, self.recall, self.f1):
+            metric.update(predicted, labels)
+        if self.top_5 is not None:
+            self.top_5.update(scores.float(), labels)
 
 
 def agreed_classes(num_classes: int | None, *parts: nn.Module | None) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
+from ff_lightning.engine.casting import images_of
 from ff_lightning.errors import InputError
 from ff_lightning.negatives import HybridMask
 from ff_lightning.readouts import LinearReadout, NestedReadout
@@ -19,7 +20,8 @@ from ff_lightning.tasks.evaluation import ClassificationMetrics, ImageClassifica
 class FFRepresentation(ImageClassification):
     """Features learned from images against hybrid images (Hinton 2022, 2212.13345, section 3.2). Tier T1.
 
-    The blocks never see a label. A linear softmax learns to read their activities; nothing flows back from it. With a
+    The blocks never see a label. A linear softmax learns to read their activities; nothing flows back from it. Batches
+    of images alone, ``(B, …)`` without labels, train the blocks and leave the readout as it is. With a
     :class:`~ff_lightning.readouts.NestedReadout`, ``val/accuracy/block_1`` is that of blocks 0 and 1, and so on.
 
     Args:
@@ -49,7 +51,7 @@ class FFRepresentation(ImageClassification):
 
     def pairs(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Images against hybrids of them."""
-        x, _ = batch
+        x = images_of(batch)
         return x, self.negatives(x, self.generator())
 
     def local_modules(self) -> Sequence[nn.Module]:
@@ -62,6 +64,9 @@ class FFRepresentation(ImageClassification):
         It reads what the blocks passed on for the positives, which was computed before any update. Where some of them
         rest, it reads them by itself.
         """
+        if isinstance(batch, Tensor):  # images without classes: the readout waits for some
+            yield from self.network.local_losses(Signal.pair(*self.pairs(batch)), self.step_context())
+            return
         x, y = self.checked(batch)
         context, top = self.step_context(), len(self.network)
         reads = context.learns(top)
@@ -94,7 +99,9 @@ class FFRepresentation(ImageClassification):
         return scores
 
     def evaluate(self, batch: Any, stage: str, metrics: ClassificationMetrics) -> None:
-        """Accuracy and confusion on one batch, and with nested readouts accuracy by the number of blocks."""
+        """Accuracy and confusion on a batch with labels, and with nested readouts accuracy by the number of blocks."""
+        if isinstance(batch, Tensor):
+            return
         if not isinstance(self.readout, NestedReadout):
             super().evaluate(batch, stage, metrics)
             return

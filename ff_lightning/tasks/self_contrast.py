@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
 
+from ff_lightning.engine.casting import images_of
 from ff_lightning.negatives import other_images
 from ff_lightning.networks.scff import PairSignal, SelfContrastStack
 from ff_lightning.readouts import LinearReadout
@@ -48,9 +50,9 @@ class FFSelfContrast(FFRepresentation):
 
     def local_losses(self, batch: Any) -> Iterator[LocalStep]:
         """The readout's loss, on the blocks before their update, then those of the blocks without labels."""
-        x, y = self.checked(batch)
+        x, y = (images_of(batch), None) if isinstance(batch, Tensor) else self.checked(batch)
         context, top = self.step_context(), len(self.network)
-        if context.learns(top):
+        if context.learns(top) and y is not None:
             yield LocalStep(top, self.readout.local_loss(self.network, x, y))
         partner = other_images(len(x), self.generator())
         yield from self.network.local_losses(PairSignal(x, partner=partner), context)

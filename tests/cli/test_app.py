@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
 import pytest
@@ -154,12 +155,17 @@ def test_a_run_can_be_repeated_and_tested_from_its_own_configuration(capsys: pyt
 def test_predict_writes_a_class_for_every_validation_image(digits_run: Path) -> None:
     checkpoint = str(digits_run / "last.ckpt")
     assert main(["predict", *SMOKE, *QUIET, "--ckpt_path", checkpoint]) == 0
-    written = (RUN / "predict/predictions.csv").read_text().split()
+    with (RUN / "predict/predictions.csv").open(newline="") as file:
+        written = list(csv.DictReader(file))
     module = ff.FFClassifier.load_from_checkpoint(checkpoint).eval()
     data = ImageDataModule("digits")
     data.setup("validate")
     (batch,) = data.val_dataloader()
-    assert written == ["prediction", *map(str, module.predict_step(batch, 0).tolist())]
+    predicted = module.predict_step(batch, 0)
+    assert [int(row["label"]) for row in written] == predicted.classes.tolist()
+    assert [row["name"] for row in written] == data.row_names("validation", range(144))
+    found = [[float(row[f"probability {digit}"]) for digit in range(10)] for row in written]
+    assert torch.allclose(torch.tensor(found), predicted.probabilities, atol=1e-5)
 
 
 def test_a_task_that_logs_no_accuracy_still_keeps_its_last_checkpoint() -> None:

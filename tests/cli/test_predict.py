@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.datasets import load_digits
+from sklearn.datasets import load_digits, load_wine
 
 import ff_lightning as ff
 from ff_lightning.cli import main
@@ -58,7 +58,8 @@ def test_the_table_says_what_the_model_says(checkpoint: str, pictures: tuple[Pat
     words = ["predict", "--folder", str(folder), "--ckpt_path", checkpoint, "--output", str(out)]
     assert main([*words, "--batch_size", "7"]) == 0
     rows = table(out)
-    assert list(rows[0]) == ["file", "label", "block", *(f"score {digit}" for digit in range(10))]
+    kinds = [f"{kind} {digit}" for kind in ("probability", "score") for digit in range(10)]
+    assert list(rows[0]) == ["file", "label", "probability", "block", *kinds]
     assert [Path(row["file"]).stem for row in rows] == [f"{index:02d}" for index in range(30)]
     assert {row["block"] for row in rows} == {"2"}
     right = sum(int(row["label"]) == label for row, label in zip(rows, classes, strict=True))
@@ -68,6 +69,7 @@ def test_the_table_says_what_the_model_says(checkpoint: str, pictures: tuple[Pat
     scores = model(exact)[0]
     assert [float(rows[1][f"score {digit}"]) for digit in range(10)] == pytest.approx(scores.tolist(), rel=1e-4)
     assert int(rows[1]["label"]) == int(scores.argmax())
+    assert float(rows[1]["probability"]) == pytest.approx(float(scores.softmax(0).max()), rel=1e-4)
 
 
 def test_with_a_tolerance_easy_pictures_are_answered_below(
@@ -147,3 +149,26 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         main(["predict", "--folder", "x", "--help"])
     text = capsys.readouterr().out
     assert all(word in text for word in ("--folder", "--ckpt_path", "--tolerance", "--output"))
+
+
+def test_rows_of_a_table_are_predicted_from_the_checkpoint_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], checkpoint: str
+) -> None:
+    wine = load_wine()
+    with (tmp_path / "wine.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["note", *wine.feature_names], *(["x", *row] for row in wine.data.tolist())])
+    run, out = tmp_path / "run", tmp_path / "out.csv"
+    words = [*configs("wine_mlp"), *QUIET, "--trainer.max_epochs", "10", "--trainer.default_root_dir", str(run)]
+    assert main(["fit", *words]) == 0
+    words = ["predict", "--table", str(tmp_path / "wine.csv"), "--ckpt_path", str(run / "last.ckpt")]
+    words += ["--output", str(out)]
+    assert main(words) == 0
+    rows = table(out)
+    assert list(rows[0])[:5] == ["row", "label", "probability", "block", "probability class_0"]
+    right = sum(row["label"] == wine.target_names[target] for row, target in zip(rows, wine.target, strict=True))
+    assert right > 150
+    (tmp_path / "wine.csv").write_text("alcohol\n1\n")
+    assert "wine.csv' has no column 'malic_acid', only alcohol" in error_of(capsys, *words)
+    assert "It must be a file that ends in" in error_of(capsys, *words[:2], "nothing.csv", *words[3:])
+    digits = [*words[:4], checkpoint, *words[5:]]
+    assert "It was not trained on a `TableDataModule`" in error_of(capsys, *digits)

@@ -14,7 +14,7 @@ from sklearn.datasets import load_digits
 import ff_lightning as ff
 from ff_lightning.cli import main
 from ff_lightning.data import ImageDataModule
-from tests.command_line import error_of
+from tests.command_line import configs, error_of
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 CONV = ["--model.network", "ff_lightning.networks.ConvNet"]
@@ -76,6 +76,48 @@ def test_a_network_takes_shape_and_classes_from_its_data(
     first = weights("run")
     assert main(["fit", "--config", "run/config.yaml"]) == 0
     assert all(torch.equal(value, first[key]) for key, value in weights("run").items())
+
+
+def test_pictures_of_several_sizes_are_refused_with_what_to_type_and_then_have_that_size(
+    pictures: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = Path(pictures, "train/one/5.png")
+    Image.open(odd).resize((20, 12)).save(odd)
+    words = recipe("digits_mlp", "--data.source", pictures, "--data.validation", "0.2", "--model.network.widths", "[9]")
+    said = error_of(capsys, "fit", *words)
+    assert "one/5.png has (height, width) (12, 20), others of 'pictures' have (8, 10)" in said
+    assert '`--data.resize "[8, 10]"`' in said
+    assert not list(Path().rglob("*.ckpt"))
+    for size, in_features in (("[8, 10]", 240), ("5", 75), ("most", 240)):
+        assert main(["fit", *words, "--data.resize", size]) == 0
+        model = ff.FFClassifier.load_from_checkpoint("run/last.ckpt")
+        assert (model.network.in_features, model.num_classes) == (in_features, 2)
+
+
+def test_pictures_without_classes_say_their_shape_and_leave_the_classes_open(
+    pictures: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["--data.source", f"{pictures}/train/one", "--data.validation", "0.2", "--model.network.widths", "[9]"]
+    assert "Passed no `num_classes`" in error_of(capsys, "fit", *recipe("mnist_mlp_unsupervised", *own))
+    assert main(["fit", *recipe("mnist_mlp_unsupervised", *own, "--model.num_classes", "3")]) == 0
+    model = ff.FFRepresentation.load_from_checkpoint("run/last.ckpt")
+    assert (model.network.in_features, model.num_classes) == (240, 3)
+    assert "`num_classes=None`" in error_of(capsys, "fit", *recipe("digits_mlp", *own))
+
+
+def test_a_network_takes_its_sizes_from_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", *table_of("iris")]) == 0
+    model = ff.FFClassifier.load_from_checkpoint("run/last.ckpt")
+    assert (model.network.in_features, model.num_classes) == (4, 3)
+    told = ["--model.network.in_features", "13"]
+    assert "`model.network.in_features=13` with data of `in_features=4`" in error_of(
+        capsys, "fit", *table_of("iris"), *told
+    )
+
+
+def table_of(source: str) -> list[str]:
+    words = [*configs("wine_mlp", "with/smoke"), *QUIET, "--trainer.default_root_dir", "run"]
+    return [*words, "--data.source", source, "--model.network.widths", "[9]"]
 
 
 def test_what_was_said_to_have_no_label_stays_so() -> None:

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
-from ff_lightning.data.augment import ShiftAndFlip, mirror, translate
+from ff_lightning.data.augment import Distort, ShiftAndFlip, crop, cut_out, mirror, recolour, translate
 from ff_lightning.data.sources import Digits
+from ff_lightning.errors import InputError
 
 PIXELS = Digits().read("test").pixels
 
@@ -49,3 +50,64 @@ def test_half_of_the_images_are_flipped() -> None:
     images[..., 0] = 1
     noise = torch.rand(2000, 3, generator=torch.Generator().manual_seed(0))
     assert 0.45 < ShiftAndFlip(flip=True)(images, noise)[..., 1].float().mean() < 0.55
+
+
+FLOATS = PIXELS.float() / 16
+
+
+def noise(rows: int = len(PIXELS), seed: int = 0) -> torch.Tensor:
+    return torch.rand(rows, Distort.draws, generator=torch.Generator().manual_seed(seed))
+
+
+def test_a_crop_shows_its_part_enlarged() -> None:
+    images = FLOATS[:3]
+    whole = crop(images, torch.ones(3), torch.rand(3), torch.rand(3))
+    assert torch.allclose(whole, images, atol=1e-6)
+    corner = crop(images, torch.full((3,), 0.25), torch.zeros(3), torch.ones(3))  # top right
+    assert torch.allclose(corner[..., ::7, ::7], images[..., 0:4:3, 4:8:3] * 1.0, atol=0.6)
+    assert torch.allclose(corner.mean((1, 2, 3)), images[..., :4, 4:].mean((1, 2, 3)), atol=0.1)
+
+
+def test_colours_change_by_their_factors() -> None:
+    images = torch.rand(4, 3, 5, 5) * 0.5 + 0.1
+    one = torch.ones(4)
+    assert torch.allclose(recolour(images, one, one, one), images, atol=1e-6)
+    assert torch.allclose(recolour(images, one * 1.2, one, one), images * 1.2, atol=1e-6)
+    grey = recolour(images, one, one, one * 0)
+    assert torch.allclose(grey, images.mean(1, keepdim=True).expand_as(images), atol=1e-6)
+    flat = recolour(images, one, one * 0, one)
+    assert torch.allclose(flat, images.mean((1, 2, 3), keepdim=True).expand_as(images), atol=1e-6)
+
+
+def test_a_square_is_cut_out_and_nothing_else() -> None:
+    cut = cut_out(torch.ones(2, 1, 6, 7), torch.tensor([2, 0]), torch.tensor([3, 6]), side=3)
+    assert (cut == 0).sum((1, 2, 3)).tolist() == [9, 4]
+    assert not cut[0, 0, 1:4, 2:5].any()
+    assert not cut[1, 0, :2, 5:].any()
+
+
+def test_mixing_lays_at_most_so_much_of_another_over() -> None:
+    others = FLOATS.roll(1, 0)
+    mixed = Distort(mix=0.3)(FLOATS, noise(), others)
+    weights = (mixed - FLOATS).flatten(1).norm(dim=1) / (others - FLOATS).flatten(1).norm(dim=1)
+    assert weights.max() < 0.3001
+    assert weights.max() > 0.25
+
+
+def test_distortions_are_of_each_image_alone_and_repeat() -> None:
+    distort = Distort(crop=0.5, colour=0.3, mix=0.4, cutout=3)
+    others = FLOATS.roll(1, 0)
+    together = distort(FLOATS, noise(), others)
+    assert torch.equal(together, distort(FLOATS, noise(), others))
+    assert torch.allclose(together[100:], distort(FLOATS[100:], noise()[100:], others[100:]), atol=1e-6)
+    assert together.min() >= 0
+    assert together.max() <= 1
+    assert not torch.equal(together, FLOATS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("crop", 0.0), ("crop", 1.5), ("colour", 1.0), ("mix", 0.6), ("cutout", -1), ("cutout", 2.5)]
+)
+def test_distortions_out_of_range(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=f"Passed `{name}={value}`"):
+        Distort(**{name: value})

@@ -1,4 +1,3 @@
-from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -162,9 +161,46 @@ def test_trainer_limit_reaches_the_loader() -> None:
         assert loader.epoch_batches == batches
 
 
+def noisy(images: Tensor) -> Tensor:
+    return images + torch.rand(images.shape)
+
+
+def test_any_callable_transforms_training_batches_from_the_seed() -> None:
+    options: dict[str, Any] = {"batch_size": 100, "transform": noisy, "limit": 200}
+    plain, first, again = ready(batch_size=100, limit=200), ready(**options), ready(**options)
+    torch.manual_seed(5)
+    batches = [[x for x, _ in data.train_dataloader()] for data in (plain, first, again)]
+    assert torch.equal(torch.cat(batches[1]), torch.cat(batches[2]))
+    moved = torch.cat(batches[1]) - torch.cat(batches[0])
+    assert moved.min() >= 0
+    assert not torch.equal(moved[:100], moved[100:])  # every batch has its own
+    assert contents(first.val_dataloader()) == contents(plain.val_dataloader())
+    assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(5)))  # ours is untouched
+    with pytest.raises(InputError, match=r"`transform` that turns images .* \(100, 1, 8, 8\) into .* \(100, 64\)"):
+        next(iter(ready(batch_size=100, transform=lambda x: x.flatten(1)).train_dataloader()))
+
+
+@pytest.mark.parametrize("option", [{"crop": 0.5}, {"colour": 0.4}, {"mix": 0.4}, {"cutout": 3}])
+def test_augmentations_change_training_images_alone_and_do_not_depend_on_ranks(option: dict[str, Any]) -> None:
+    data, plain = ready(batch_size=100, **option), ready(batch_size=100)
+    assert contents(data.val_dataloader()) == contents(plain.val_dataloader())
+    (x, y), (plain_x, plain_y) = (next(iter(each.train_dataloader())) for each in (data, plain))
+    assert torch.equal(y, plain_y)
+    assert not torch.equal(x, plain_x)
+    images = data._splits["train"]
+    halves = [
+        next(iter(ShuffledLoader(images, batch_size=50, distort=data.distort, rank=rank, world_size=2)))[0]
+        for rank in (0, 1)
+    ]
+    assert torch.allclose(torch.cat(halves), x, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"transform": 3}, "Passed `transform=3`"),
+        ({"workers": 0}, "workers=0.*at least 1"),
+        ({"mode": "gray"}, "Passed `mode='gray'`"),
         ({"batch_size": 0}, "batch_size=0.*at least 1"),
         ({"batch_size": 2.5}, "batch_size=2.5.*whole number"),
         ({"eval_batch_size": -1}, "eval_batch_size=-1.*at least 1"),
@@ -193,19 +229,6 @@ def test_numbers_out_of_range(options: dict[str, Any], message: str) -> None:
 def test_options_that_do_not_fit_the_set(options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         ready(**options)
-
-
-def test_test_images_must_look_like_training_images(tmp_path: Path) -> None:
-    from PIL import Image
-
-    for split, size in (("train", 8), ("test", 9)):
-        for name in ("zero", "one"):
-            (tmp_path / split / name).mkdir(parents=True)
-            Image.new("L", (size, size)).save(tmp_path / split / name / "0.png")
-    data = ImageDataModule(str(tmp_path), validation=0)
-    data.setup("fit")
-    with pytest.raises(InputError, match=r"\(1, 9, 9\), training images \(1, 8, 8\)"):
-        data.setup("test")
 
 
 @pytest.mark.usefixtures("shared_data")

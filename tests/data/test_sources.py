@@ -134,21 +134,11 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
     ("columns", "names", "message"),
     [
         ({"img": PICTURES, "label": [0, -1] * 15}, False, "Label -1 of image 1 .* not one of 0 to 0; 15 "),
-        ({"img": PICTURES, "label": [0, None] * 15}, True, "Label -1 of image 1 .* 0 to 9; 15 "),
+        ({"img": PICTURES, "label": [0, None] * 15}, True, "Label None of image 1 .* 0 to 9; 15 "),
         ({"img": PICTURES}, False, "columns of .* are img. None can be the `label_column`"),
-        ({"text": ["a"], "label": [1]}, False, "columns of .* are text, label. None can be the `image_column`"),
-        (
-            {"img": [*PICTURES[:2], PICTURES[2].resize((8, 9))], "label": [0, 1, 2]},
-            False,
-            r"Image 2 .*\(9, 8, 1\)",
-        ),
-        (
-            {"img": [*PICTURES[:2], PICTURES[2].convert("RGB")], "label": [0, 1, 2]},
-            False,
-            r"Image 2 .*\(8, 8, 3\)",
-        ),
+        ({"words": ["a"], "label": [1]}, False, "columns of .* are words, label. None can be the `image_column`"),
         ({"img": [PICTURES[0], None], "label": [0, 1]}, False, "Cannot read image 1 of the train split"),
-        ({"img": [PICTURES[0].convert("I;16")], "label": [0]}, False, "image 0 .* more than 8 bits a channel"),
+        ({"img": PICTURES[:2], "label": ["a", None]}, False, "Label None of image 1 .* is not one of a; 1 labels"),
         ({"img": [b"no image"], "label": [0]}, False, "Cannot read image 0 of the train split"),
     ],
 )
@@ -179,7 +169,7 @@ def test_missing_path_is_refused(source: str, tmp_path: Path, monkeypatch: pytes
 
 
 def test_folder_without_data_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"Cannot load images from .* doesn't contain any data files"):
+    with pytest.raises(InputError, match=r"Cannot load images from .* no training pictures. It is empty. Read are"):
         open_source(str(tmp_path))
 
 

@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import LambdaCallback
+from torch.utils.data import DataLoader
 
 import ff_lightning as ff
 from ff_lightning.data import ImageDataModule
@@ -23,7 +24,7 @@ from ff_lightning.readouts import LinearReadout, NestedReadout
 from ff_lightning.schedules import Greedy, ReadoutLast
 from ff_lightning.signals import Signal
 from ff_lightning.stacks import BlockStack
-from tests.training import assert_same_weights, trainer, weights
+from tests.training import assert_same_weights, digits, trainer, weights
 
 
 def test_features_without_labels_are_worth_reading(tmp_path: Path) -> None:
@@ -148,3 +149,15 @@ def test_a_network_that_does_not_say_what_it_passes_on_is_refused() -> None:
     network = Silent(list(MLP(64, [16, 12], num_classes=None)))
     with pytest.raises(InputError, match=r"`network=Silent`.*`LocalStep\.passed`"):
         list(task(LinearReadout(12, 10), network).local_losses(BATCH))
+
+
+def test_images_without_classes_train_the_blocks_and_leave_the_readout(tmp_path: Path) -> None:
+    images = digits(100)[0].view(-1, 1, 8, 8)
+    module = task(LinearReadout(12, 10))
+    before = weights(module)
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(module, DataLoader(images, batch_size=20), DataLoader(images, batch_size=50))  # type: ignore[arg-type]
+    moved = {name for name, value in weights(module).items() if not torch.equal(value, before[name])}
+    assert any(name.startswith("network.blocks.0") for name in moved)
+    assert not any(name.startswith("readout") for name in moved)
+    assert "val/accuracy" not in run.callback_metrics

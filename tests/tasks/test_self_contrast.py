@@ -9,6 +9,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 import ff_lightning as ff
 from ff_lightning.data import ImageDataModule
@@ -16,7 +17,7 @@ from ff_lightning.losses import TwoThresholdLoss
 from ff_lightning.networks import SelfContrastConv, SelfContrastMLP
 from ff_lightning.readouts import LinearReadout
 from ff_lightning.schedules import Greedy
-from tests.training import trainer, weights
+from tests.training import digits, trainer, weights
 
 ADAM = partial(torch.optim.AdamW, lr=3e-3, weight_decay=1e-4)
 
@@ -94,3 +95,13 @@ def test_without_a_schedule_all_learn_at_once(tmp_path: Path) -> None:
     run = trainer(tmp_path, limit_val_batches=0, callbacks=[watch], limit_train_batches=2)
     run.fit(task(schedule=None), ImageDataModule("digits", batch_size=50))
     assert watch.moved == [{0, 1, 2}]
+
+
+def test_images_without_classes_train_the_blocks(tmp_path: Path) -> None:
+    images = digits(100)[0].view(-1, 1, 8, 8)
+    module = task()
+    before = weights(module)
+    trainer(tmp_path, max_epochs=1).fit(module, DataLoader(images, batch_size=20))  # type: ignore[arg-type]
+    moved = {name for name, value in weights(module).items() if not torch.equal(value, before[name])}
+    assert any(name.startswith("network.blocks.0") for name in moved)
+    assert not any(name.startswith("readout") for name in moved)

@@ -1,0 +1,212 @@
+"""Batches of other people's loaders, brought to images and classes where nothing is lost by it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ff_lightning.errors import InputError
+
+IMAGES = ("image", "images", "pixel_values", "pixels", "img", "x", "input", "inputs", "features", "data")
+LABELS = ("label", "labels", "target", "targets", "class", "y")
+"""How dicts call what a batch is made of."""
+IGNORED = -100
+"""The label by which many losses leave a row out."""
+
+
+def images_and_labels(batch: Any, *, num_classes: int, look: bool = True) -> tuple[Tensor, Tensor]:
+    """Images and classes of a batch, whatever loader made it.
+
+    Args:
+        batch: ``(x, y)``, or a dict that holds them under one of their usual names. Images may be uint8, which become
+            [0, 1], bool, or float of any precision; labels whole numbers of any size, ``(B,)`` or ``(B, 1)``, or
+            one-hot ``(B, num_classes)``.
+        num_classes: length of a one-hot label.
+        look: whether values may be looked at, which makes the host wait for a device.
+
+    Returns:
+        Images ``(B, …)`` in floating point, float64 as torch's default, and labels ``(B,)`` int64.
+
+    Raises:
+        InputError: the batch has another form, or something would be lost.
+    """
+    x, y = _parts(batch)
+    if len(x) != len(y):
+        raise InputError(f"Passed a batch of {len(x)} images and {len(y)} labels. There must be a label for each.")
+    return as_images(x), as_labels(y, num_classes=num_classes, look=look)
+
+
+def images_of(batch: Any) -> Tensor:
+    """Images of a batch, with or without labels; see :func:`images_and_labels`.
+
+    Raises:
+        InputError: the batch has another form, or something would be lost.
+    """
+    if isinstance(batch, Tensor):
+        return as_images(batch)
+    if isinstance(batch, Mapping):
+        _refuse_masks(batch)
+        return as_images(_named(batch, IMAGES, "images"))
+    if isinstance(batch, tuple | list) and batch and isinstance(batch[0], Tensor):
+        return as_images(batch[0])
+    raise InputError(f"Passed {_form(batch)} as a batch. It must be images (B, …), or (images, labels).")
+
+
+def as_images(x: Tensor) -> Tensor:
+    """Bring images to floating point: uint8 to [0, 1], float64 to torch's default, others as they are.
+
+    Raises:
+        InputError: they are whole numbers of which nobody knows the largest, or complex.
+    """
+    if x.dtype == torch.uint8:
+        return x.float() / 255
+    if x.dtype == torch.bool:
+        return x.float()
+    if x.dtype == torch.float64:
+        return x.to(torch.get_default_dtype())
+    if not x.is_floating_point():
+        raise InputError(
+            f"Passed images of dtype {x.dtype}. They must be floating point, for images in [0, 1], or uint8 from 0 to "
+            "255, which are divided by 255."
+        )
+    return x
+
+
+def as_labels(y: Tensor, *, num_classes: int, look: bool = True) -> Tensor:
+    """Bring labels to classes ``(B,)`` int64.
+
+    Args:
+        y: whole numbers ``(B,)`` or ``(B, 1)``, or one-hot ``(B, num_classes)`` of any type.
+        num_classes: length of a one-hot label.
+        look: whether values may be looked at.
+
+    Raises:
+        InputError: they have another form, are shares of classes, or some are -100.
+    """
+    if y.dim() == 2 and y.shape[1] == num_classes and num_classes > 1:
+        ones, zeros = (y == 1).sum(1), (y == 0).sum(1)
+        if look and not bool(((ones == 1) & (zeros == num_classes - 1)).all()):
+            raise InputError(
+                f"Passed labels of shape {tuple(y.shape)} that are not one-hot. Shares of several classes are not "
+                "supported: pass one class for each image, (B,) int64."
+            )
+        return (y.long() if y.dtype == torch.bool else y).argmax(1)
+    if y.dim() == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.dim() != 1:
+        raise InputError(
+            f"Passed labels of shape {tuple(y.shape)}. With `num_classes={num_classes}` they must be (B,), (B, 1), or "
+            f"one-hot (B, {num_classes})."
+        )
+    if y.is_floating_point() or y.is_complex():
+        raise InputError(f"Passed labels of dtype {y.dtype}. Labels must be integers.")
+    y = y.long()
+    if look and bool((y == IGNORED).any()):
+        raise InputError(
+            f"Passed labels of {IGNORED}, which mark rows to leave out. That is not supported: leave these rows out of "
+            "the batches."
+        )
+    return y
+
+
+def tokens_of(batch: Any, *, look: bool = True) -> Tensor:
+    """Tokens of a batch of a language model, whatever loader made it.
+
+    Args:
+        batch: ``(B, T + 1)`` whole numbers; ``(x, y)``, each ``(B, T)``, where ``y`` is ``x`` one token later; or a
+            dict with ``input_ids`` ``(B, T + 1)``, whose ``labels`` are the same and whose ``attention_mask`` is all 1.
+        look: whether values may be looked at, which makes the host wait for a device.
+
+    Returns:
+        ``(B, T + 1)`` int64.
+
+    Raises:
+        InputError: the batch has another form, or leaves tokens out.
+    """
+    if isinstance(batch, Mapping) and isinstance(batch.get("input_ids"), Tensor):
+        tokens: Tensor = batch["input_ids"]
+        mask, labels = batch.get("attention_mask"), batch.get("labels")
+        if mask is not None and look and not bool((mask == 1).all()):
+            raise InputError(
+                "Passed an `attention_mask` that leaves tokens out. That is not supported: pass windows of equal "
+                "length, without padding."
+            )
+        if labels is not None and look and not torch.equal(labels, tokens):
+            raise InputError(
+                "Passed `labels` that differ from `input_ids`, such as -100 for tokens to leave out. That is not "
+                "supported: every next token is learned."
+            )
+    elif isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
+        x, y = batch
+        if x.shape != y.shape or (look and not torch.equal(x[:, 1:], y[:, :-1])):
+            raise InputError(
+                f"Passed (x, y) of shapes {tuple(x.shape)} and {tuple(y.shape)}, where y is not x one token later. "
+                "Pass windows (B, T + 1), or such a pair."
+            )
+        tokens = torch.cat([x[:, :1], y], dim=1)
+    elif isinstance(batch, Tensor):
+        tokens = batch
+    else:
+        raise InputError(f"Passed {_form(batch)} as a batch. It must be windows of tokens (B, T + 1).")
+    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+        raise InputError(f"Passed tokens of dtype {tokens.dtype}. They must be whole numbers.")
+    return tokens.long()
+
+
+def pair_of(streams: Any, owner: str) -> tuple[Any, Any]:
+    """Check what ``pairs`` of a task returned.
+
+    Args:
+        streams: positives and negatives.
+        owner: name of the task.
+
+    Raises:
+        InputError: it is no pair.
+    """
+    if isinstance(streams, tuple | list) and len(streams) == 2:
+        return streams[0], streams[1]
+    raise InputError(
+        f"`{owner}.pairs` returned {_form(streams)}. It must return two tensors: positives and negatives, both (B, …)."
+    )
+
+
+def _parts(batch: Any) -> tuple[Tensor, Tensor]:
+    if isinstance(batch, Mapping):
+        _refuse_masks(batch)
+        return _named(batch, IMAGES, "images"), _named(batch, LABELS, "labels")
+    if isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
+        return batch[0], batch[1]
+    raise InputError(
+        f"Passed {_form(batch)} as a batch. It must be (images, labels), or a dict of {IMAGES[0]!r} and {LABELS[0]!r}."
+    )
+
+
+def _named(batch: Mapping[Any, Any], names: tuple[str, ...], what: str) -> Tensor:
+    found = [name for name in batch if str(name).lower() in names and isinstance(batch[name], Tensor)]
+    if len(found) != 1:
+        raise InputError(
+            f"Passed a batch with the keys {', '.join(map(str, batch))}, of which {len(found)} are {what}. One must be "
+            f"called {names[0]!r} (or {', '.join(names[1:])})."
+        )
+    tensor: Tensor = batch[found[0]]
+    return tensor
+
+
+def _refuse_masks(batch: Mapping[Any, Any]) -> None:
+    masks = [str(name) for name in batch if "mask" in str(name).lower()]
+    if masks:
+        raise InputError(
+            f"Passed a batch with {masks[0]!r}. Masks are not supported: all of a row is read. Leave the mask out of "
+            "the batch if all its values are 1, or pass rows of equal length."
+        )
+
+
+def _form(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"one tensor of shape {tuple(value.shape)}"
+    if isinstance(value, tuple | list):
+        return f"a {type(value).__name__} of {len(value)} parts ({', '.join(type(part).__name__ for part in value)})"
+    return f"a {type(value).__name__}"

@@ -1,0 +1,197 @@
+"""Tables of numbers and categories, as users have them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_iris, load_wine
+
+import ff_lightning as ff
+from ff_lightning.data import TableDataModule
+from ff_lightning.data.columns import Columns
+from ff_lightning.errors import InputError
+from ff_lightning.losses import SymBa
+from ff_lightning.networks import MLP
+
+IRIS = load_iris()
+
+
+def write(path: Path, rows: range | list[int] = range(150), **columns: Callable[[int], Any]) -> Path:
+    """Write flowers, with more columns if asked for."""
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["length", "width", "kind", *columns])
+        for row in rows:
+            own = [of(row) for of in columns.values()]
+            table.writerow([*IRIS.data[row][:2], IRIS.target_names[IRIS.target[row]], *own])
+    return path
+
+
+def ready(source: Path | str, **options: Any) -> TableDataModule:
+    data = TableDataModule(str(source), **options)
+    data.setup()
+    return data
+
+
+def test_numbers_are_standardised_by_the_training_rows() -> None:
+    data = ready("wine", validation=18, test=36, batch_size=124)
+    ((x, y),) = data.train_dataloader()
+    assert (x.shape, x.dtype, y.dtype) == ((124, 13), torch.float32, torch.int64)
+    assert torch.allclose(x.mean(0), torch.zeros(13), atol=1e-5)
+    assert torch.allclose(x.std(0, unbiased=False), torch.ones(13), atol=1e-5)
+    column = data.columns.columns[3]
+    rows = [int(name.split()[1]) - 1 for name in data.row_names("test", range(36))]
+    ((test, classes),) = data.test_dataloader()
+    expected = (load_wine().data[rows, 3] - column.mean) / column.deviation
+    assert np.allclose(test[:, 3], expected, atol=1e-5)
+    assert classes.tolist() == load_wine().target[rows].tolist()
+    shares = classes.bincount().numpy() / np.bincount(load_wine().target)
+    assert shares.max() - shares.min() < 0.03  # every class has its share
+
+
+def test_texts_become_categories_and_what_is_left_out_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = write(tmp_path / "a.csv", colour=lambda row: ["red", "blue", "10", "9"][row % 4], name=lambda row: f"n{row}")
+    with caplog.at_level("INFO"):
+        data = ready(file, target_column="kind", leave_out=["name"])
+    assert data.in_features == 2 + 4
+    assert data.columns.columns[2].categories == ["9", "10", "blue", "red"]
+    assert data.class_names == sorted(IRIS.target_names)
+    (_, *_, (x, _)) = data.train_dataloader()
+    assert (x[:, 2:].sum(1) == 1).all()
+    assert "rows of 3 classes, 6 numbers each. Left out: the columns name." in caplog.text
+
+
+def test_splits_are_files_called_after_them(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    order = np.random.default_rng(0).permutation(150).tolist()
+    write(tmp_path / "t/train.csv", order[:100], spot=lambda row: "a")
+    write(tmp_path / "t/dev.csv", order[100:120], spot=lambda row: "b")
+    write(tmp_path / "t/test.csv", order[120:], spot=lambda row: "a")
+    with caplog.at_level("INFO"):
+        data = ready(tmp_path / "t", target_column="kind")
+    sizes = {split: len(images) for split, images in data._splits.items()}
+    assert sizes == {"train": 100, "validation": 20, "test": 30}
+    assert "20 values of 'spot' occur in no training row" in caplog.text
+    assert data.row_names("validation", [0, 19]) == ["row 1", "row 20"]
+
+
+def test_missing_values_are_refused_or_become_the_mean(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.csv", height=lambda row: ["", "1", "3", "NA"][row % 4])
+    with pytest.raises(
+        InputError, match=r"column 'height' of .* has no value in row \d+; \d+ of \d+ are missing. Pass"
+    ):
+        ready(file, target_column="kind")
+    data = ready(file, target_column="kind", missing="mean", batch_size=1000)
+    ((x, _),) = data.train_dataloader()
+    assert data.columns.columns[2].mean == pytest.approx(2, abs=0.2)
+    assert x[:, 2].unique().numel() == 3
+    assert (x[:, 2] == 0).any()
+
+
+def test_what_is_kept_makes_the_same_numbers() -> None:
+    data = ready("iris")
+    rows = [dict(zip(IRIS.feature_names, values, strict=True)) for values in IRIS.data[:5].tolist()]
+    again = Columns.from_dict(data.columns.to_dict())
+    assert torch.equal(again.features(rows, "x"), data.columns.features(rows, "x"))
+    data.load_state_dict(data.state_dict())
+    with pytest.raises(InputError, match="trained with other columns, classes or training rows"):
+        ready("iris", split_seed=1).load_state_dict(data.state_dict())
+
+
+def test_parquet_and_json_lines_say_the_same(tmp_path: Path) -> None:
+    import datasets
+
+    with write(tmp_path / "a.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    table = datasets.Dataset.from_list([{**row, "length": float(row["length"])} for row in rows])
+    table.to_parquet(tmp_path / "b.parquet")
+    table.to_json(tmp_path / "c.jsonl")
+    found = [ready(tmp_path / name, target_column="kind", batch_size=999) for name in ("a.csv", "b.parquet", "c.jsonl")]
+    batches = [next(iter(data.train_dataloader()))[0] for data in found]
+    assert torch.equal(batches[0], batches[1])
+    assert torch.equal(batches[0], batches[2])
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "says"),
+    [
+        ({}, {}, r"Passed `target_column=None`. The columns of .* are length, width, kind. It must be the one"),
+        ({}, {"target_column": "class"}, "Passed `target_column='class'`"),
+        (
+            {},
+            {"target_column": "length"},
+            r"column 'length' of .* different numbers, such as [\d.]+: these are no classes",
+        ),
+        ({"n": lambda row: f"n{row}"}, {"target_column": "kind"}, r"'n' of .* holds \d+ different texts, such as 'n0'"),
+        ({}, {"target_column": "kind", "leave_out": ["nothing"]}, r"Passed `leave_out=\['nothing'\]`. The columns"),
+        ({}, {"target_column": "kind", "leave_out": ["length", "width"]}, "has no column beside 'kind'"),
+        ({}, {"target_column": "kind", "test": 150}, r"Passed `TableDataModule\(test=150\)`. Of 150 rows"),
+        ({"one": lambda row: "same"}, {"target_column": "one"}, "holds one class alone, 'same'"),
+    ],
+)
+def test_tables_that_cannot_work(columns: dict[str, Any], options: dict[str, Any], says: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=says):
+        ready(write(tmp_path / "a.csv", **columns), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"source": "vine"}, "Passed `source='vine'`. It must be a table"),
+        ({"test": 1.5}, "Passed `TableDataModule.test=1.5.`. `test` must be a share"),
+        ({"missing": "drop"}, "Passed `missing='drop'`"),
+        ({"batch_size": 0}, "batch_size=0"),
+    ],
+)
+def test_arguments_that_make_no_sense(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        TableDataModule(**options).setup()
+
+
+def paragraphs() -> list[dict[str, str]]:
+    """Paragraphs of four pages of the language reference, with the page that they are of."""
+    pages = ("specialnames", "compound", "formatstrings", "import")
+    return [
+        {"text": text, "page": page} for page in pages for text in topics[page].split("\n\n") if len(text.split()) > 8
+    ]
+
+
+def test_labelled_texts_are_classified_by_their_words(tmp_path: Path) -> None:
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in paragraphs()))
+    options: dict[str, Any] = {"target_column": "page", "text_columns": ["text"], "most_words": 300}
+    data = ready(tmp_path / "texts.jsonl", **options)
+    assert (data.in_features, data.num_classes) == (300, 4)
+    pl.seed_everything(0)
+    network = MLP(300, [64, 64], num_classes=4, overlay=False, label_scale=3.0, loss=SymBa(4.0))
+    module = ff.FFClassifier(network, num_classes=4, optimizer=partial(torch.optim.Adam, lr=3e-3))
+    run = pl.Trainer(
+        max_epochs=15, logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu"
+    )
+    run.fit(module, data)
+    ((_, y),) = data.test_dataloader()
+    assert run.test(module, data, verbose=False)[0]["test/accuracy"] > float(y.bincount().max() / len(y)) + 0.1
+    rows = [{"text": row["text"]} for row in paragraphs()[:3]]
+    again = Columns.from_dict(json.loads(json.dumps(data.columns.to_dict())))
+    assert torch.equal(again.features(rows, "x"), data.columns.features(rows, "x"))
+    assert again.features([{"text": ""}], "x").abs().sum() == 0
+    with pytest.raises(InputError, match=r"Passed `text_columns=\['words'\]`. The columns of .* are text, page"):
+        ready(tmp_path / "texts.jsonl", target_column="page", text_columns=["words"])
+
+
+def test_a_test_table_without_classes_is_left_to_predict(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "t/train.csv")
+    (tmp_path / "t/test.csv").write_text("length,width\n1,2\n")
+    with caplog.at_level("INFO"):
+        data = ready(tmp_path / "t", target_column="kind")
+    assert "the test table, which has no column 'kind'. `predict --table` takes it" in caplog.text
+    assert len(data._splits["test"]) == 30  # cut from the training rows instead
