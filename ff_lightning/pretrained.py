@@ -26,6 +26,13 @@ from ff_lightning.module import FFLightningModule
 KEPT = ("tokenizer", "image_shape", "class_names", "ground", "columns")
 """What a checkpoint knows of the data and a user of the model needs."""
 
+TRAINED_ON = {
+    "tokenizer": "a language model that was trained on a text",
+    "image_shape": "an image classifier that `ff-lightning fit` trained on an `ImageDataModule`",
+    "columns": "a classifier that `ff-lightning fit` trained on a `TableDataModule`",
+}
+"""The models whose checkpoints know it."""
+
 CONFIG, WEIGHTS, CARD = "config.json", "model.safetensors", "README.md"
 
 Model = TypeVar("Model", bound=FFLightningModule)
@@ -107,12 +114,7 @@ def read_pretrained(
     known = {name: state[name] for state in states for name in KEPT if name in state}
     if needs is not None and needs not in known:
         raise InputError(
-            f"Passed `ckpt_path={source}`. The model keeps no `{needs}` of its data: "
-            + (
-                "it is not of a language model that was trained on a text."
-                if needs == "tokenizer"
-                else "it is not of an image classifier that `ff-lightning fit` trained on an `ImageDataModule`."
-            )
+            f"Passed `ckpt_path={source}`. The model keeps no `{needs}` of its data: it is not of {TRAINED_ON[needs]}."
         )
     described = content.get("hyper_parameters", {})
     model = build_module(described, f"ckpt_path={source}", kind, trust=trust)

@@ -124,7 +124,7 @@ class TextDataModule(LightningDataModule):
         if self._tokenizer is None:
             training, validation = self._read()
             size = byte_pairs_asked(self._from_text)
-            between = self.separator if len(training) + len(validation) > 1 else ""
+            between = self.separator if max(len(training), len(validation)) > 1 else ""
             self._tokenizer = (
                 CharacterTokenizer("".join(sorted(set(between).union(*training, *validation))))
                 if size is None

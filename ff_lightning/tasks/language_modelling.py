@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ff_lightning.engine.casting import tokens_of
+from ff_lightning.engine.lightning import trainer_of
 from ff_lightning.errors import InputError
 from ff_lightning.language.blocks import Dreams
 from ff_lightning.language.generation import Sampler, continued, stream
@@ -94,7 +95,7 @@ class LanguageModelling(FFLightningModule):
         Raises:
             InputError: a window that is too short or too long, or a token outside the vocabulary.
         """
-        batch = tokens_of(batch, look=self._trainer is None or self.may_look())
+        batch = tokens_of(batch, look=trainer_of(self) is None or self.may_look())
         if batch.dim() != 2 or not 2 <= batch.shape[1] <= self.network.context + 1:
             raise InputError(
                 f"Passed a batch of shape {tuple(batch.shape)}. With `context={self.network.context}` it must be "

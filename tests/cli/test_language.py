@@ -42,9 +42,9 @@ def checkpoints(digits_run: Path, text_run: Path) -> dict[str, str]:
         (["--data.source", "short.txt"], "A text of 4 tokens is shorter than a window of `context=24` tokens"),
         (
             ["--data.tokenizer", "words"],
-            "`data.tokenizer` (ff_lightning.data.TextDataModule): 'words' is not the dotted",
+            "Passed `tokenizer='words'`. It must be 'characters', 'bytes', 'bpe:N'",
         ),
-        (["--data.tokenizer", "ff_lightning.data.Words"], "module 'ff_lightning.data' has no attribute 'Words'"),
+        (["--data.tokenizer", "ff_lightning.data.Words"], "Passed `tokenizer='ff_lightning.data.Words'`. It must be"),
         ([*BPE, "gpt5"], "Passed `TiktokenTokenizer(name='gpt5')`. `name` must be one of gpt2, "),
         (
             ["--data.tokenizer", "ff_lightning.data.CharacterTokenizer", "--data.tokenizer.characters", "abc"],

@@ -171,4 +171,4 @@ def test_rows_of_a_table_are_predicted_from_the_checkpoint_alone(
     assert "wine.csv' has no column 'malic_acid', only alcohol" in error_of(capsys, *words)
     assert "It must be a file that ends in" in error_of(capsys, *words[:2], "nothing.csv", *words[3:])
     digits = [*words[:4], checkpoint, *words[5:]]
-    assert "It was not trained on a `TableDataModule`" in error_of(capsys, *digits)
+    assert "trained on a `TableDataModule`" in error_of(capsys, *digits)
