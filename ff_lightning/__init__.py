@@ -19,6 +19,7 @@ from ff_lightning.tasks import FFPredictive as FFPredictive
 from ff_lightning.tasks import FFRepresentation as FFRepresentation
 from ff_lightning.tasks import FFSelfContrast as FFSelfContrast
 from ff_lightning.tasks import FFSpikingClassifier as FFSpikingClassifier
+from ff_lightning.tasks import FFSpotter as FFSpotter
 from ff_lightning.tasks import LanguageTwin as LanguageTwin
 
 __version__ = _version("ff-lightning")

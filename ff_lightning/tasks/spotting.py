@@ -1,0 +1,119 @@
+"""Spotting words in running recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.classification import MulticlassAccuracy
+
+from ff_lightning.detection import Events, Matched, find_events, match, together
+from ff_lightning.errors import InputError, positive
+from ff_lightning.module import FFLightningModule
+from ff_lightning.networks.causal import UNJUDGED, CausalConvNet
+from ff_lightning.signals import LocalStep, Signal
+
+
+class FFSpotter(FFLightningModule):
+    """Finds words in running recordings; every block learns which word, or none, ends at every frame.
+
+    The last block is read. A word is found where its probability has a maximum that reaches a threshold; the threshold
+    is chosen at the end of every validation, so that there are ``false_alarms`` a minute, and kept in checkpoints. The
+    tier is that of the blocks' loss. Logged are ``accuracy`` of the frames that have a label, overall and by block, the
+    share of the words ``detected`` and ``false_alarms`` a minute, both at the threshold.
+
+    Args:
+        network: causal blocks with a goodness of every word at every frame; the last class is "no word".
+        num_classes: words, and "no word".
+        false_alarms: a minute, on validation recordings.
+        frame_seconds: from a frame to the next.
+        **kwargs: see :class:`~ff_lightning.FFLightningModule`.
+
+    Raises:
+        InputError: the network has another number of classes.
+    """
+
+    def __init__(
+        self,
+        network: CausalConvNet,
+        *,
+        num_classes: int = 11,
+        false_alarms: float = 1.0,
+        frame_seconds: float = 0.016,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(network, **kwargs)
+        if network.num_classes != num_classes:
+            raise InputError(
+                f"Passed `num_classes={num_classes}` with a network built for `num_classes={network.num_classes}`. They "
+                "must be equal."
+            )
+        self.false_alarms = positive("false_alarms", false_alarms)
+        self.frame_seconds = positive("frame_seconds", frame_seconds)
+        self.threshold: Tensor
+        self.register_buffer("threshold", torch.tensor(0.5))
+        self.accuracies = torch.nn.ModuleList(
+            MulticlassAccuracy(num_classes, average="micro", ignore_index=UNJUDGED) for _ in network
+        )
+        self._matched: list[Matched] = []
+
+    def local_losses(self, batch: Any) -> Iterator[LocalStep]:
+        """The losses of all blocks at the frames that have a label."""
+        x, y = batch[:2]
+        yield from self.network.local_losses(Signal(x, 1, y, self.generator, self.global_step))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Goodness ``(B, T, C)`` that the last block gives to every class at every frame of ``(B, 1, bands, T)``."""
+        return self.network.goodness(x)[-1]
+
+    def events(self, x: Tensor) -> list[Events]:
+        """Words found in spectrograms ``(B, 1, bands, T)``, those that reach the threshold."""
+        return [find_events(goodness).above(float(self.threshold)) for goodness in self(x)]
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Accuracy of the frames, and which of the words are found."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Accuracy of the frames, and which of the words are found."""
+        self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Any, batch_idx: int) -> list[Events]:
+        """Words found in a batch of spectrograms, with or without labels."""
+        return self.events(batch[0] if isinstance(batch, (tuple, list)) else batch)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget what was matched before."""
+        self._matched = []
+
+    def on_validation_epoch_end(self) -> None:
+        """Choose the threshold, and log what it finds."""
+        if self._matched and not self.trainer.sanity_checking:
+            self.threshold.fill_(together(self._matched).threshold(self.false_alarms))
+            self._log_found("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Forget what was matched before."""
+        self._matched = []
+
+    def on_test_epoch_end(self) -> None:
+        """Log what is found at the threshold of the validation."""
+        self._log_found("test")
+
+    def _evaluate(self, batch: Any, stage: str) -> None:
+        x, y, words = batch
+        goodness = self.network.goodness(x)
+        for index, (accuracy, g) in enumerate(zip(self.accuracies, goodness, strict=True)):
+            accuracy.update(g.argmax(-1).flatten(), y.flatten())
+            assert isinstance(accuracy, MulticlassAccuracy)
+            self.log(f"{stage}/accuracy/block_{index}", accuracy)
+        self.log(f"{stage}/accuracy", self.accuracies[-1], prog_bar=True)  # type: ignore[arg-type]
+        minutes = x.shape[3] * self.frame_seconds / 60
+        self._matched.append(match(find_events(goodness[-1, 0].cpu()), words.cpu(), minutes=minutes))
+
+    def _log_found(self, stage: str) -> None:
+        found, threshold = together(self._matched), float(self.threshold)
+        values = {"detected": found.detected(threshold), "false_alarms": found.false_alarms(threshold)}
+        self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
