@@ -69,12 +69,16 @@ class Matched:
     minutes: float
 
     def threshold(self, false_alarms: float) -> float:
-        """The lowest score that gives at most so many false alarms a minute; events must have at least it."""
+        """The score that an event must have for at most so many false alarms a minute, and no lower than helps.
+
+        It is the lowest score of a right event that is above the first false alarm too many.
+        """
         wrong = self.score[~self.right].sort(descending=True).values
         allowed = int(false_alarms * self.minutes)
-        if allowed >= len(wrong):
-            return 0.0
-        return float(torch.nextafter(wrong[allowed], torch.tensor(2.0, dtype=wrong.dtype)))
+        right = self.score[self.right]
+        if allowed < len(wrong):
+            right = right[right > wrong[allowed]]
+        return float(right.min()) if len(right) else 1.0
 
     def detected(self, threshold: float) -> float:
         """Share of the words that are found."""

@@ -38,6 +38,7 @@ from ff_lightning.callbacks import (
     LanguageTable,
     LastCheckpoint,
     RunRecord,
+    SoundPictures,
     TrainingProgress,
 )
 from ff_lightning.cli.export import export
@@ -242,6 +243,7 @@ def default_callbacks(trainer: Namespace, command: str = "") -> list[pl.Callback
         ClassificationPictures(),
         BlockPictures(),
         GeneratedPictures(),
+        SoundPictures(),
     ]
     if trainer.logger is not False:
         callbacks += [LearningRateMonitor("step"), GoodnessMonitor()]

@@ -31,8 +31,8 @@ def predict_folder(
     """Write a table of the pictures or recordings in a folder: file, label, and a score for each class.
 
     What a file shows or says is read as in the training of the checkpoint. Of pictures, the block that answered stands
-    beside the label. Of recordings there are start and end in seconds: in a recording longer than those of the training,
-    a label is given to every window of their length.
+    beside the label. Of recordings there are start and end in seconds: in one that is longer than those of the
+    training, a label is given to every window of their length.
 
     Pictures of any size are made grey or RGB and resized to the shape of the images of the training, without keeping
     their proportions. They should look like those otherwise: MNIST's digits are white on black.

@@ -1,4 +1,4 @@
-"""``ff-lightning predict --folder`` for recordings: what a classifier says of each, and when it hears it in long ones."""
+"""``ff-lightning predict --folder`` for recordings: what is said in each, and when in long ones."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ff_lightning.tasks.spotting import FFSpotter
 
 
 def kept_of_sounds(ckpt_path: str) -> dict[str, Any] | None:
-    """What a checkpoint keeps of the recordings that its model was trained on; ``None`` if it was not trained on any."""
+    """What a checkpoint keeps of the recordings that its model was trained on; ``None`` if there were none."""
     for state in check_checkpoint(ckpt_path).values():
         if isinstance(state, Mapping) and {"features", "rate", "seconds"} <= state.keys():
             return dict(state)
@@ -51,19 +51,19 @@ def predict_recordings(
         raise InputError(f"Passed `tolerance={tolerance}` for recordings. An early exit is for pictures: leave it out.")
     paths = find_recordings(folder)
     content = check_checkpoint(ckpt_path)
-    kind = FFSpotter if str(content["hyper_parameters"].get("_class_path", "")).endswith("FFSpotter") else None
-    model = take_weights(build_model(content, ckpt_path, kind or ImageClassification), content, ckpt_path)  # type: ignore[type-abstract]
+    spots = str(content["hyper_parameters"].get("_class_path", "")).endswith("FFSpotter")
+    kind: type[ImageClassification | FFSpotter] = FFSpotter if spots else ImageClassification
+    model = take_weights(build_model(content, ckpt_path, kind), content, ckpt_path)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
+    scores = ["score"] if spots else [f"score {name}" for name in sounds["class_names"]]
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     written = 0
     with Path(output).open("w", newline="", encoding="utf-8") as file, torch.inference_mode():
         table = csv.writer(file)
-        names = list(sounds["class_names"])
-        spots = isinstance(model, FFSpotter)
-        table.writerow(["file", "start", "end", "label", *(["score"] if spots else [f"score {name}" for name in names])])
+        table.writerow(["file", "start", "end", "label", *scores])
         for path in paths:
             wave = read_recording(path, sounds["rate"], str(path))
-            for row in _spotted(model, wave, sounds) if spots else _classified(model, wave, sounds, batch_size):
+            for row in _heard(model, wave, sounds, batch_size):
                 table.writerow([path, *row])
                 written += 1
     rank_zero_info(f"Wrote {output}: {written} lines about {len(paths)} recordings.")
@@ -86,6 +86,15 @@ def windows(wave: Tensor, samples: int) -> tuple[Tensor, list[int]]:
     return torch.stack([wave[start : start + samples] for start in starts]), starts
 
 
+def _heard(
+    model: ImageClassification | FFSpotter, wave: Tensor, sounds: Mapping[str, Any], batch_size: int
+) -> Iterator[Sequence[object]]:
+    """Lines of the table about one recording, without its name."""
+    return (
+        _spotted(model, wave, sounds) if isinstance(model, FFSpotter) else _classified(model, wave, sounds, batch_size)
+    )
+
+
 def _classified(
     model: ImageClassification, wave: Tensor, sounds: Mapping[str, Any], batch_size: int
 ) -> Iterator[Sequence[object]]:
@@ -95,7 +104,7 @@ def _classified(
     length = min(len(wave), cut.shape[1])
     scores = [
         model(features(torch.stack([at_peak(window) for window in some]), rate).to(model.device)).cpu()
-        for some in cut.split(batch_size)
+        for some in torch.split(cut, batch_size)
     ]
     for start, row in zip(starts, torch.cat(scores), strict=True):
         times = (f"{start / rate:.3f}", f"{(start + length) / rate:.3f}")

@@ -162,9 +162,7 @@ class AudioDataModule(LightningDataModule):
         sounds, trainer = self._parts["train"], self.trainer
         rank, world_size = rank_of(trainer)
         if trainer is not None and trainer.overfit_batches:  # type: ignore[attr-defined]
-            return SoundLoader(
-                sounds, self.features, batch_size=self.batch_size, rank=rank, world_size=world_size
-            )
+            return SoundLoader(sounds, self.features, batch_size=self.batch_size, rank=rank, world_size=world_size)
         return ShuffledSoundLoader(
             sounds,
             self.features,
@@ -205,9 +203,7 @@ class AudioDataModule(LightningDataModule):
             test = splits.get("test")
             return splits["train"], None if test is None else (test, torch.arange(len(test.labels)))
         everything = joined([splits[name] for name in ("train", "validation", "test") if name in splits])
-        stay, taken = parted(
-            everything.labels, everything.groups, self.test, seed=self.split_seed, argument="test"
-        )
+        stay, taken = parted(everything.labels, everything.groups, self.test, seed=self.split_seed, argument="test")
         if not len(taken):
             return everything, None
         return everything.take(stay), (everything, taken)
@@ -221,9 +217,7 @@ class AudioDataModule(LightningDataModule):
         else:
             training = training if own is None else joined([training, own])
             asked = 0.1 if self.validation is None else self.validation
-            stay, taken = parted(
-                training.labels, training.groups, asked, seed=self.split_seed, argument="validation"
-            )
+            stay, taken = parted(training.labels, training.groups, asked, seed=self.split_seed, argument="validation")
             if len(taken):
                 self._parts["validation"] = self._decoded(training, taken)
         if self.limit is not None:

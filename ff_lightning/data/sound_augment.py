@@ -169,7 +169,7 @@ class SoundAugment:
             x = stretched(x, 1 + self.stretch * (2 * uniform[:, 3] - 1))
         bands = min(self.band_mask, x.shape[2])
         frames = min(round(self.time_mask / seconds * x.shape[3]), x.shape[3])
-        for four in uniform[:, 4:].split(4, dim=1):
+        for four in torch.split(uniform[:, 4:], 4, dim=1):
             for axis, most, (start, width) in ((2, bands, four[:, :2].unbind(1)), (3, frames, four[:, 2:].unbind(1))):
                 if most:
                     x = masked(x, axis, start, (width * (most + 1)).long())

@@ -186,7 +186,9 @@ def _open_tables(
     classes = [name for name in labels if isinstance(features[name], datasets.ClassLabel) or name == "label"]
     label = _column(source, "label_column", label_column, labels if label_column else classes or labels, features)
     if group_column is not None and group_column not in features:
-        raise InputError(f"Passed `group_column={group_column!r}`. The columns of {source!r} are {', '.join(features)}.")
+        raise InputError(
+            f"Passed `group_column={group_column!r}`. The columns of {source!r} are {', '.join(features)}."
+        )
     names = _class_names(source, label, features[label], tables["train"])
     splits = {}
     for split, table in tables.items():

@@ -97,9 +97,7 @@ class LogMel:
         filters = mel_filters(rate, points, self.bands, self.lowest)
         # The window of `width` lies in the middle of `points`: after this padding it ends where the frame does.
         padded = F.pad(waves, (width - step + (points - width) // 2, points - width - (points - width) // 2))
-        spectrum = torch.stft(
-            padded, points, step, width, torch.hann_window(width), center=False, return_complex=True
-        )
+        spectrum = torch.stft(padded, points, step, width, torch.hann_window(width), center=False, return_complex=True)
         decibels = 10 * torch.log10(filters @ spectrum.abs().square() + 1e-12)
         loudest = decibels.amax((1, 2), keepdim=True) if self.level is None else self.level
         x = ((decibels - loudest) / self.floor + 1).clamp(0, 1)

@@ -77,7 +77,8 @@ def _stratified(labels: Tensor, count: int, seed: int) -> np.ndarray:
     from sklearn.model_selection import train_test_split
 
     chosen = np.zeros(len(labels), dtype=bool)
-    classes = labels.unique(return_counts=True)[1]
+    classes = labels.bincount()
+    classes = classes[classes > 0]
     if count:
         # scikit-learn refuses what cannot be stratified: classes of one row, or fewer rows than classes.
         possible = int(classes.min()) > 1 and len(classes) <= min(count, len(labels) - count)

@@ -22,7 +22,7 @@ class FFSpotter(FFLightningModule):
     The last block is read. A word is found where its probability has a maximum that reaches a threshold; the threshold
     is chosen at the end of every validation, so that there are ``false_alarms`` a minute, and kept in checkpoints. The
     tier is that of the blocks' loss. Logged are ``accuracy`` of the frames that have a label, overall and by block, the
-    share of the words ``detected`` and ``false_alarms`` a minute, both at the threshold.
+    share of the words ``detected`` and ``false_alarms`` a minute, at the threshold.
 
     Args:
         network: causal blocks with a goodness of every word at every frame; the last class is "no word".
@@ -106,8 +106,8 @@ class FFSpotter(FFLightningModule):
         x, y, words = batch
         goodness = self.network.goodness(x)
         for index, (accuracy, g) in enumerate(zip(self.accuracies, goodness, strict=True)):
-            accuracy.update(g.argmax(-1).flatten(), y.flatten())
             assert isinstance(accuracy, MulticlassAccuracy)
+            accuracy.update(g.argmax(-1).flatten(), y.flatten())
             self.log(f"{stage}/accuracy/block_{index}", accuracy)
         self.log(f"{stage}/accuracy", self.accuracies[-1], prog_bar=True)  # type: ignore[arg-type]
         minutes = x.shape[3] * self.frame_seconds / 60

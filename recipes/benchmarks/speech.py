@@ -1,12 +1,14 @@
-"""Test accuracy of `fsdd_conv` on spoken digits, with the twin beside it.
+"""Test accuracy of `fsdd_conv` or `fsdd_scff` on spoken digits, with the twin beside it.
 
-    python recipes/benchmarks/speech.py --data path/to/fsdd [--seed 0 1 2] [--leave-out lucas] [--tier T2] [--parts ff twin]
+    python recipes/benchmarks/speech.py --data path/to/fsdd [--seed 0 1 2] [--leave-out lucas] [--tier T2] [--parts ff]
 
 `--data` is a folder with Parquet files of the Free Spoken Digit Dataset, or its name below the folder that
 `FF_LIGHTNING_DATA` names. Without `--leave-out` the test is the official one, recordings 0 to 4 of every speaker and
 digit; a tenth of the others validates. With it, the test are all recordings of a speaker whom the training never hears,
 and all recordings of the others are trained on: nothing is chosen by them. `--leave-out SPEAKER --validate OTHER` keeps
 the test closed, and says how well a second speaker is understood who is left out as well.
+
+`--recipe fsdd_scff` learns without labels, and reads by a linear softmax; it has no other tier.
 
 Tier T1 contrasts the true word with words of each block's own prediction, T2 compares all words at once. Further
 arguments change the recipe, of FF and twin alike: `--trainer.max_epochs 5`. The last line is JSON; accuracies are in
@@ -62,11 +64,14 @@ def main() -> None:
     parser.add_argument("--leave-out", metavar="SPEAKER", help="train on the other speakers, test on this one")
     parser.add_argument("--validate", metavar="OTHER", help="with --leave-out: another speaker to measure instead")
     parser.add_argument("--tier", choices=list(TIERS), default="T1")
+    parser.add_argument("--recipe", choices=["fsdd_conv", "fsdd_scff"], default="fsdd_conv")
     parser.add_argument("--parts", nargs="+", choices=["ff", "twin"], default=["ff", "twin"])
     parser.add_argument("--threads", type=int, default=1)
     args, args.changes = parser.parse_known_args()
     if args.validate and not args.leave_out:
         parser.error("--validate OTHER needs --leave-out SPEAKER: it is a second speaker who is left out")
+    if args.recipe == "fsdd_scff" and args.tier != "T1":
+        parser.error("--recipe fsdd_scff is of tier T1")
     torch.set_num_threads(args.threads)
     overlays = {"ff": TIERS[args.tier], "twin": ["with/twin"]}
 
@@ -75,7 +80,7 @@ def main() -> None:
         found: dict[str, Any] = {"seed": seed}
         for part in args.parts:
             prefix = "" if part == "ff" else "twin_"
-            measured = trained(args, ["fsdd_conv", *overlays[part]], seed)
+            measured = trained(args, [args.recipe, *overlays[part]], seed)
             found |= {prefix + name: value for name, value in measured.items()}
         by_seed.append(found)
         print(json.dumps(found), flush=True)
@@ -92,7 +97,7 @@ def main() -> None:
         "twin_cpu_minutes": average("twin_cpu_minutes"),
         "seeds": args.seed,
         "left_out": args.leave_out,
-        "recipe": " + ".join(["fsdd_conv", *TIERS[args.tier]]),
+        "recipe": " + ".join([args.recipe, *TIERS[args.tier]]),
         "by_seed": by_seed,
     }
     print(json.dumps(result | provenance()))

@@ -96,7 +96,8 @@ def test_labels_can_be_words_in_a_table(tmp_path: Path) -> None:
 def test_training_depends_on_the_seed_alone(folders: Path) -> None:
     augment = SoundAugment(shift=0.05, speed=0.1, noise=[0, 10], stretch=0.1, band_mask=5, time_mask=0.1)
     first, again, other = (
-        next(iter(ready(folders, test=0.2, augment=augment, shuffle_seed=seed).train_dataloader())) for seed in (0, 0, 1)
+        next(iter(ready(folders, test=0.2, augment=augment, shuffle_seed=seed).train_dataloader()))
+        for seed in (0, 0, 1)
     )
     assert torch.equal(first[0], again[0])
     assert not torch.equal(first[0], other[0])

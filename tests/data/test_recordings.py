@@ -74,7 +74,7 @@ def test_what_cannot_be_used_is_named_in_one_line(content: bytes, said: str, tmp
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="none.wav"):
+    with pytest.raises(InputError, match=r"none\.wav"):
         read_recording(tmp_path / "none.wav", 8000, "none.wav")
 
 

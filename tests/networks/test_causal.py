@@ -98,7 +98,11 @@ def test_with_all_layers_in_one_block_it_is_the_twin() -> None:
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [({"layers_per_block": 2}, "layers_per_block"), ({"dropout": 1.0}, "dropout"), ({"goodness": SumOfSquares()}, "one a class")],
+    [
+        ({"layers_per_block": 2}, "layers_per_block"),
+        ({"dropout": 1.0}, "dropout"),
+        ({"goodness": SumOfSquares()}, "one a class"),
+    ],
 )
 def test_impossible_sizes_are_named(options: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
