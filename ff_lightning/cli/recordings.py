@@ -56,17 +56,18 @@ def predict_recordings(
     model = take_weights(build_model(content, ckpt_path, kind), content, ckpt_path)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     scores = ["score"] if spots else [f"score {name}" for name in sounds["class_names"]]
+    with torch.inference_mode():
+        rows = [
+            [path, *row]
+            for path in paths
+            for row in _heard(model, read_recording(path, sounds["rate"], str(path)), sounds, batch_size)
+        ]
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    written = 0
-    with Path(output).open("w", newline="", encoding="utf-8") as file, torch.inference_mode():
+    with Path(output).open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
         table.writerow(["file", "start", "end", "label", *scores])
-        for path in paths:
-            wave = read_recording(path, sounds["rate"], str(path))
-            for row in _heard(model, wave, sounds, batch_size):
-                table.writerow([path, *row])
-                written += 1
-    rank_zero_info(f"Wrote {output}: {written} lines about {len(paths)} recordings.")
+        table.writerows(rows)
+    rank_zero_info(f"Wrote {output}: {len(rows)} lines about {len(paths)} recordings.")
 
 
 def windows(wave: Tensor, samples: int) -> tuple[Tensor, list[int]]:

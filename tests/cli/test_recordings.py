@@ -102,14 +102,20 @@ def test_pictures_show_what_blocks_hear(classifier: Path, spotter: Path) -> None
 
 
 def test_what_cannot_be_heard_is_said_in_one_line(
-    classifier: Path, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    classifier: Path,
+    recordings: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     call = ["predict", "--ckpt_path", str(classifier / "last.ckpt"), "--folder"]
     (recordings / "bad.wav").write_text("no sound")
     assert "bad.wav" in error_of(capsys, *call, str(recordings))
     (tmp_path / "empty").mkdir()
     assert "holds no recording" in error_of(capsys, *call, str(tmp_path / "empty"))
     assert "tolerance" in error_of(capsys, *call, str(recordings), "--tolerance", "0.1")
+    assert not (tmp_path / "predictions.csv").exists()
 
 
 @pytest.mark.parametrize("length", [1, 99, 100, 101, 250, 1000])
