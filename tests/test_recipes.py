@@ -23,7 +23,7 @@ from tests.engine.test_compilation import needs_compiler
 RECIPES = Path(__file__).parents[1] / "recipes"
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 OVERLAYS = sorted(path.stem for path in RECIPES.glob("with/*.yaml"))
-OWN_TEST = {"smoke", "ddp", "fsdp", "layer_parallel", "compile", "wandb", "wandb_offline", "rollouts"}
+OWN_TEST = {"spotting_twin", "smoke", "ddp", "fsdp", "layer_parallel", "compile", "wandb", "wandb_offline", "rollouts"}
 FEW = [
     *("--data.limit", "300", "--data.validation", "500", "--data.eval_batch_size", "100"),
     *("--trainer.enable_progress_bar", "false"),
@@ -35,9 +35,10 @@ CHANGED = {
 }
 
 TEXTS = [name for name in NAMES if name.endswith("_gpt")]
+SOUNDS = [name for name in NAMES if name.startswith(("fsdd", "speech"))]  # trained in `test_sound_recipes`
 TEXT_OVERLAYS = ["adamw", "language_twin", "logistic", "residual", "samples", "softmax"]
 CONV_OVERLAYS = ["class_softmax", "overlapping", "own_contrast"]
-OTHER_OVERLAYS = {*TEXT_OVERLAYS, *CONV_OVERLAYS, "rollouts", "smoke", "wandb"}
+OTHER_OVERLAYS = {*TEXT_OVERLAYS, *CONV_OVERLAYS, "rollouts", "smoke", "spotting_twin", "wandb"}
 COMBINATIONS = (
     {(name,) for name in NAMES}
     | {("digits_mlp", overlay) for overlay in OVERLAYS if overlay not in OTHER_OVERLAYS}
@@ -82,7 +83,7 @@ def test_a_recipe_says_how_to_run_it(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "recipe", [name for name in NAMES if name != "digits_mlp" and name not in (*TEXTS, "aesop_ff")]
+    "recipe", [name for name in NAMES if name != "digits_mlp" and name not in (*TEXTS, *SOUNDS, "aesop_ff")]
 )
 def test_a_recipe_trains_and_its_checkpoint_is_tested(
     recipe: str, few_images: Path, monkeypatch: pytest.MonkeyPatch

@@ -77,11 +77,12 @@ class Strung:
             speed: Play every word faster or slower by up to this share.
         """
         uniform = torch.rand(len(rows) + 1, 3, generator=generator)
-        waves = sounds.scaled(torch.tensor(rows))
-        if speed:
-            waves = moved(waves, 1 + speed * (2 * uniform[:-1, 2] - 1), torch.zeros(len(rows)))
         at, pieces, words = 0, [], []
-        for row, wave, (pause, loudness, _) in zip(rows, waves, uniform[:-1].tolist(), strict=True):
+        for row, (pause, loudness, faster) in zip(rows, uniform[:-1].tolist(), strict=True):
+            wave = sounds.scaled(slice(row, row + 1))
+            if speed:
+                wave = moved(wave, torch.tensor([1 + speed * (2 * faster - 1)]), torch.zeros(1))
+            wave = wave[0]
             sounding = wave.nonzero()
             if not len(sounding):
                 continue
