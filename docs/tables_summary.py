@@ -94,7 +94,9 @@ def spoken_words() -> Iterator[Result]:
             what = f"`{runs[0]['recipe']}`, test accuracy, %"
             yield Result(what, each, "test", spread_if_any(twins, "twin_test"), runs)
     for recipe in dict.fromkeys((runs[0]["recipe"], runs[0]["tier"]) for runs, _, _ in found if runs[0]["left_out"]):
-        parts = [part for part in found if part[0][0]["left_out"] and (part[0][0]["recipe"], part[0][0]["tier"]) == recipe]
+        parts = [
+            part for part in found if part[0][0]["left_out"] and (part[0][0]["recipe"], part[0][0]["tier"]) == recipe
+        ]
         runs, each, twins = ([one for part in parts for one in part[place]] for place in range(3))
         what = f"`{recipe[0]}`, speakers never heard in training, test accuracy, %, mean over {len(parts)}"
         command = "python recipes/benchmarks/speech.py --leave-out SPEAKER"

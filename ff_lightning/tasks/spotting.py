@@ -16,6 +16,10 @@ from ff_lightning.networks.causal import UNJUDGED, CausalConvNet
 from ff_lightning.signals import LocalStep, Signal
 
 
+REACH, SMOOTH, TOLERANCE = 0.25, 0.2, 0.3
+"""Seconds: between words that are found, over which probabilities are averaged, and between a word found and its end."""
+
+
 class FFSpotter(FFLightningModule):
     """Finds words in running recordings; every block learns which word, or none, ends at every frame.
 
@@ -70,7 +74,12 @@ class FFSpotter(FFLightningModule):
 
     def events(self, x: Tensor) -> list[Events]:
         """Words found in spectrograms ``(B, 1, bands, T)``, those that reach the threshold."""
-        return [find_events(goodness).above(float(self.threshold)) for goodness in self(x)]
+        return [self.candidates(goodness).above(float(self.threshold)) for goodness in self(x)]
+
+    def candidates(self, goodness: Tensor) -> Events:
+        """Words that may be in a recording, however improbable, by the goodness of every class ``(T, C)``."""
+        reach, smooth = (max(1, round(seconds / self.frame_seconds)) for seconds in (REACH, SMOOTH))
+        return find_events(goodness, reach=reach, smooth=smooth)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Accuracy of the frames, and which of the words are found."""
@@ -111,7 +120,10 @@ class FFSpotter(FFLightningModule):
             self.log(f"{stage}/accuracy/block_{index}", accuracy)
         self.log(f"{stage}/accuracy", self.accuracies[-1], prog_bar=True)  # type: ignore[arg-type]
         minutes = x.shape[3] * self.frame_seconds / 60
-        self._matched.append(match(find_events(goodness[-1, 0].cpu()), words.cpu(), minutes=minutes))
+        found = self.candidates(goodness[-1, 0].cpu())
+        self._matched.append(
+            match(found, words.cpu(), minutes=minutes, tolerance=round(TOLERANCE / self.frame_seconds))
+        )
 
     def _log_found(self, stage: str) -> None:
         found, threshold = together(self._matched), float(self.threshold)
