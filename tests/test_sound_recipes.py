@@ -1,4 +1,4 @@
-"""The recipes of recordings train: on real digits where there are some, that of Speech Commands on a set of its form."""
+"""The recipes of recordings train on real digits, where there are some; Speech Commands on a set of its form."""
 
 from __future__ import annotations
 

@@ -15,9 +15,8 @@ from ff_lightning.module import FFLightningModule
 from ff_lightning.networks.causal import UNJUDGED, CausalConvNet
 from ff_lightning.signals import LocalStep, Signal
 
-
 REACH, SMOOTH, TOLERANCE = 0.25, 0.2, 0.3
-"""Seconds: between words that are found, over which probabilities are averaged, and between a word found and its end."""
+"""Seconds: between words that are found; over which probabilities are averaged; from a word found to its end."""
 
 
 class FFSpotter(FFLightningModule):
@@ -51,8 +50,8 @@ class FFSpotter(FFLightningModule):
         super().__init__(network, **kwargs)
         if network.num_classes != num_classes:
             raise InputError(
-                f"Passed `num_classes={num_classes}` with a network built for `num_classes={network.num_classes}`. They "
-                "must be equal."
+                f"Passed `num_classes={num_classes}` with a network built for `num_classes={network.num_classes}`. "
+                "They must be equal."
             )
         self.false_alarms = positive("false_alarms", false_alarms)
         self.frame_seconds = positive("frame_seconds", frame_seconds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -126,5 +127,5 @@ def test_windows_cover_a_recording(length: int) -> None:
     assert cut.shape == (len(starts), 100)
     assert set(range(1, length + 1)) == set(cut.unique().tolist()) - {0}
     if length > 100:
-        assert all(after - before <= 50 for before, after in zip(starts, starts[1:], strict=False))
+        assert all(after - before <= 50 for before, after in pairwise(starts))
         assert [int(window[0]) - 1 for window in cut] == starts
