@@ -107,13 +107,3 @@ def match(events: Events, words: Tensor, *, minutes: float, tolerance: int = 15)
             free[fitting[0]] = False
             right[event] = True
     return Matched(events.score, right, len(words), minutes)
-
-
-def together(parts: list[Matched]) -> Matched:
-    """What was matched in several recordings, as of one."""
-    return Matched(
-        torch.cat([part.score for part in parts]),
-        torch.cat([part.right for part in parts]),
-        sum(part.words for part in parts),
-        sum(part.minutes for part in parts),
-    )

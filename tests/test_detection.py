@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ff_lightning.detection import Events, Matched, find_events, match, together
+from ff_lightning.detection import Events, Matched, find_events, match
 
 
 def bumps(frames: int, *peaks: tuple[int, int, float]) -> torch.Tensor:
@@ -62,6 +62,3 @@ def test_the_threshold_allows_so_many_false_alarms() -> None:
         threshold = found.threshold(allowed)
         assert found.false_alarms(threshold) <= allowed
         assert found.detected(threshold) == detected / 4
-    both = together([found, found])
-    assert (both.words, both.minutes, len(both.score)) == (8, 2.0, 12)
-    assert both.detected(both.threshold(1.0)) == found.detected(found.threshold(1.0))

@@ -89,7 +89,7 @@ class AudioDataModule(LightningDataModule):
             check_whole(self, name, value, least=least)
         check_part(self, "validation", validation, grouped=group_column is not None)
         check_part(self, "test", test, grouped=group_column is not None)
-        self.save_hyperparameters(ignore=["features", "augment"])
+        self.save_hyperparameters(ignore=["features", "augment", "strung"])  # objects, which no checkpoint may hold
         self.source = source
         self.columns = {"audio_column": audio_column, "label_column": label_column, "group_column": group_column}
         self.rate = rate

@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.utilities.data import dim_zero_cat
 
-from ff_lightning.detection import Events, Matched, find_events, match, together
+from ff_lightning.detection import Events, Matched, find_events, match
 from ff_lightning.errors import InputError, positive
 from ff_lightning.module import FFLightningModule
 from ff_lightning.networks.causal import UNJUDGED, CausalConvNet
@@ -60,7 +62,7 @@ class FFSpotter(FFLightningModule):
         self.accuracies = torch.nn.ModuleList(
             MulticlassAccuracy(num_classes, average="micro", ignore_index=UNJUDGED) for _ in network
         )
-        self._matched: list[Matched] = []
+        self.found = FoundWords()
 
     def local_losses(self, batch: Any) -> Iterator[LocalStep]:
         """The losses of all blocks at the frames that have a label."""
@@ -92,23 +94,18 @@ class FFSpotter(FFLightningModule):
         """Words found in a batch of spectrograms, with or without labels."""
         return self.events(batch[0] if isinstance(batch, (tuple, list)) else batch)
 
-    def on_validation_epoch_start(self) -> None:
-        """Forget what was matched before."""
-        self._matched = []
-
     def on_validation_epoch_end(self) -> None:
         """Choose the threshold, and log what it finds."""
-        if self._matched and not self.trainer.sanity_checking:
-            self.threshold.fill_(together(self._matched).threshold(self.false_alarms))
-            self._log_found("val")
-
-    def on_test_epoch_start(self) -> None:
-        """Forget what was matched before."""
-        self._matched = []
+        matched = self.found.matched()
+        if matched is not None and not self.trainer.sanity_checking:
+            self.threshold.fill_(matched.threshold(self.false_alarms))
+            self._log_found(matched, "val")
 
     def on_test_epoch_end(self) -> None:
         """Log what is found at the threshold of the validation."""
-        self._log_found("test")
+        matched = self.found.matched()
+        if matched is not None:
+            self._log_found(matched, "test")
 
     def _evaluate(self, batch: Any, stage: str) -> None:
         x, y, words = batch
@@ -119,12 +116,47 @@ class FFSpotter(FFLightningModule):
             self.log(f"{stage}/accuracy/block_{index}", accuracy)
         self.log(f"{stage}/accuracy", self.accuracies[-1], prog_bar=True)  # type: ignore[arg-type]
         minutes = x.shape[3] * self.frame_seconds / 60
-        found = self.candidates(goodness[-1, 0].cpu())
-        self._matched.append(
-            match(found, words.cpu(), minutes=minutes, tolerance=round(TOLERANCE / self.frame_seconds))
-        )
+        events = self.candidates(goodness[-1, 0].cpu())
+        self.found.update(match(events, words.cpu(), minutes=minutes, tolerance=round(TOLERANCE / self.frame_seconds)))
 
-    def _log_found(self, stage: str) -> None:
-        found, threshold = together(self._matched), float(self.threshold)
-        values = {"detected": found.detected(threshold), "false_alarms": found.false_alarms(threshold)}
+    def _log_found(self, matched: Matched, stage: str) -> None:
+        threshold = float(self.threshold)
+        values = {"detected": matched.detected(threshold), "false_alarms": matched.false_alarms(threshold)}
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
+
+
+class FoundWords(Metric):
+    """Events of all recordings of an evaluation, on whatever rank they were found, beside the words that were said."""
+
+    full_state_update = False
+    score: list[Tensor]
+    right: list[Tensor]
+    words: Tensor
+    minutes: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in ("score", "right"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+        for name in ("words", "minutes"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, found: Matched) -> None:
+        """Take in one recording."""
+        self.score.append(found.score.to(self.device))
+        self.right.append(found.right.to(self.device))
+        self.words += found.words
+        self.minutes += found.minutes
+
+    def compute(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Score and rightness of all events, ``(E,)`` each, number of words, and minutes."""
+        score, right = dim_zero_cat(self.score), dim_zero_cat(self.right)
+        return score, right, self.words, self.minutes
+
+    def matched(self) -> Matched | None:
+        """Everything since the last call, of all ranks; ``None`` if that was nothing."""
+        if not self.update_called:
+            return None
+        score, right, words, minutes = self.compute()
+        self.reset()
+        return Matched(score.cpu().reshape(-1), right.cpu().reshape(-1), int(words), float(minutes))

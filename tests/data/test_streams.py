@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 from ff_lightning.data import LogMel, SoundAugment, SpottingDataModule, Strung
 from ff_lightning.data.sound_loader import PEAK, Sounds
 from ff_lightning.data.streams import UNJUDGED, Word, frame_labels
+from ff_lightning.engine.hyperparameters import PLAIN
 from ff_lightning.errors import InputError
 from tests.data.sounds import word_folders
 
@@ -67,6 +69,13 @@ def test_training_is_strung_anew_in_every_epoch(data: SpottingDataModule) -> Non
     assert all((y >= 0).any() and (y < data.no_word).any() for _, y in first)
     again = list(data.train_dataloader())
     assert all(torch.equal(x, x_again) for (x, _), (x_again, _) in zip(first, again, strict=True))
+
+
+def test_a_checkpoint_holds_no_object(data: SpottingDataModule) -> None:
+    kept = SpottingDataModule("anywhere", strung=Strung(), features=LogMel(level=9.0), augment=SoundAugment()).hparams
+    assert kept["source"] == "anywhere"
+    for content in (dict(kept), dict(data.hparams), data.state_dict()):
+        assert all(isinstance(leaf, PLAIN) for leaf in tree_leaves(content))
 
 
 def test_impossible_numbers_are_named(tmp_path: Path) -> None:

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 import ff_lightning as ff
+from ff_lightning.detection import Matched
 from ff_lightning.errors import InputError
 from ff_lightning.networks import CausalConvNet, FrameEnergy
+from ff_lightning.tasks.spotting import FoundWords
 
 
 def spotter(**options: Any) -> ff.FFSpotter:
@@ -47,3 +49,16 @@ def test_other_numbers_of_classes_are_named() -> None:
         spotter(num_classes=5)
     with pytest.raises(InputError, match="false_alarms"):
         spotter(false_alarms=0.0)
+
+
+def test_what_was_found_is_counted_over_recordings_and_then_forgotten() -> None:
+    found = FoundWords()
+    assert found.matched() is None
+    for score, right in (([0.9, 0.2], [True, False]), ([], []), ([0.8], [True])):
+        found.update(Matched(torch.tensor(score), torch.tensor(right, dtype=torch.bool), words=2, minutes=0.5))
+    matched = found.matched()
+    assert matched is not None
+    assert (matched.words, matched.minutes) == (6, 1.5)
+    assert matched.score.tolist() == pytest.approx([0.9, 0.2, 0.8])
+    assert matched.detected(matched.threshold(0.5)) == pytest.approx(2 / 6)
+    assert found.matched() is None
