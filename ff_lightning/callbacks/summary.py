@@ -11,6 +11,7 @@ from rich.table import Table
 from torch import nn
 
 from ff_lightning.module import FFLightningModule
+from ff_lightning.tasks.twin import BackpropTwin
 
 
 class BlockSummary(pl.Callback):
@@ -27,7 +28,8 @@ class BlockSummary(pl.Callback):
 
 def summary_table(module: FFLightningModule) -> Table:
     """One row for each of :meth:`~ff_lightning.FFLightningModule.local_modules`, and their sum."""
-    blocks = {id(block): f"block {index}" for index, block in enumerate(module.network)}
+    named = "" if isinstance(module, BackpropTwin) else "block {}"  # a twin is one whole
+    blocks = {id(block): named.format(index) for index, block in enumerate(module.network)}
     table = Table("", "layer", "goodness", "local loss", title=f"{type(module).__name__}: what learns by itself")
     table.add_column("parameters", justify="right")
     total = 0

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from ff_lightning.report.records import add_to_record, table_values
 from ff_lightning.tasks.language_modelling import LanguageModelling
+from ff_lightning.tasks.twin import BackpropTwin
 
 STAGES = {"fit": "val", "validate": "val", "test": "test"}
 """Name in the logs of what each subcommand evaluates."""
@@ -116,5 +117,7 @@ def _text(quantity: str, value: float | None) -> str:
 
 def _count_blocks(pl_module: Any) -> int:
     """Number of leading local modules that are blocks of the network: none for a twin, which is one whole."""
+    if isinstance(pl_module, BackpropTwin):
+        return 0
     pairs = zip(pl_module.network, pl_module.local_modules(), strict=False)
     return sum(block is module for block, module in pairs)

@@ -15,6 +15,7 @@ from ff_lightning.cli.models import build_model, take_weights
 from ff_lightning.data.recordings import at_peak, find_recordings, fitted, read_recording
 from ff_lightning.data.spectrograms import LogMel
 from ff_lightning.engine.checkpoints import check_checkpoint
+from ff_lightning.engine.lightning import class_and_arguments
 from ff_lightning.errors import InputError
 from ff_lightning.tasks.evaluation import ImageClassification
 from ff_lightning.tasks.spotting import FFSpotter
@@ -51,7 +52,8 @@ def predict_recordings(
         raise InputError(f"Passed `tolerance={tolerance}` for recordings. An early exit is for pictures: leave it out.")
     paths = find_recordings(folder)
     content = check_checkpoint(ckpt_path)
-    spots = str(content["hyper_parameters"].get("_class_path", "")).endswith("FFSpotter")
+    class_path, _ = class_and_arguments(content.get("hyper_parameters", {}))
+    spots = (class_path or "").endswith("FFSpotter")
     kind: type[ImageClassification | FFSpotter] = FFSpotter if spots else ImageClassification
     model = take_weights(build_model(content, ckpt_path, kind), content, ckpt_path)
     model.to("cuda" if torch.cuda.is_available() else "cpu")

@@ -1,5 +1,6 @@
 """`AudioDataModule`: recordings with one label each as spectrograms, decoded once and kept in memory."""
 
+import math
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -122,6 +123,11 @@ class AudioDataModule(LightningDataModule):
     def image_shape(self) -> tuple[int, int, int]:
         """One channel, rows and frames of a spectrogram."""
         return 1, self.features.height, self.features.frames(self.samples, self.rate)
+
+    @property
+    def in_features(self) -> int:
+        """Values of a spectrogram: what a network without a grid takes."""
+        return math.prod(self.image_shape)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps, so that it alone can read recordings: their form, their classes, the spectrogram."""

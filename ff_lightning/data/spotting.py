@@ -55,9 +55,24 @@ class SpottingDataModule(AudioDataModule):
         self.words = words
 
     @property
+    def num_classes(self) -> int:
+        """Number of classes: the words, and "no word", which is the last."""
+        return self.no_word + 1
+
+    @property
     def no_word(self) -> int:
         """The class of frames without a word."""
-        return self.num_classes
+        return len(self.class_names)
+
+    @property
+    def bands(self) -> int:
+        """Rows of a spectrogram."""
+        return self.features.height
+
+    @property
+    def frame_seconds(self) -> float:
+        """Seconds from a frame to the next."""
+        return self.features.hop / 1000
 
     def train_dataloader(self) -> TrainingStreams:  # type: ignore[override]
         """Give recordings that are strung together anew in every epoch."""

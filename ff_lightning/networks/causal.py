@@ -17,7 +17,7 @@ from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness, accumulation_dtype
 from ff_lightning.networks.conv import classes_of
 from ff_lightning.optim import HiddenMatrix
-from ff_lightning.signals import Contrast, Signal, true_and_hardest
+from ff_lightning.signals import BlockContext, Contrast, Signal, true_and_hardest
 from ff_lightning.stacks import BlockStack
 
 UNJUDGED = -1
@@ -125,12 +125,12 @@ class FrameEnergy(Goodness):
 class FrameBlock(ClassBlock):
     """A block with a goodness of every class at every frame, trained at those frames that have a label."""
 
-    def judge(self, h: Tensor, signal: Signal, generator: torch.Generator | None) -> Contrast:
+    def judge(self, h: Tensor, signal: Signal, context: BlockContext) -> Contrast:
         """Local loss of the activities ``(B, channels, T)`` with ``signal.labels`` ``(B, T)``."""
         assert signal.labels is not None
         judged = signal.labels != UNJUDGED
         g, labels = self.goodness(h)[judged], signal.labels[judged]
-        return Contrast(self.loss(g, labels, generator).loss, *true_and_hardest(g.detach(), labels))
+        return Contrast(self.loss(g, labels, context.generator).loss, *true_and_hardest(g.detach(), labels))
 
 
 class CausalConvNet(BlockStack):
@@ -144,6 +144,7 @@ class CausalConvNet(BlockStack):
         bands: rows of the spectrogram.
         widths: filters of each layer, from the input upwards.
         kernel_size: frames that a filter reads.
+        num_classes: words, and "no word"; that of ``goodness`` by default, or 11.
         layers_per_block: layers trained by one local loss; must divide the number of layers. With all of them, and
             :class:`~ff_lightning.candidates.Softmax` as loss, it is the twin: backprop through the whole network.
         goodness: one a class and frame; sized for every block; :class:`FrameEnergy` by default.
@@ -160,6 +161,7 @@ class CausalConvNet(BlockStack):
         widths: Sequence[int] = (64, 64, 64, 64),
         *,
         kernel_size: int = 5,
+        num_classes: int | None = None,
         layers_per_block: int = 1,
         goodness: Goodness | None = None,
         loss: CandidateLoss | None = None,
@@ -179,7 +181,8 @@ class CausalConvNet(BlockStack):
             for index, sizes in enumerate(pairwise([bands, *widths]))
         ]
         layers[0] = nn.Sequential(StandardBands(bands), layers[0])
-        goodness = FrameEnergy() if goodness is None else goodness
+        goodness = FrameEnergy(11 if num_classes is None else num_classes) if goodness is None else goodness
+        num_classes = classes_of(goodness, num_classes)
         blocks = [
             FrameBlock(
                 nn.Sequential(*layers[stop - layers_per_block : stop]),
@@ -190,6 +193,19 @@ class CausalConvNet(BlockStack):
             for stop in range(layers_per_block, len(widths) + 1, layers_per_block)
         ]
         super().__init__(blocks)
-        self.num_classes = classes_of(goodness)
+        self.num_classes = num_classes
         self.context = 1 + (kernel_size - 1) * (2 ** len(widths) - 1)
         """Frames that the last layer reads, the current one among them."""
+
+    def as_one_block(self, num_classes: int | None = None) -> BlockStack:
+        """Refuse a twin that says one class a recording, where this network says one a frame.
+
+        Raises:
+            InputError: always; says how the twin is built.
+        """
+        del num_classes
+        raise InputError(
+            f"Passed `network={type(self).__name__}`, which says a class at every frame. A `BackpropTwin` says one a "
+            "recording. The twin of this network has all layers in one block (`layers_per_block`) and `Softmax` as "
+            "loss: `recipes/with/spotting_twin.yaml`."
+        )

@@ -11,11 +11,12 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.utilities.data import dim_zero_cat
 
-from ff_lightning.detection import Events, Matched, find_events, match
-from ff_lightning.errors import InputError, positive
+from ff_lightning.errors import positive
 from ff_lightning.module import FFLightningModule
 from ff_lightning.networks.causal import UNJUDGED, CausalConvNet
+from ff_lightning.readouts.detection import Events, Matched, find_events, match
 from ff_lightning.signals import LocalStep, Signal
+from ff_lightning.tasks.evaluation import agreed_classes
 
 REACH, SMOOTH, TOLERANCE = 0.25, 0.2, 0.3
 """Seconds: between words that are found; over which probabilities are averaged; from a word found to its end."""
@@ -31,7 +32,7 @@ class FFSpotter(FFLightningModule):
 
     Args:
         network: causal blocks with a goodness of every word at every frame; the last class is "no word".
-        num_classes: words, and "no word".
+        num_classes: words, and "no word"; that of the network by default.
         false_alarms: a minute, on validation recordings.
         frame_seconds: from a frame to the next.
         **kwargs: see :class:`~ff_lightning.FFLightningModule`.
@@ -44,17 +45,13 @@ class FFSpotter(FFLightningModule):
         self,
         network: CausalConvNet,
         *,
-        num_classes: int = 11,
+        num_classes: int | None = None,
         false_alarms: float = 1.0,
         frame_seconds: float = 0.016,
         **kwargs: Any,
     ) -> None:
         super().__init__(network, **kwargs)
-        if network.num_classes != num_classes:
-            raise InputError(
-                f"Passed `num_classes={num_classes}` with a network built for `num_classes={network.num_classes}`. "
-                "They must be equal."
-            )
+        num_classes = agreed_classes(num_classes, network)
         self.false_alarms = positive("false_alarms", false_alarms)
         self.frame_seconds = positive("frame_seconds", frame_seconds)
         self.threshold: Tensor
@@ -67,7 +64,7 @@ class FFSpotter(FFLightningModule):
     def local_losses(self, batch: Any) -> Iterator[LocalStep]:
         """The losses of all blocks at the frames that have a label."""
         x, y = batch[:2]
-        yield from self.network.local_losses(Signal(x, 1, y, self.generator, self.global_step))
+        yield from self.network.local_losses(Signal(x, y), self.step_context())
 
     def forward(self, x: Tensor) -> Tensor:
         """Goodness ``(B, T, C)`` that the last block gives to every class at every frame of ``(B, 1, bands, T)``."""
@@ -99,13 +96,13 @@ class FFSpotter(FFLightningModule):
         matched = self.found.matched()
         if matched is not None and not self.trainer.sanity_checking:
             self.threshold.fill_(matched.threshold(self.false_alarms))
-            self._log_found(matched, "val")
+            self._log_words(matched, "val")
 
     def on_test_epoch_end(self) -> None:
         """Log what is found at the threshold of the validation."""
         matched = self.found.matched()
         if matched is not None:
-            self._log_found(matched, "test")
+            self._log_words(matched, "test")
 
     def _evaluate(self, batch: Any, stage: str) -> None:
         x, y, words = batch
@@ -119,7 +116,7 @@ class FFSpotter(FFLightningModule):
         events = self.candidates(goodness[-1, 0].cpu())
         self.found.update(match(events, words.cpu(), minutes=minutes, tolerance=round(TOLERANCE / self.frame_seconds)))
 
-    def _log_found(self, matched: Matched, stage: str) -> None:
+    def _log_words(self, matched: Matched, stage: str) -> None:
         threshold = float(self.threshold)
         values = {"detected": matched.detected(threshold), "false_alarms": matched.false_alarms(threshold)}
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()})

@@ -60,7 +60,7 @@ def test_state_is_not_averaged(tmp_path: Path) -> None:
     module = classifier(network=mlp(2, loss=MovingThresholdLoss()))
     trace = Trace()
     trainer(tmp_path, callbacks=[EMAWeightAveraging(**ARGUMENTS), trace]).fit(module, DATA, DATA)
-    buffers = [name for name, _ in module.network.named_buffers()]
+    buffers = {name for name, _ in module.network.named_buffers()} & module.network.state_dict().keys()
     assert buffers
     for name in buffers:
         assert torch.equal(trace.seen[-1][name], trace.after[-1][name])

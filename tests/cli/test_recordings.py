@@ -11,11 +11,9 @@ import pytest
 
 from ff_lightning.cli import main
 from ff_lightning.cli.recordings import windows
-from tests.command_line import error_of
+from tests.command_line import QUIET, configs, error_of
 from tests.data.sounds import WORDS, encoded, tone, word_folders
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 TWO_WORDS = [
     *("--data.test", "0.2", "--data.validation", "0.25", "--data.batch_size", "8"),
     *("--trainer.check_val_every_n_epoch", "8", "--trainer.max_epochs", "8"),
@@ -26,15 +24,12 @@ TWO_WORDS = [
 def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of a small classifier of two tones."""
     root = tmp_path_factory.mktemp("classifier")
-    goodness = "--model.network.goodness"
     args = [
-        *("--config", str(RECIPES / "fsdd_conv.yaml"), "--data.source", str(word_folders(root / "words"))),
-        *(goodness, "ff_lightning.goodness.WeightedEnergy", f"{goodness}.num_classes", "2", "--model.num_classes", "2"),
+        *(*configs("fsdd_conv"), "--data.source", str(word_folders(root / "words"))),
         *("--model.network.widths", "[8, 8]", "--model.network.pool_after", "[0]"),
         *("--trainer.default_root_dir", str(root / "run")),
     ]
     assert main(["fit", *args, *TWO_WORDS, *QUIET]) == 0
-    assert main(["test", *args, *TWO_WORDS, *QUIET, "--ckpt_path", str(root / "run" / "last.ckpt")]) == 0
     return root / "run"
 
 
@@ -42,10 +37,8 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def spotter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of a small spotter of two tones."""
     root = tmp_path_factory.mktemp("spotter")
-    goodness = "--model.network.goodness"
     args = [
-        *("--config", str(RECIPES / "fsdd_spotting.yaml"), "--data.source", str(word_folders(root / "words"))),
-        *(goodness, "ff_lightning.networks.FrameEnergy", f"{goodness}.num_classes", "3", "--model.num_classes", "3"),
+        *(*configs("fsdd_spotting"), "--data.source", str(word_folders(root / "words"))),
         *("--model.network.widths", "[16, 16, 16]", "--trainer.default_root_dir", str(root / "run")),
         *("--data.seconds", "0.6", "--data.strung.gap", "[0.3, 0.6]", "--data.strung.noise", "[15, 30]"),
     ]

@@ -31,7 +31,7 @@ from ff_lightning.losses import MovingThresholdLoss, SymBa
 from ff_lightning.networks import ConvNet, RecurrentMLP
 from ff_lightning.readouts import LinearReadout
 from ff_lightning.schedules import Greedy, HoldThenDecay, Staggered
-from ff_lightning.signals import Signal
+from ff_lightning.signals import Signal, StepContext
 from tests import texts
 from tests.training import (
     ADAM,
@@ -338,15 +338,6 @@ def test_a_strategy_is_refused_before_anything_is_set_up(tmp_path: Path) -> None
     assert not torch.distributed.is_initialized()
 
 
-def test_lightning_still_has_what_the_engine_relies_on(tmp_path: Path) -> None:
-    run = fit(tmp_path, classifier(), max_steps=1)
-    counter = run.strategy._lightning_optimizers[-1]
-    assert callable(counter._on_before_step)
-    assert callable(counter._on_after_step)
-    assert hasattr(run.fit_loop.epoch_loop, "_batches_that_stepped")
-    assert callable(run.precision_plugin._after_closure)
-
-
 def pairs_of_blocks(tmp_path: Path, update: Literal["streamed", "fused"], **kwargs: Any) -> ff.FFClassifier:
     """Trained for six updates on digits in overlapping pairs."""
     torch.manual_seed(0)
@@ -366,7 +357,7 @@ def test_pairs_of_blocks_are_updated_as_by_plain_descent(tmp_path: Path) -> None
     x, y = digits(120)
     for number, (images, labels) in enumerate(zip(x.view(6, 20, 1, 8, 8), y.view(6, 20), strict=True)):
         optimizer.zero_grad()
-        for step in network.local_losses(Signal(images, 1, labels, update=number)):
+        for step in network.local_losses(Signal(images, labels), StepContext(update=number)):
             step.loss.backward()
         optimizer.step()
     assert_same_weights(weights(network), weights(trained.network), atol=1e-6, rtol=1e-5)

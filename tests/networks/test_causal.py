@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from ff_lightning import BackpropTwin
 from ff_lightning.candidates import Softmax
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import SumOfSquares
@@ -68,7 +69,7 @@ def test_unjudged_frames_do_not_teach() -> None:
     for some in (x, other):
         torch.manual_seed(0)
         network = small(loss=Softmax()).eval()  # batch norm would see the later frames
-        for step in network.local_losses(Signal(some, 1, y)):
+        for step in network.local_losses(Signal(some, y)):
             step.loss.backward()
         grads.append([p.grad for p in network.parameters() if p.grad is not None])
     assert grads[0]
@@ -79,7 +80,7 @@ def test_gradients_stay_in_their_block() -> None:
     network = small()
     for block in network:
         torch.nn.init.normal_(block.goodness.weight)  # type: ignore[arg-type]
-    steps = network.local_losses(Signal(torch.randn(2, 1, 8, 30), 1, torch.randint(4, (2, 30))))
+    steps = network.local_losses(Signal(torch.randn(2, 1, 8, 30), torch.randint(4, (2, 30))))
     for index, step in enumerate(steps):
         network.zero_grad()
         step.loss.backward()
@@ -91,9 +92,14 @@ def test_gradients_stay_in_their_block() -> None:
 def test_with_all_layers_in_one_block_it_is_the_twin() -> None:
     network = small(layers_per_block=3, loss=Softmax())
     torch.nn.init.normal_(network[0].goodness.weight)  # type: ignore[arg-type]
-    (step,) = network.local_losses(Signal(torch.randn(2, 1, 8, 30), 1, torch.randint(4, (2, 30))))
+    (step,) = network.local_losses(Signal(torch.randn(2, 1, 8, 30), torch.randint(4, (2, 30))))
     step.loss.backward()
     assert all(p.grad is not None for p in network.parameters())
+
+
+def test_a_twin_of_single_words_is_refused() -> None:
+    with pytest.raises(InputError, match="spotting_twin"):
+        BackpropTwin(small())
 
 
 @pytest.mark.parametrize(
@@ -102,6 +108,7 @@ def test_with_all_layers_in_one_block_it_is_the_twin() -> None:
         ({"layers_per_block": 2}, "layers_per_block"),
         ({"dropout": 1.0}, "dropout"),
         ({"goodness": SumOfSquares()}, "one a class"),
+        ({"num_classes": 3}, "num_classes=4"),
     ],
 )
 def test_impossible_sizes_are_named(options: dict[str, Any], said: str) -> None:

@@ -141,8 +141,8 @@ def test_a_readout_can_learn_after_the_blocks(tmp_path: Path) -> None:
 
 def test_a_network_that_does_not_say_what_it_passes_on_is_refused() -> None:
     class Silent(BlockStack):
-        def local_losses(self, signal: Signal) -> Iterator[ff.LocalStep]:
-            for step in super().local_losses(signal):
+        def local_losses(self, signal: Signal, context: ff.StepContext) -> Iterator[ff.LocalStep]:
+            for step in super().local_losses(signal, context):
                 yield replace(step, passed=None)
 
     network = Silent(list(MLP(64, [16, 12], num_classes=None)))

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import ff_lightning as ff
-from ff_lightning.detection import Matched
 from ff_lightning.errors import InputError
 from ff_lightning.networks import CausalConvNet, FrameEnergy
+from ff_lightning.readouts.detection import Matched
 from ff_lightning.tasks.spotting import FoundWords
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import ff_lightning as ff
 from ff_lightning.candidates import LinearContrast
-from ff_lightning.convert import convert
+from ff_lightning.conversion import convert
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import ChannelGroups, MeanOfSquares, WeightedEnergy
 from ff_lightning.losses import SymBa
@@ -92,7 +92,7 @@ def test_goodness_is_sized_for_every_block() -> None:
 
 
 def test_gradients_stay_in_their_block() -> None:
-    assert_local(by_class(vgg()), Signal(IMAGES[:8], 1, CLASSES[:8]))
+    assert_local(by_class(vgg()), Signal(IMAGES[:8], CLASSES[:8]))
     contrastive = convert(dense(), goodness=MeanOfSquares(), loss=SymBa(), example=IMAGES[:1])
     assert_local(contrastive, Signal.pair(IMAGES[:8], IMAGES[8:16]))
     assert contrastive.num_classes is None

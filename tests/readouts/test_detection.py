@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ff_lightning.detection import Events, Matched, find_events, match
+from ff_lightning.readouts.detection import Events, Matched, find_events, match
 
 
 def bumps(frames: int, *peaks: tuple[int, int, float]) -> torch.Tensor:
