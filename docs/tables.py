@@ -16,6 +16,7 @@ from tables_common import DOCS, rows
 from tables_hardware import faults, gpt_steps, memory, overheads, parallel, precisions, resumes, step_times
 from tables_images import changes, class_goodness, early_exits, experiments, peers, self_contrast, trials
 from tables_language import aesop, curve, language, negatives, tries
+from tables_sounds import speech, spotting
 from tables_summary import summary
 
 START = "<!-- results: written by `python docs/tables.py`, from docs/results/*.jsonl -->"
@@ -40,6 +41,8 @@ SECTIONS = {
     "Images: Hinton's networks": [(experiments, "hinton")],
     "Images: self-contrast, without labels": [(self_contrast, "scff")],
     "Images: early exit": [(early_exits, "early_exit")],
+    "Speech: spoken digits": [(speech, "speech")],
+    "Speech: digits in running recordings": [(spotting, "spotting")],
     "Predictive Forward-Forward": [(predictive, "predictive")],
     "Spiking Forward-Forward": [(spiking, "spiking")],
     "Language: tiny Shakespeare, characters": [(language, "language")],

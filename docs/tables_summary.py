@@ -86,6 +86,23 @@ def hintons_experiments() -> Iterator[Result]:
         yield Result(what, each, "test", twin, runs, -fmean(one["val"] for one in each))
 
 
+def spoken_words() -> Iterator[Result]:
+    """Spoken digits: the official test, and all speakers that were left out, one after the other."""
+    found = list(with_twins("speech"))
+    for runs, each, twins in found:
+        if not runs[0]["left_out"]:
+            what = f"`{runs[0]['recipe']}`, test accuracy, %"
+            yield Result(what, each, "test", spread_if_any(twins, "twin_test"), runs)
+    for recipe in dict.fromkeys((runs[0]["recipe"], runs[0]["tier"]) for runs, _, _ in found if runs[0]["left_out"]):
+        parts = [
+            part for part in found if part[0][0]["left_out"] and (part[0][0]["recipe"], part[0][0]["tier"]) == recipe
+        ]
+        runs, each, twins = ([one for part in parts for one in part[place]] for place in range(3))
+        what = f"`{recipe[0]}`, speakers never heard in training, test accuracy, %, mean over {len(parts)}"
+        command = "python recipes/benchmarks/speech.py --leave-out SPEAKER"
+        yield Result(what, each, "test", spread_if_any(twins, "twin_test"), runs, command=command)
+
+
 def other_systems() -> Iterator[Result]:
     """Predictive circuits and spiking networks; more than one seed of each."""
     for name in ("predictive", "spiking"):
@@ -127,6 +144,6 @@ def summary() -> str:
     images = (hintons_experiments, goodness_of_every_class, self_contrast)
     results = [result for part in images for result in best_supported(part())]
     results.sort(key=lambda result: [name in result.what for name in ("cifar", "fashion", "mnist")])
-    results += [*other_systems(), *language_models()]
+    results += [*spoken_words(), *other_systems(), *language_models()]
     table = "\n".join([*HEAD, *(result.line() for result in results)])
     return f"{table}\n\n{caution([run for result in results for run in result.runs])}".rstrip()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ff_lightning.tasks import FFRepresentation as FFRepresentation
     from ff_lightning.tasks import FFSelfContrast as FFSelfContrast
     from ff_lightning.tasks import FFSpikingClassifier as FFSpikingClassifier
+    from ff_lightning.tasks import FFSpotter as FFSpotter
 
     __version__: str
 
@@ -39,7 +40,7 @@ _HOME_OF = {
     **dict.fromkeys(("Labelled", "LocalStep", "Signal", "StepContext"), "signals"),
     **dict.fromkeys(("BlockStack", "Network"), "stacks"),
     **dict.fromkeys(("BackpropTwin", "FFClassifier", "FFLanguageModel", "FFPredictive", "FFRepresentation"), "tasks"),
-    **dict.fromkeys(("FFSelfContrast", "FFSpikingClassifier"), "tasks"),
+    **dict.fromkeys(("FFSelfContrast", "FFSpikingClassifier", "FFSpotter"), "tasks"),
 }
 """Names of the front door, and the modules they live in. No module may have such a name: it would take its place."""
 

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import warnings
+import wave
 from pathlib import Path
 from pkgutil import resolve_name
 from pydoc_data.topics import topics
@@ -107,6 +108,9 @@ def test_commands_run(
         data = request.getfixturevalue("few_images")
         monkeypatch.setenv("FF_LIGHTNING_DATA", str(data))
         monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(data / "tiktoken"))
+    if "fsdd" in command:
+        pytest.importorskip("soundfile", reason="recordings need the extra `audio`")
+        monkeypatch.setenv("FF_LIGHTNING_DATA", str(request.getfixturevalue("shared_data")))
     folder = tmp_path_factory.getbasetemp() / "commands"
     folder.mkdir(exist_ok=True)
     if not (folder / "recipes").exists():
@@ -116,6 +120,10 @@ def test_commands_run(
         (folder / "my_pictures").mkdir()
         Image.new("L", (40, 50), 99).save(folder / "my_pictures" / "four.png")
         own_data(folder)
+        (folder / "my_recordings").mkdir()
+        with wave.open(str(folder / "my_recordings" / "four.wav"), "wb") as recording:
+            recording.setparams((1, 2, 8000, 0, "NONE", ""))
+            recording.writeframes(bytes(range(250)) * 50)
     monkeypatch.chdir(folder)
     words = shlex.split(command)[1:]
     if words[0] in ("fit", "test", "validate", "predict") and not {"--folder", "--table"} & set(words):

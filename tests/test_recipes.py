@@ -20,16 +20,17 @@ from tests.engine.test_compilation import needs_compiler
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 OVERLAYS = sorted(path.stem for path in RECIPES.glob("with/*.yaml"))
-OWN_TEST = {"smoke", "ddp", "fsdp", "layer_parallel", "compile", "wandb", "wandb_offline", "rollouts"}
+OWN_TEST = {"spotting_twin", "smoke", "ddp", "fsdp", "layer_parallel", "compile", "wandb", "wandb_offline", "rollouts"}
 CHANGED = {"cifar_resnet": ["--model.network.width", "10"]}
 TESTED = set(NAMES) - {"mnist_conv", "cifar_conv", "digits_conv", "mnist_mlp", "mnist_mlp_jitter", "cifar_local_fields"}
 TESTED -= {"predictive_mnist", "mnist_scff"}
 """Recipes whose checkpoint is tested as well: of those that differ in data and sizes alone, one."""
 
 TEXTS = [name for name in NAMES if name.endswith("_gpt")]
+SOUNDS = [name for name in NAMES if name.startswith(("fsdd", "speech"))]  # trained in `test_sound_recipes`
 TEXT_OVERLAYS = ["adamw", "logistic", "residual", "samples", "softmax"]
 CONV_OVERLAYS = ["class_softmax", "overlapping", "own_contrast"]
-OTHER_OVERLAYS = {*TEXT_OVERLAYS, *CONV_OVERLAYS, "rollouts", "smoke", "wandb"}
+OTHER_OVERLAYS = {*TEXT_OVERLAYS, *CONV_OVERLAYS, "rollouts", "smoke", "spotting_twin", "wandb"}
 COMBINATIONS = (
     {(name,) for name in NAMES}
     | {("digits_mlp", overlay) for overlay in OVERLAYS if overlay not in OTHER_OVERLAYS}
@@ -73,7 +74,7 @@ def test_a_recipe_says_how_to_run_it(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "recipe", [name for name in NAMES if name not in ("digits_mlp", "wine_mlp", *TEXTS, "aesop_ff")]
+    "recipe", [name for name in NAMES if name not in ("digits_mlp", "wine_mlp", *TEXTS, *SOUNDS, "aesop_ff")]
 )
 def test_a_recipe_trains_and_its_checkpoint_is_tested(
     recipe: str, few_images: Path, monkeypatch: pytest.MonkeyPatch

@@ -13,5 +13,6 @@ from ff_lightning.callbacks.pictures import ClassificationPictures as Classifica
 from ff_lightning.callbacks.progress import TrainingProgress as TrainingProgress
 from ff_lightning.callbacks.record import RunRecord as RunRecord
 from ff_lightning.callbacks.sample_text import SampleText as SampleText
+from ff_lightning.callbacks.sounds import SoundPictures as SoundPictures
 from ff_lightning.callbacks.summary import BlockSummary as BlockSummary
 from ff_lightning.callbacks.table import BlockTable as BlockTable

@@ -29,7 +29,7 @@ WITH_RECIPE = {
     "fit": "Train the network of a recipe.",
     "validate": "Evaluate a checkpoint on validation data.",
     "test": "Evaluate a checkpoint on test data.",
-    "predict": "Write predictions for validation data, with --folder for pictures, or with --table for rows.",
+    "predict": "Write predictions for validation data, --folder for pictures or recordings, --table for rows.",
 }
 """Commands that are methods of the Trainer, and what they are for."""
 

@@ -20,13 +20,17 @@ def predict_folder(
     batch_size: PositiveInt = 250,
     trust: str = "",
 ) -> None:
-    """Write a table of the pictures in a folder: file, label, block that answered, a probability for each class.
+    """Write a table of the pictures or recordings in a folder: file, label, and a number for each class.
+
+    What a file shows or says is read as in the training of the checkpoint. Of pictures, the block that answered stands
+    beside the label. Of recordings there are start and end in seconds: in one that is longer than those of the
+    training, a label is given to every window of their length.
 
     Pictures of any size are made grey or RGB and resized to the shape of the images of the training, without keeping
     their proportions. They should look like those otherwise: MNIST's digits are white on black.
 
     Args:
-        folder: with PNG, JPEG or other pictures, in folders below it too.
+        folder: with PNG, JPEG or other pictures, or with WAV, FLAC, OGG or MP3 files, in folders below it too.
         ckpt_path: file that ``ff-lightning fit`` wrote, such as ``runs/digits_mlp/last.ckpt``.
         output: CSV file to write.
         tolerance: stop at the block at which the answer is clear, losing at most this much accuracy on the validation
@@ -37,10 +41,18 @@ def predict_folder(
     Raises:
         InputError: there are no pictures, one cannot be read, or the checkpoint is not of an image classifier.
     """
+    from ff_lightning.cli.models import load_classifier, trusted
+    from ff_lightning.cli.recordings import kept_of_sounds, predict_recordings
+
+    if (sounds := kept_of_sounds(ckpt_path)) is not None:
+        packages = trusted(trust)
+        predict_recordings(
+            folder, ckpt_path, sounds, output, tolerance=tolerance, batch_size=batch_size, trust=packages
+        )
+        return
     import torch
     from lightning.pytorch.utilities import rank_zero_info
 
-    from ff_lightning.cli.models import load_classifier, trusted
     from ff_lightning.cli.predictions import write_table
     from ff_lightning.data.pictures import find_pictures, picture_batches
     from ff_lightning.tasks.evaluation import Prediction

@@ -29,6 +29,8 @@ LINKED = {
     "network.in_features": "ImageDataModule",
     "network.num_classes": "ImageDataModule",
     "num_classes": "ImageDataModule",
+    "network.bands": "SpottingDataModule",
+    "frame_seconds": "SpottingDataModule",
 }
 """What a model takes from its data unless it is told, if it has an argument and the data an attribute of that name; and
 which of our data offers it."""

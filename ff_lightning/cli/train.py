@@ -36,6 +36,7 @@ from ff_lightning.callbacks import (
     LanguageTable,
     LastCheckpoint,
     RunRecord,
+    SoundPictures,
     TrainingProgress,
 )
 from ff_lightning.cli.predictions import write_predictions
@@ -229,6 +230,7 @@ def default_callbacks(trainer: Namespace, command: str = "") -> list[pl.Callback
         ClassificationPictures(),
         BlockPictures(),
         GeneratedPictures(),
+        SoundPictures(),
     ]
     if trainer.logger is not False:
         callbacks += [LearningRateMonitor("step"), GoodnessMonitor()]

@@ -23,6 +23,8 @@ PICTURES = {
     "validation": "Goodness of validation images with right and wrong labels, and what is taken for what",
     "test": "Goodness of test images with right and wrong labels, and what is taken for what",
     "labels": "Goodness that every block gives to every label: the clearest and the hardest image of a batch",
+    "heard": "A recording, and what every block thinks once it has heard so much of it",
+    "spotted": "A running recording, and what every block thinks at every frame",
     "fields": "What units of the first block look at",
     "goodness": "Goodness of positives and negatives in the last logged batch",
 }

@@ -6,4 +6,5 @@ from ff_lightning.tasks.predictive import FFPredictive as FFPredictive
 from ff_lightning.tasks.representation import FFRepresentation as FFRepresentation
 from ff_lightning.tasks.self_contrast import FFSelfContrast as FFSelfContrast
 from ff_lightning.tasks.spiking import FFSpikingClassifier as FFSpikingClassifier
+from ff_lightning.tasks.spotting import FFSpotter as FFSpotter
 from ff_lightning.tasks.twin import BackpropTwin as BackpropTwin

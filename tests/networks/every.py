@@ -12,7 +12,9 @@ from ff_lightning.language import GPT, HintonGPT, Independent, Residual, WindowM
 from ff_lightning.losses import MovingThresholdLoss, TwoThresholdLoss
 from ff_lightning.networks import (
     MLP,
+    CausalConvNet,
     ConvNet,
+    FrameEnergy,
     LabelBias,
     LabelledConvNet,
     LatencyEncoding,
@@ -24,6 +26,7 @@ from ff_lightning.networks import (
     SelfContrastMLP,
     SpikingMLP,
 )
+from ff_lightning.networks.causal import UNJUDGED
 from ff_lightning.networks.scff import PairSignal
 from ff_lightning.normalization import settle
 from ff_lightning.signals import Signal, StepContext
@@ -47,6 +50,11 @@ def plain(network: Network) -> Signal:
 
 def paired(network: Network) -> Signal:
     return PairSignal(MAPS, partner=(torch.arange(len(MAPS)) - 3) % len(MAPS))
+
+
+def frames(network: Network) -> Signal:
+    """Images as spectrograms of eight frames, with a class at each of them but the first."""
+    return Signal(MAPS, torch.cat([torch.full((len(MAPS), 1), UNJUDGED), CLASSES.unsqueeze(1).expand(-1, 7)], 1))
 
 
 def text(network: Network) -> Signal:
@@ -83,6 +91,10 @@ NETWORKS = {
     ),
     # A draw of random numbers cuts a step in two.
     "conv": Kind(lambda: ConvNet((1, 8, 8), [4, 4], pool_after=[1]), plain, 8),
+    # Which frames are judged is read from the labels, which cuts a step once more.
+    "causal conv": Kind(
+        lambda: CausalConvNet(8, [8, 8], kernel_size=3, goodness=FrameEnergy(10, memory=2)), frames, 12
+    ),
     "pairs of blocks": Kind(lambda: ConvNet((1, 8, 8), [4, 4, 4], pool_after=[1], overlapping=True), plain, 12),
     "resnet": Kind(lambda: ResNet((1, 8, 8), 10, stages=2, layers_per_stage=2), plain, 5),
     # With a block above or with the label; from a pass that starts, or with streams that differ.

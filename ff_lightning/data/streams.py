@@ -1,0 +1,249 @@
+"""Running recordings: words strung together with noise between, and which word ends at which frame."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ff_lightning.data.order import OrderedLoader, PermutedLoader, seeded
+from ff_lightning.data.sound_augment import SoundAugment, moved
+from ff_lightning.data.sound_loader import Sounds
+from ff_lightning.data.spectrograms import LogMel
+from ff_lightning.errors import InputError
+
+UNJUDGED = -1
+"""Label of a frame at which a word may be known or not."""
+
+BEFORE, AFTER = 0.08, 0.12
+"""Seconds around the end of a word in which it is to be known."""
+
+
+class Word(NamedTuple):
+    """A word in a running recording: its class, and where it begins and ends, in samples."""
+
+    label: int
+    start: int
+    stop: int
+
+
+class Stream(NamedTuple):
+    """A running recording.
+
+    Attributes:
+        wave: (samples,) float32.
+        words: In the order in which they are spoken.
+    """
+
+    wave: Tensor
+    words: list[Word]
+
+
+@dataclass(frozen=True)
+class Strung:
+    """How words are strung together.
+
+    Args:
+        gap: shortest and longest silence between words, in seconds.
+        noise: lowest and highest signal-to-noise ratio of a recording, in decibels; half of the recordings have white
+            noise, half noise that falls with the frequency.
+        loudness: the words of a recording differ in loudness by up to so many decibels.
+
+    Raises:
+        InputError: numbers that make no sense.
+    """
+
+    gap: tuple[float, float] = (0.2, 1.5)
+    noise: tuple[float, float] = (5.0, 30.0)
+    loudness: float = 6.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.gap[0] <= self.gap[1] or not self.noise[0] <= self.noise[1] or self.loudness < 0:
+            raise InputError(
+                f"Passed `Strung(gap={self.gap}, noise={self.noise}, loudness={self.loudness})`. `gap` and `noise` are "
+                "a lowest and a highest number, `gap` and `loudness` at least 0."
+            )
+
+    def string(
+        self, sounds: Sounds, rows: list[int], samples: int | None, generator: torch.Generator, speed: float = 0.0
+    ) -> Stream:
+        """String recordings together.
+
+        Args:
+            sounds: The recordings.
+            rows: Which of them, in their order.
+            samples: Length; what does not fit is left out. None for as long as it takes.
+            generator: Source of randomness.
+            speed: Play every word faster or slower by up to this share.
+        """
+        uniform = torch.rand(len(rows) + 1, 3, generator=generator)
+        at, pieces, words = 0, [], []
+        for row, (pause, loudness, faster) in zip(rows, uniform[:-1].tolist(), strict=True):
+            wave = sounds.scaled(slice(row, row + 1))
+            if speed:
+                wave = moved(wave, torch.tensor([1 + speed * (2 * faster - 1)]), torch.zeros(1))
+            wave = wave[0]
+            sounding = wave.nonzero()
+            if not len(sounding):
+                continue
+            word = wave[int(sounding[0]) : int(sounding[-1]) + 1]
+            silence = round(sounds.rate * (self.gap[0] + (self.gap[1] - self.gap[0]) * pause))
+            if samples is not None and at + silence + len(word) > samples:
+                break
+            pieces += [torch.zeros(silence), word * 10 ** (-loudness * self.loudness / 20)]
+            words.append(Word(int(sounds.labels[row]), at + silence, at + silence + len(word)))
+            at += silence + len(word)
+        rest = round(sounds.rate * self.gap[1]) if samples is None else samples - at
+        wave = torch.cat([*pieces, torch.zeros(rest)])
+        return Stream(self._noisy(wave, uniform[-1], generator), words)
+
+    def _noisy(self, wave: Tensor, uniform: Tensor, generator: torch.Generator) -> Tensor:
+        noise = torch.randn(len(wave), generator=generator)
+        if uniform[0] < 0.5:  # a spectrum that falls with the frequency, of power 1 again
+            spectrum = torch.fft.rfft(noise)
+            spectrum /= torch.arange(1, len(spectrum) + 1).sqrt()
+            noise = torch.fft.irfft(spectrum, len(wave))
+            noise /= noise.square().mean().sqrt()
+        power = wave.square().sum() / (wave != 0).sum().clamp(min=1)
+        decibels = self.noise[0] + (self.noise[1] - self.noise[0]) * uniform[1]
+        return wave + noise * (power * 10 ** (-decibels / 10)).sqrt()
+
+
+def frame_labels(words: list[Word], frames: int, step: int, rate: int, no_word: int) -> Tensor:
+    """What is to be known at every frame of a running recording.
+
+    Args:
+        words: Those in it.
+        frames: ``T``.
+        step: Samples from a frame to the next.
+        rate: Samples a second.
+        no_word: The class of frames without a word.
+
+    Returns:
+        (T,) int64: around the end of a word its class; `UNJUDGED` in the rest of it and a little behind; else
+        ``no_word``.
+    """
+    labels = torch.full((frames,), no_word)
+    ends = (torch.arange(frames) + 1) * step
+    before, after = round(BEFORE * rate), round(AFTER * rate)
+    for word in words:
+        labels[(ends > word.start) & (ends <= word.stop + 2 * after)] = UNJUDGED
+    for word in words:
+        labels[(ends > word.stop - before) & (ends <= word.stop + after)] = word.label
+    return labels
+
+
+class TrainingStreams(PermutedLoader[tuple[Tensor, Tensor]]):
+    """Short running recordings for training: each has a word of the epoch's order and others drawn at random.
+
+    Args:
+        sounds: The words.
+        features: Makes spectrograms.
+        strung: How they are strung together.
+        samples: Length of a recording.
+        no_word: The class of frames without a word.
+        augment: Changes words (their speed) and spectrograms; None for no change.
+        batch_size: Recordings in a batch of one rank.
+        seed: Seed of everything random.
+        limit_batches: See `ShuffledLoader`.
+        rank: Which share to give, 0 to world_size - 1.
+        world_size: Number of shares.
+
+    Shape:
+        Batches are (x, y): (B, 1, bands, T) float32 and (B, T) int64.
+    """
+
+    rows = "words"
+
+    def __init__(
+        self,
+        sounds: Sounds,
+        features: LogMel,
+        strung: Strung,
+        *,
+        samples: int,
+        no_word: int,
+        augment: SoundAugment | None = None,
+        batch_size: int = 32,
+        seed: int = 0,
+        limit_batches: int | float = 1.0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__(
+            len(sounds.labels),
+            batch_size=batch_size,
+            seed=seed,
+            limit_batches=limit_batches,
+            rank=rank,
+            world_size=world_size,
+        )
+        self.sounds, self.features, self.strung = sounds, features, strung
+        self.samples, self.no_word = samples, no_word
+        self.augment = SoundAugment() if augment is None else augment
+
+    def _take(self, everyone: Tensor, mine: slice, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
+        rows = everyone[mine].tolist()
+        places = range(batch * self.global_batch, (batch + 1) * self.global_batch)[mine]
+        streams = [self._stream(row, seeded(self.seed, epoch, place)) for row, place in zip(rows, places, strict=True)]
+        rate, step = self.sounds.rate, self.features.step(self.sounds.rate)
+        x = self.features(torch.stack([stream.wave for stream in streams]), rate)
+        uniform = torch.rand(len(everyone), self.augment.numbers, generator=seeded(self.seed, epoch, -1 - batch))[mine]
+        x = self.augment.spectrograms(x, uniform, self.samples / rate)
+        y = [frame_labels(stream.words, x.shape[3], step, rate, self.no_word) for stream in streams]
+        return x, torch.stack(y)
+
+    def _stream(self, row: int, generator: torch.Generator) -> Stream:
+        shortest = self.strung.gap[0] + 0.25  # of a word and the silence before it, in seconds
+        others = int(self.samples / self.sounds.rate / shortest)
+        drawn = torch.randint(self.size, (others,), generator=generator).tolist()
+        return self.strung.string(self.sounds, [row, *drawn], self.samples, generator, self.augment.speed)
+
+
+class EvaluationStreams(OrderedLoader[tuple[Tensor, Tensor, Tensor]]):
+    """Long running recordings, each word in exactly one of them, the same whenever they are asked for.
+
+    Args:
+        sounds: The words.
+        features: Makes spectrograms.
+        strung: How they are strung together.
+        words: Words in a recording, about.
+        no_word: The class of frames without a word.
+        seed: Seed of everything random.
+        rank: Which share to give, 0 to world_size - 1.
+        world_size: Number of shares.
+
+    Shape:
+        A batch is one recording, (x, y, words): (1, 1, bands, T) float32; (1, T) int64; and (W, 2) int64, class and
+        frame of the end of every word.
+    """
+
+    rows = "recordings"
+
+    def __init__(
+        self,
+        sounds: Sounds,
+        features: LogMel,
+        strung: Strung,
+        *,
+        words: int,
+        no_word: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        super().__init__(max(1, len(sounds.labels) // words), batch_size=1, rank=rank, world_size=world_size)
+        self.sounds, self.features, self.strung = sounds, features, strung
+        self.no_word, self.seed = no_word, seed
+
+    def stream(self, index: int) -> Stream:
+        """One of the recordings."""
+        order = torch.randperm(len(self.sounds.labels), generator=seeded(self.seed, 0)).tensor_split(self.size)
+        return self.strung.string(self.sounds, order[index].tolist(), None, seeded(self.seed, 1, index))
+
+    def _take(self, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        stream, rate = self.stream(rows.start), self.sounds.rate
+        step = self.features.step(rate)
+        x = self.features(stream.wave.unsqueeze(0), rate)
+        y = frame_labels(stream.words, x.shape[3], step, rate, self.no_word).unsqueeze(0)
+        return x, y, torch.tensor([[word.label, word.stop // step] for word in stream.words])

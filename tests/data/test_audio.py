@@ -1,0 +1,207 @@
+"""`AudioDataModule`: every source, every way to part it, and what cannot be used."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ff_lightning.data import AudioDataModule, LogMel, SoundAugment
+from ff_lightning.errors import InputError
+from tests.data.sounds import SPEAKERS, encoded, parquet, tone, word_folders
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return word_folders(tmp_path_factory.mktemp("words"))
+
+
+@pytest.fixture(scope="module")
+def commands(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Training and test splits with the columns of Speech Commands."""
+    root = tmp_path_factory.mktemp("commands")
+    parquet(root / "train.parquet", 4)
+    parquet(root / "validation.parquet", 1)
+    parquet(root / "test.parquet", 2)
+    return root
+
+
+def ready(source: Path, stage: str | None = "fit", **options: Any) -> AudioDataModule:
+    data = AudioDataModule(str(source), **({"seconds": 0.5} | options))
+    data.setup(stage)
+    return data
+
+
+def labels(loader: Any) -> list[int]:
+    return torch.cat([y for _, y in loader]).tolist()
+
+
+def test_class_folders_are_read(folders: Path) -> None:
+    data = ready(folders, None, test=0.25, validation=0.2, batch_size=10)
+    assert data.class_names == ["high", "low"]
+    assert data.image_shape == (1, 40, 31)
+    x, y = next(iter(data.train_dataloader()))
+    assert x.shape == (10, 1, 40, 31)
+    assert x.dtype == torch.float32
+    assert y.dtype == torch.int64
+    sizes = [len(labels(loader)) for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())]
+    assert sizes == [22, 5, 9]
+
+
+def test_every_class_keeps_its_share(folders: Path) -> None:
+    data = ready(folders, None, test=12, validation=8)
+    assert sorted(labels(data.test_dataloader())) == [0] * 6 + [1] * 6
+    assert sorted(labels(data.val_dataloader())) == [0] * 4 + [1] * 4
+
+
+def test_tables_keep_their_own_splits(commands: Path) -> None:
+    data = ready(commands, None, rate=16000, seconds=1.0, group_column="speaker_id")
+    assert data.class_names == ["high", "low"]
+    sizes = [len(labels(loader)) for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())]
+    assert sizes == [24, 6, 12]
+
+
+def test_a_speaker_is_left_out_of_all_splits(commands: Path) -> None:
+    data = ready(commands, None, group_column="speaker_id", test="bob", validation="ann")
+    sizes = [len(labels(loader)) for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())]
+    assert sizes == [14, 14, 14]
+    rows, _ = data._training_and_test
+    assert set(rows.groups or ()) == {"ann", "cyd"}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_group_is_in_two_parts(folders: Path, seed: int) -> None:
+    data = ready(folders, None, group_column="folder", test=0.3, validation=0.3, split_seed=seed)
+    sizes = [len(labels(loader)) for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())]
+    assert sizes == [12, 12, 12]
+    training, test = data._training_and_test
+    assert test is not None
+    assert set(training.groups or ()).isdisjoint({(test[0].groups or ())[row] for row in test[1].tolist()})
+
+
+def test_labels_can_be_words_in_a_table(tmp_path: Path) -> None:
+    import datasets
+
+    audio = [{"bytes": encoded(tone(300.0 + 900 * (row % 2), seed=row)), "path": None} for row in range(20)]
+    words = ["no" if row % 2 else "yes" for row in range(20)]
+    datasets.Dataset.from_dict({"audio": audio, "word": words}).to_parquet(str(tmp_path / "words.parquet"))
+    data = ready(tmp_path / "words.parquet", test=0.2)
+    assert data.class_names == ["no", "yes"]
+    assert data.num_classes == 2
+
+
+def test_training_depends_on_the_seed_alone(folders: Path) -> None:
+    augment = SoundAugment(shift=0.05, speed=0.1, noise=[0, 10], stretch=0.1, band_mask=5, time_mask=0.1)
+    first, again, other = (
+        next(iter(ready(folders, test=0.2, augment=augment, shuffle_seed=seed).train_dataloader()))
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(first[0], again[0])
+    assert not torch.equal(first[0], other[0])
+
+
+def test_an_epoch_goes_on_after_any_batch(folders: Path) -> None:
+    data = ready(folders, test=0.2, augment=SoundAugment(noise=[0, 10]), batch_size=4)
+    whole, half, rest = (data.train_dataloader() for _ in range(3))
+    batches, running = list(whole), iter(half)
+    next(running), next(running)
+    rest.load_state_dict(half.state_dict())
+    for (x, y), (x_rest, y_rest) in zip(batches[2:], rest, strict=True):
+        assert torch.equal(x, x_rest)
+        assert torch.equal(y, y_rest)
+
+
+def test_short_long_and_silent_recordings_are_used(tmp_path: Path) -> None:
+    for word in ("no", "yes"):
+        (tmp_path / word).mkdir()
+        for index, wave in enumerate((tone(400.0, 0.001), tone(400.0, 3.0), 0 * tone(400.0), tone(400.0))):
+            (tmp_path / word / f"{index}.wav").write_bytes(encoded(wave))
+    x, _ = next(iter(ready(tmp_path, validation=0, test=2).train_dataloader()))
+    assert torch.isfinite(x).all()
+    assert x.shape[1:] == (1, 40, 31)
+
+
+def test_mfcc_have_their_own_height(folders: Path) -> None:
+    data = ready(folders, test=0.2, features=LogMel(coefficients=13))
+    assert data.image_shape == (1, 13, 31)
+    assert next(iter(data.train_dataloader()))[0].shape[1:] == (1, 13, 31)
+
+
+def test_the_checkpoint_keeps_how_to_read_recordings(folders: Path) -> None:
+    kept = ready(folders, test=0.2).state_dict()
+    assert LogMel(**kept["features"]) == LogMel()
+    assert (kept["rate"], kept["seconds"], kept["class_names"]) == (8000, 0.5, ["high", "low"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"rate": 0}, "rate"),
+        ({"seconds": -1.0}, "seconds"),
+        ({"seconds": 0.001}, "hop"),
+        ({"validation": 1.5}, "validation"),
+        ({"test": "ann"}, "group_column"),
+        ({"limit": 0}, "limit"),
+    ],
+)
+def test_impossible_arguments_are_named(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        AudioDataModule("anywhere", **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "no test split"),
+        ({"test": 36}, "leaves 0"),
+        ({"test": 0.2, "validation": 40}, "validation=40"),
+        ({"test": "dan", "group_column": "folder"}, "no group 'dan' among ann, bob, cyd"),
+        ({"test": list(SPEAKERS), "group_column": "folder"}, "takes all"),
+        ({"group_column": "speaker"}, "can only be 'folder'"),
+        ({"label_column": "label"}, "no columns"),
+    ],
+)
+def test_what_the_set_does_not_offer_is_named(folders: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        ready(folders, None, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"group_column": "who"}, "columns of .* are file, audio, label"),
+        ({"audio_column": "file"}, "audio_column='file'"),
+        ({"label_column": "audio"}, "label_column='audio'"),
+    ],
+)
+def test_columns_that_do_not_fit_are_named(commands: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        ready(commands, **options)
+
+
+def test_one_class_and_no_class_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "only").mkdir()
+    with pytest.raises(InputError, match="one folder a class"):
+        ready(tmp_path)
+    (tmp_path / "only" / "a.wav").write_bytes(encoded(tone(400.0)))
+    with pytest.raises(InputError, match="one class, 'only'"):
+        ready(tmp_path)
+
+
+def test_a_broken_file_among_good_ones_is_named(tmp_path: Path) -> None:
+    word_folders(tmp_path, 2)
+    (tmp_path / "high" / "ann" / "bad.wav").write_text("no sound")
+    with pytest.raises(InputError, match=r"high/ann/bad\.wav"):
+        ready(tmp_path, None, test=1)
+
+
+@pytest.mark.skipif("FF_LIGHTNING_DATA" not in os.environ, reason="needs FF_LIGHTNING_DATA with fsdd")
+def test_the_spoken_digits_are_read_with_their_speakers() -> None:
+    data = AudioDataModule("fsdd", group_column="speaker", test="theo", limit=100)
+    assert data.num_classes == 10
+    training, test = data._training_and_test
+    assert test is not None
+    assert (len(training.labels), len(test[1])) == (2500, 500)

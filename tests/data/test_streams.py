@@ -1,0 +1,85 @@
+"""Running recordings: every word once, at the time that is said, and the same for the same seed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._pytree import tree_leaves
+
+from ff_lightning.data import LogMel, SoundAugment, SpottingDataModule, Strung
+from ff_lightning.data.sound_loader import PEAK, Sounds
+from ff_lightning.data.streams import UNJUDGED, Word, frame_labels
+from ff_lightning.engine.hyperparameters import PLAIN
+from ff_lightning.errors import InputError
+from tests.data.sounds import word_folders
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> SpottingDataModule:
+    source = str(word_folders(tmp_path_factory.mktemp("words")))
+    augment = SoundAugment(speed=0.1, band_mask=4)
+    data = SpottingDataModule(source, seconds=0.6, test=0.25, validation=0.25, words=4, batch_size=6, augment=augment)
+    data.setup()
+    return data
+
+
+def test_words_lie_where_they_are_said_to_lie() -> None:
+    waves = torch.zeros(3, 1000, dtype=torch.int16)
+    for row, length in enumerate((300, 500, 700)):
+        waves[row, 100 : 100 + length] = (row + 1) * PEAK // 4
+    sounds = Sounds(waves, torch.tensor([5, 6, 7]), 1000)
+    quiet = Strung(gap=(0.1, 0.3), noise=(200.0, 200.0), loudness=0.0)
+    stream = quiet.string(sounds, [2, 0, 1], None, torch.Generator().manual_seed(0))
+    assert [(word.label, word.stop - word.start) for word in stream.words] == [(7, 700), (5, 300), (6, 500)]
+    sounding = stream.wave.abs() > 0.1
+    assert int(sounding.sum()) == 1500
+    assert all(sounding[word.start : word.stop].all() for word in stream.words)
+    gaps = [after.start - before.stop for before, after in zip(stream.words, stream.words[1:], strict=False)]
+    assert all(100 <= gap <= 300 for gap in gaps)
+    assert len(quiet.string(sounds, [2, 0, 1], 1200, torch.Generator().manual_seed(0)).wave) == 1200
+
+
+def test_frames_are_labelled_at_the_end_of_a_word() -> None:
+    labels = frame_labels([Word(3, 1000, 2000)], frames=50, step=100, rate=1000, no_word=9)
+    ends = [(frame + 1) * 100 for frame in range(50)]
+    said = dict(zip(ends, labels.tolist(), strict=True))
+    assert {said[end] for end in (2000, 2100)} == {3}
+    assert {said[end] for end in range(1100, 2000, 100)} == {UNJUDGED}
+    assert said[2200] == UNJUDGED
+    assert said[1000] == said[2400] == 9
+
+
+def test_every_word_is_in_one_recording_of_the_evaluation(data: SpottingDataModule) -> None:
+    words = torch.cat([ends for _, _, ends in data.test_dataloader()])
+    assert sorted(words[:, 0].tolist()) == sorted(data._parts["test"].labels.tolist())
+    for (x, y, _), (x_again, y_again, _) in zip(data.test_dataloader(), data.test_dataloader(), strict=True):
+        assert torch.equal(x, x_again)
+        assert torch.equal(y, y_again)
+        assert y.shape == (1, x.shape[3])
+        assert set(y.unique().tolist()) <= {UNJUDGED, 0, 1, data.no_word}
+
+
+def test_training_is_strung_anew_in_every_epoch(data: SpottingDataModule) -> None:
+    loader = data.train_dataloader()
+    first, second = list(loader), list(loader)
+    assert first[0][0].shape == (6, 1, 40, 187)
+    assert not torch.equal(first[0][0], second[0][0])
+    assert all((y >= 0).any() and (y < data.no_word).any() for _, y in first)
+    again = list(data.train_dataloader())
+    assert all(torch.equal(x, x_again) for (x, _), (x_again, _) in zip(first, again, strict=True))
+
+
+def test_a_checkpoint_holds_no_object(data: SpottingDataModule) -> None:
+    kept = SpottingDataModule("anywhere", strung=Strung(), features=LogMel(level=9.0), augment=SoundAugment()).hparams
+    assert kept["source"] == "anywhere"
+    for content in (dict(kept), dict(data.hparams), data.state_dict()):
+        assert all(isinstance(leaf, PLAIN) for leaf in tree_leaves(content))
+
+
+def test_impossible_numbers_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="gap"):
+        Strung(gap=(2.0, 1.0))
+    with pytest.raises(InputError, match="level=None"):
+        SpottingDataModule(str(tmp_path), features=LogMel())
