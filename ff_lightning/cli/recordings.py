@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from ff_lightning.cli.tables import as_text
 from ff_lightning.data.recordings import at_peak, find_recordings, fitted, read_recording
 from ff_lightning.data.spectrograms import LogMel
 from ff_lightning.engine.checkpoints import check_checkpoint
@@ -75,8 +76,8 @@ def predict_recordings(
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     with Path(output).open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(["file", "start", "end", "label", *scores])
-        table.writerows(rows)
+        table.writerow(as_text(["file", "start", "end", "label", *scores]))
+        table.writerows(map(as_text, rows))
     rank_zero_info(f"Wrote {output}: {len(rows)} lines about {len(paths)} recordings.")
 
 
