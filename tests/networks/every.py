@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ff_lightning.language import GPT, HintonGPT, Independent, Residual, WindowMLP
+from ff_lightning.language import GPT, HintonGPT, Independent, OwnChannels, Residual, WindowMLP
 from ff_lightning.losses import MovingThresholdLoss, TwoThresholdLoss
 from ff_lightning.networks import (
     MLP,
@@ -95,6 +95,7 @@ NETWORKS = {
     "self-contrast conv": Kind(lambda: SelfContrastConv((1, 8, 8), [4, 6], losses=two_thresholds()), paired, 2),
     "gpt": Kind(lambda: GPT(100, **SMALL), text, 7),
     "gpt, residual": Kind(lambda: GPT(100, combination=Residual(), **SMALL), text, 10),
+    "gpt, own channels": Kind(lambda: GPT(100, channels=OwnChannels(), **SMALL), text, 7),
     "gpt, inherited": Kind(lambda: GPT(100, combination=Independent(inherit=True), **SMALL), text, 8),
     "hinton's gpt": Kind(lambda: HintonGPT(100, **SMALL), text, 2),
     "window mlp": Kind(lambda: WindowMLP(100, widths=[16, 16], context=16, window=3), text, 7),
