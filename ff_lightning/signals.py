@@ -14,7 +14,6 @@ from torch import Tensor
 
 from ff_lightning.errors import InputError
 
-
 Held = TypeVar("Held")
 
 

@@ -12,6 +12,10 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from ff_lightning.candidates import Softmax
+from ff_lightning.networks import Lookahead
+from tests.texts import gpt, windows
+
 FOLDER = Path(__file__).parents[1] / "recipes" / "benchmarks"
 
 
@@ -60,6 +64,22 @@ def test_streamed_memory_does_not_grow_with_depth(benchmark: Any, network: str) 
     assert saved["ff streamed", 9] == saved["ff streamed", 3]
     assert saved["backprop", 9] > 1.2 * saved["backprop", 3]
     assert saved["checkpointed", 9] < saved["backprop", 9]
+
+
+def test_lookahead_keeps_two_blocks_alive_however_deep(benchmark: Any) -> None:
+    meter, peaks = benchmark("meter"), {}
+    for ahead in (None, Lookahead()):
+        for depth in (3, 9):
+            network = gpt(layers=depth, loss=Softmax(), lookahead=ahead)
+            tokens = windows(8)
+            signal = network.signal(tokens[:, :-1], tokens[:, 1:])
+            with meter.saved_peak([*network.parameters(), *network.buffers(), *tokens]) as saved:
+                for step in network.local_losses(signal):
+                    step.loss.backward()
+                    del step
+            peaks[ahead is not None, depth] = saved.bytes
+    assert peaks[True, 9] == peaks[True, 3]
+    assert 1.5 * peaks[False, 3] < peaks[True, 3] < 2.2 * peaks[False, 3]
 
 
 @pytest.mark.ranks

@@ -9,6 +9,7 @@ from ff_lightning.language.blocks import TokenBlock, TokenGoodness
 from ff_lightning.language.channels import OwnChannels
 from ff_lightning.language.combination import Combination, Independent
 from ff_lightning.language.stack import TokenStack, check_sizes, sequence_contrast, transformer_blocks
+from ff_lightning.networks.lookahead import Lookahead
 
 
 class GPT(TokenStack):
@@ -25,6 +26,7 @@ class GPT(TokenStack):
         combination: how the predictions of the blocks belong together: each by itself and the last one asked
             (:class:`~ff_lightning.language.Independent`, the default), or each correcting the one below
             (:class:`~ff_lightning.language.Residual`).
+        lookahead: let every block answer for the next one; see :class:`~ff_lightning.networks.Lookahead`.
         dream_weight: of a loss that contrasts real sequences with those that the model made itself, beside the loss
             over tokens; 0 for none.
         channels: in which every block reads the token it stands on, beside the activities from below
@@ -50,6 +52,7 @@ class GPT(TokenStack):
         combination: Combination | None = None,
         dream_weight: float = 0.0,
         channels: OwnChannels | None = None,
+        lookahead: Lookahead | None = None,
         expansion: int = 4,
         taps: int = 4,
     ) -> None:
@@ -81,4 +84,5 @@ class GPT(TokenStack):
             vocab_size=vocab_size,
             context=context,
             average=combination.average,
+            lookahead=lookahead,
         )

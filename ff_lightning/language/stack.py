@@ -19,7 +19,7 @@ from ff_lightning.language.blocks import Dreams, Readout, SequenceContrast, Text
 from ff_lightning.language.candidate_blocks import CandidateBlock
 from ff_lightning.language.channels import OwnChannels, joined
 from ff_lightning.signals import Labelled, StepContext
-from ff_lightning.stacks import BlockStack
+from ff_lightning.stacks import Ahead, BlockStack
 
 AnyTokenBlock = TokenBlock | CandidateBlock
 
@@ -33,6 +33,7 @@ class TokenStack(BlockStack):
         context: largest number of tokens seen at once.
         average: predict with the mean of what the blocks up to the last say, as Hinton adds the goodness of layers
             (2212.13345, section 3.3); ``False`` predicts with the last block alone. It changes no training.
+        lookahead: see :class:`~ff_lightning.stacks.BlockStack`.
 
     Attributes:
         prior: ``(V,)`` log-probability of every token, where predictions start from; uniform until
@@ -45,9 +46,15 @@ class TokenStack(BlockStack):
     prior: Tensor
 
     def __init__(
-        self, blocks: Sequence[AnyTokenBlock], *, vocab_size: int, context: int, average: bool = False
+        self,
+        blocks: Sequence[AnyTokenBlock],
+        *,
+        vocab_size: int,
+        context: int,
+        average: bool = False,
+        lookahead: Ahead | None = None,
     ) -> None:
-        super().__init__(blocks)
+        super().__init__(blocks, lookahead=lookahead)
         self.vocab_size = vocab_size
         self.context = context
         self.average = average
