@@ -159,9 +159,9 @@ def tries(name: str) -> str:
 def depth(name: str) -> str:
     """Table of chains of blocks beside their twins and controls, nats a token; fewer than three seeds are marked."""
     lines = [
-        "| tier | blocks, from the input upwards | gap to the twin with the same parts | twin, same parts | twin, no "
-        "channels | twin, a loss a block | first block alone | two such, mean | mean of the blocks | gain of depth kept, "
-        "% | cosine with backprop, by block | time, x twin | seeds | command |",
+        "| tier | blocks, from the input upwards | gap to the twin with the same parts | twin, same parts "
+        "| twin, no channels | twin, a loss a block | first block alone | two such, mean | mean of the blocks "
+        "| gain of depth kept, % | cosine with backprop, by block | time, x twin | seeds | command |",
         "|---" * 14 + "|",
     ]
     for runs in rows(name):
