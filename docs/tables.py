@@ -15,7 +15,7 @@ from tables_circuits import predictive, spiking
 from tables_common import DOCS, rows
 from tables_hardware import faults, gpt_steps, memory, overheads, parallel, precisions, resumes, step_times
 from tables_images import changes, class_goodness, early_exits, experiments, peers, self_contrast, trials
-from tables_language import aesop, curve, language, negatives, tries
+from tables_language import aesop, curve, depth, language, negatives, tries
 from tables_sounds import speech, spotting
 from tables_summary import summary
 
@@ -47,6 +47,7 @@ SECTIONS = {
     "Spiking Forward-Forward": [(spiking, "spiking")],
     "Language: tiny Shakespeare, characters": [(language, "language")],
     "Language: more layers, more text": [(curve, "language_scale")],
+    "Language: depth on byte-pair tokens": [(depth, "depth")],
     "Language: rates for byte-pair tokens": [(tries, "language_rates")],
     "Language: Hinton's strings of Aesop": [(aesop, "aesop")],
     "Memory of a step": [(memory, "memory")],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from tables_common import origin, rows, seeds_of, spread, training_command
+from tables_common import means, origin, rows, seeds_of, spread, training_command
 
 
 def beside_twins(name: str) -> dict[str, list[dict[str, Any]]]:
@@ -153,6 +153,33 @@ def tries(name: str) -> str:
         seconds = run["ff_seconds"] if "ff" in run else run["backprop_seconds"]
         arm = run["arm"] if "ff" in run else "backprop"
         lines.append(f"| {arm} | {ours} | {twin} | {seconds:.0f} | `{run['command']}` |")
+    return "\n".join([*lines, "", origin(name)])
+
+
+def depth(name: str) -> str:
+    """Table of chains of blocks beside their twins and controls, nats a token; fewer than three seeds are marked."""
+    lines = [
+        "| tier | blocks, from the input upwards | gap to the twin with the same parts | twin, same parts "
+        "| twin, no channels | twin, a loss a block | first block alone | two such, mean | mean of the blocks "
+        "| gain of depth kept, % | cosine with backprop, by block | time, x twin | seeds | command |",
+        "|---" * 14 + "|",
+    ]
+    for runs in rows(name):
+        flat = [
+            run
+            | {"gap": run["per_block"][-1] - run["twin_same_parts"], "slower": run["ms"] / run["twin_ms"]}
+            | {"kept": 100 * run["share_of_depth_kept"]}
+            for run in runs
+        ]
+        keys = ("gap", "twin_same_parts", "twin", "twin_supervised", "block_1", "independent", "average")
+        values = [spread(flat, key, 4) for key in keys]
+        ends = [[*run["cosine"].values()][-1] for run in runs if run["cosine"]]
+        values += [spread(flat, "kept", 0), means(zip(*ends, strict=True)), spread(flat, "slower", 2)]
+        seeds = seeds_of(runs) if len(runs) > 2 else f"{seeds_of(runs)} (a first look)"
+        lines.append(
+            f"| {runs[0]['tier']} | {blocks_of(runs)} | {' | '.join(values)} | {seeds} | "
+            f"`{training_command(runs[0]['command'])}` |"
+        )
     return "\n".join([*lines, "", origin(name)])
 
 

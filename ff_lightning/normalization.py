@@ -7,7 +7,7 @@ passed on, and only their direction survives.
 Running values are means over the batches so far: the threshold of a loss, the mean activities that peer normalisation
 compares, the statistics of batch normalisation. All of them move at one moment, after the batch, and together
 (:func:`settle`): so ranks agree on them without asking each other in the middle of a step, and a block at rest
-(:func:`frozen_statistics`) moves none.
+(:func:`frozen_statistics`) moves none, and neither does a constant copy of one.
 """
 
 from __future__ import annotations
@@ -142,6 +142,7 @@ class RunningMean(nn.Module):
         if not 0 <= momentum < 1:
             raise InputError(f"Passed `momentum={momentum}`. `momentum` must be in [0, 1).")
         self.momentum = momentum
+        self.frozen = False
         self.register_buffer("value", torch.full(shape, torch.nan if start is None else start))
         # One value is a row of one: compiled code loses what is added to a tensor without dimensions (torch 2.13).
         self.register_buffer("total", torch.zeros(shape or 1), persistent=False)
@@ -157,6 +158,8 @@ class RunningMean(nn.Module):
         self.count.zero_()
 
     def forward(self, seen: Tensor) -> Tensor:  # noqa: D102
+        if self.frozen:
+            return self.value if self.started or not self.training else self.first(seen.detach())
         if self.training:
             self.note(seen)
         return self.value
@@ -175,9 +178,13 @@ class RunningMean(nn.Module):
     def set_first(self, seen: Tensor) -> None:
         """Let the first batch set the value; all ranks must call it."""
         if bool(self.value.isnan().any()):
-            mean = mean_over_ranks(seen)
-            self.value.copy_(torch.where(self.value.isnan() & mean.isfinite(), mean, self.value))
+            self.value.copy_(self.first(seen))
         self.started = not bool(self.value.isnan().any())
+
+    def first(self, seen: Tensor) -> Tensor:
+        """The value, or what this first batch would set it to; all ranks must call it."""
+        mean = mean_over_ranks(seen.to(self.value.dtype))
+        return torch.where(self.value.isnan() & mean.isfinite(), mean, self.value)
 
     @torch.no_grad()
     def move(self, total: Tensor, count: Tensor) -> None:
@@ -222,13 +229,22 @@ def settle(module: nn.Module) -> None:
 
 @contextmanager
 def frozen_statistics(module: nn.Module) -> Iterator[None]:
-    """Meanwhile, batch normalisation brings batches to their own statistics, as in training, and keeps none of them."""
+    """Meanwhile no running value moves.
+
+    Batch normalisation brings batches to their own statistics, as in training, and keeps none of them. Running means
+    give what they have; one without a value gives that of the batch at hand, as in a first batch.
+    """
+    means = [part for part in module.modules() if isinstance(part, RunningMean)]
     norms = [part for part in module.modules() if isinstance(part, BATCH_NORMS) and part.track_running_stats]
+    for mean in means:
+        mean.frozen = True
     for part in norms:
         part.track_running_stats = False
     try:
         yield
     finally:
+        for mean in means:
+            mean.frozen = False
         for part in norms:
             part.track_running_stats = True
 

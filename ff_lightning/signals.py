@@ -6,13 +6,15 @@ Beside the signal stands what every process knows of a step and nobody sends: it
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, fields, is_dataclass, replace
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from ff_lightning.errors import InputError
+
+Held = TypeVar("Held")
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,23 @@ class LocalStep:
     def blocks(self) -> tuple[int, ...]:
         """Indices of all modules that this loss trains, from the input upwards."""
         return (self.block,) if self.below is None else (*self.below.blocks, self.block)
+
+
+def detached(value: Held) -> Held:
+    """A signal, or whatever else holds tensors, with every one of them cut off its graph.
+
+    Args:
+        value: a tensor, a dataclass, a tuple, or what holds no tensor.
+    """
+    found: Any = value
+    if isinstance(value, Tensor):
+        found = value.detach()
+    elif isinstance(value, tuple):
+        parts = [detached(part) for part in value]
+        found = type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    elif is_dataclass(value):
+        found = replace(value, **{field.name: detached(getattr(value, field.name)) for field in fields(value)})  # type: ignore[type-var]
+    return found  # type: ignore[no-any-return]
 
 
 def true_and_hardest(g: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,9 +6,11 @@ reads the one below and nothing else; that is what early exit, layer-parallel tr
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import islice, pairwise
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,7 @@ from ff_lightning.candidates import Softmax
 from ff_lightning.distributed import is_sharded
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import LinearGoodness
-from ff_lightning.signals import BlockContext, Contrast, Labelled, LocalStep, Signal, StepContext
+from ff_lightning.signals import BlockContext, Contrast, Labelled, LocalStep, Signal, StepContext, detached
 from ff_lightning.stages import Stage
 
 JUDGED_AT_ONCE = 3
@@ -156,11 +158,23 @@ class Network(nn.Module, ABC):
         return stack
 
 
+class Ahead(Protocol):
+    """What a block answers for beside its own loss; see :class:`~ff_lightning.networks.Lookahead`."""
+
+    def attach(self, blocks: Sequence[Block]) -> None:
+        """Get to know the blocks of the chain."""
+
+    def __call__(self, block: Block, index: int, signal: Signal, context: StepContext) -> Tensor:
+        """A loss that the next block, with that index, makes of a signal with its graph."""
+
+
 class BlockStack(Network):
     """Blocks one above the other: each reads what the one below passes on, and nothing else.
 
     Args:
         blocks: from the input upwards. No parameter may belong to two blocks.
+        lookahead: lets every block answer for what the next one makes of its activities; it is copied. ``None`` for the
+            own loss alone.
 
     Raises:
         InputError: see :class:`Network`.
@@ -168,6 +182,31 @@ class BlockStack(Network):
 
     overlapping = False
     """Whether updates span pairs of neighbours in turn, so that a gradient crosses one border (tier T3)."""
+
+    lookahead: Ahead | None
+
+    def __init__(self, blocks: Sequence[Block], *, lookahead: Ahead | None = None) -> None:
+        super().__init__(blocks)
+        self.lookahead = None
+        if lookahead is not None:
+            self.look_ahead(lookahead)
+
+    def look_ahead(self, lookahead: Ahead) -> None:
+        """Let every block answer for the next one, in a chain whose constructor takes no ``lookahead``.
+
+        Args:
+            lookahead: is copied.
+
+        Raises:
+            InputError: the chain has an order of its own in which its blocks learn.
+        """
+        if type(self).local_losses is not BlockStack.local_losses:
+            raise InputError(
+                f"Passed `lookahead` to a `{type(self).__name__}`, which trains its blocks in an order of its own. "
+                "Leave it out."
+            )
+        self.lookahead = copy.deepcopy(lookahead)
+        self.lookahead.attach(list(self))
 
     def forward(self, x: Tensor | Labelled) -> Tensor:
         """What the last block passes on, ``(N, …)``, with the gradient of the whole chain (for a twin)."""
@@ -219,8 +258,12 @@ class BlockStack(Network):
         step: LocalStep | None = None
         for index in blocks:
             last = index == blocks[-1]
-            found, signal = self[index].local_step(signal, context.at(index), cut=last)
+            above = last and self.lookahead is not None and index + 1 < len(self) and context.learns(index + 1)
+            found, signal = self[index].local_step(signal, context.at(index), cut=last and not above)
             loss = found.loss if step is None else found.loss + step.loss
+            if above and self.lookahead is not None:
+                loss = loss + self.lookahead(self[index + 1], index + 1, signal, context)
+                signal = detached(signal)
             passed = signal.h if last and isinstance(signal.h, Tensor) else None
             step = LocalStep(index, loss, found.g_pos, found.g_neg, below=step, passed=passed)
         return step, signal

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from pydoc_data.topics import topics
 from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 from sklearn.datasets import load_digits
+
+from ff_lightning.candidates import Softmax
+from ff_lightning.networks import Lookahead
+from tests.texts import gpt, windows
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "benchmarks"
 
@@ -60,6 +65,39 @@ def test_streamed_memory_does_not_grow_with_depth(benchmark: Any, network: str) 
     assert saved["ff streamed", 9] == saved["ff streamed", 3]
     assert saved["backprop", 9] > 1.2 * saved["backprop", 3]
     assert saved["checkpointed", 9] < saved["backprop", 9]
+
+
+def test_lookahead_keeps_two_blocks_alive_however_deep(benchmark: Any) -> None:
+    meter, peaks = benchmark("meter"), {}
+    for ahead in (None, Lookahead()):
+        for depth in (3, 9):
+            network = gpt(layers=depth, loss=Softmax(), lookahead=ahead)
+            tokens = windows(8)
+            signal = network.signal(tokens[:, :-1], tokens[:, 1:])
+            with meter.saved_peak([*network.parameters(), *network.buffers(), *tokens]) as saved:
+                for step in network.local_losses(signal):
+                    step.loss.backward()
+                    del step
+            peaks[ahead is not None, depth] = saved.bytes
+    assert peaks[True, 9] == peaks[True, 3]
+    assert 1.5 * peaks[False, 3] < peaks[True, 3] < 2.2 * peaks[False, 3]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_depth_is_compared_with_twins_and_goes_on_where_it_stopped(benchmark: Any, tmp_path: Path) -> None:
+    """What is done is not trained again; backprop asks of the last block what its own loss asks, when both are T2."""
+    text = tmp_path / "text.txt"
+    text.write_text("".join(topics[name] for name in sorted(topics)[:40]))
+    sizes = ["--tokens", "characters", "--layers", "2", "--layers-per-block", "1", "--width", "32", "--context", "16"]
+    where = ["--data", str(text), "--folder", str(tmp_path / "depth"), "--precision", "32-true"]
+    depth = benchmark("depth", *where, *sizes, "--steps", "4", "--judged", "512", "--cosines", "1", "--lookahead", "1")
+    found = depth.compare(depth.arguments())
+    assert len(found["per_block"]) == len(found["supervised_per_block"]) == 2
+    ((below, top),) = found["cosine"].values()
+    assert top == pytest.approx(1, abs=1e-3)
+    assert below < 0.999
+    again = depth.compare(depth.arguments())
+    assert {**again, "ms": 0, "twin_ms": 0, "cosine": 0} == {**found, "ms": 0, "twin_ms": 0, "cosine": 0}
 
 
 @pytest.mark.ranks

@@ -4,6 +4,7 @@ from ff_lightning.candidates import CandidateLoss as CandidateLoss
 from ff_lightning.candidates import LinearContrast as LinearContrast
 from ff_lightning.candidates import LogisticContrast as LogisticContrast
 from ff_lightning.candidates import Softmax as Softmax
+from ff_lightning.language.channels import OwnChannels as OwnChannels
 from ff_lightning.language.combination import Combination as Combination
 from ff_lightning.language.combination import Independent as Independent
 from ff_lightning.language.combination import Residual as Residual

@@ -22,7 +22,8 @@ class LayerCache:
     Attributes:
         keys: ``(B, heads, S, width / heads)``, rotated; ``None`` before the first token.
         values: the same shape.
-        attention_taps: ``(B, taps - 1, width)``, the last inputs of the convolution before attention.
+        attention_taps: ``(B, taps - 1, width)``, the last inputs of the convolution before attention; of a layer with
+            channels beside the stream ``width + channels``.
         mlp_taps: the same for the convolution before the MLP.
     """
 
@@ -94,17 +95,19 @@ class RotaryAttention(nn.Module):
         width: of the activities.
         heads: divide ``width`` into even parts.
         context: largest number of positions.
+        channels: read beside them, and not written.
     """
 
     cos: Tensor
     sin: Tensor
 
-    def __init__(self, width: int, heads: int, context: int) -> None:
+    def __init__(self, width: int, heads: int, context: int, *, channels: int = 0) -> None:
         super().__init__()
         if heads < 1 or width % (2 * heads):
             raise InputError(f"Passed `width={width}, heads={heads}`. `width` must be a multiple of `2 * heads`.")
         self.heads = heads
-        self.qkv = hidden_linear(width, 3 * width)
+        self.width = width
+        self.qkv = hidden_linear(width + channels, 3 * width)
         self.out = hidden_linear(width, width, zero=True)
         half = width // heads // 2
         angles = torch.outer(torch.arange(context).double(), 10_000.0 ** -(torch.arange(half).double() / half))
@@ -112,8 +115,8 @@ class RotaryAttention(nn.Module):
         self.register_buffer("sin", torch.cat([-angles.sin(), angles.sin()], 1).float(), persistent=False)
 
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
-        """Activities ``(B, T, width)`` to the same; the cache holds what came before."""
-        batch, length, width = x.shape
+        """Activities ``(B, T, width + channels)`` to ``(B, T, width)``; the cache holds what came before."""
+        batch, length, width = *x.shape[:2], self.width
         qk, v = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).split([2, 1], 2)
         start = 0 if cache is None or cache.keys is None else cache.keys.shape[2]
         q, k = self._rotated(qk, start).permute(2, 0, 3, 1, 4)
@@ -157,22 +160,32 @@ class TransformerLayer(nn.Module):
         context: largest number of positions.
         expansion: hidden units of the MLP for each channel of the stream.
         taps: positions that the convolutions see.
+        channels: read by both branches beside the stream, and left out of it; see
+            :class:`~ff_lightning.language.OwnChannels`.
     """
 
-    def __init__(self, width: int, heads: int, context: int, *, expansion: int = 4, taps: int = 4) -> None:
+    def __init__(
+        self, width: int, heads: int, context: int, *, expansion: int = 4, taps: int = 4, channels: int = 0
+    ) -> None:
         super().__init__()
-        self.attention_taps = CausalConvolution(width, taps)
-        self.attention = RotaryAttention(width, heads, context)
-        self.mlp_taps = CausalConvolution(width, taps)
-        self.up = hidden_linear(width, expansion * width)
+        self.attention_taps = CausalConvolution(width + channels, taps)
+        self.attention = RotaryAttention(width, heads, context, channels=channels)
+        self.mlp_taps = CausalConvolution(width + channels, taps)
+        self.up = hidden_linear(width + channels, expansion * width)
         self.down = hidden_linear(expansion * width, width, zero=True)
 
-    def forward(self, h: Tensor, cache: LayerCache | None = None) -> Tensor:
-        """Residual stream ``(B, T, width)`` to the same; the cache holds what came before."""
+    def forward(self, h: Tensor, cache: LayerCache | None = None, own: Tensor | None = None) -> Tensor:
+        """Residual stream ``(B, T, width)`` to the same; the cache holds what came before.
+
+        Args:
+            h: the stream.
+            cache: of the tokens before.
+            own: ``(B, T, channels)``, read beside it.
+        """
         known = LayerCache() if cache is None else cache
-        x, known.attention_taps = self.attention_taps(rms_norm(h), known.attention_taps)
+        x, known.attention_taps = self.attention_taps(beside(rms_norm(h), own), known.attention_taps)
         h = h + self.attention(x, cache)
-        x, known.mlp_taps = self.mlp_taps(rms_norm(h), known.mlp_taps)
+        x, known.mlp_taps = self.mlp_taps(beside(rms_norm(h), own), known.mlp_taps)
         y: Tensor = self.down(squared_relu(self.up(x)))
         return h + y
 
@@ -188,3 +201,8 @@ class TransformerLayer(nn.Module):
         both = torch.cat(self.mlp_taps.pair(rms_norm(real), rms_norm(fake)))
         y, y_fake = self.down(squared_relu(self.up(both))).chunk(2)
         return real + y, fake + y_fake
+
+
+def beside(x: Tensor, own: Tensor | None) -> Tensor:
+    """The stream ``(B, T, width)`` with what is read beside it, if anything is."""
+    return x if own is None else torch.cat([x, own], -1)

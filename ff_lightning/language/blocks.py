@@ -16,10 +16,11 @@ from ff_lightning.distributed import whole
 from ff_lightning.errors import InputError, positive
 from ff_lightning.goodness import Goodness, MeanOfSquares, accumulation_dtype
 from ff_lightning.language.attention import TransformerLayer, hidden_linear
+from ff_lightning.language.channels import TokenTables
 from ff_lightning.language.functional import rms_norm, unit_energy
 from ff_lightning.language.window_layers import DenseLayer, WindowLayer
 from ff_lightning.losses import MovingThresholdLoss
-from ff_lightning.signals import BlockContext, Contrast, Signal
+from ff_lightning.signals import BlockContext, Contrast, Signal, detached
 
 Readout = tuple[Tensor, Tensor]
 """Weight ``(V, width)`` and bias ``(V,)`` of a :class:`TokenGoodness`, constant."""
@@ -37,10 +38,12 @@ class Dreams:
     Attributes:
         h: ``(D, T)`` int64 tokens, or ``(D, T, width)`` activities.
         dreamed: ``(D, T)`` bool, where the token is the model's own; before that the sequence is real.
+        tokens: ``(D, T)`` int64, for blocks that read them in channels of their own; ``None`` for others.
     """
 
     h: Tensor
     dreamed: Tensor
+    tokens: Tensor | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +56,15 @@ class TextSignal(Signal):
         fakes: ``(B, T)`` int64 tokens or ``(B, T, width)`` activities of a second stream, whose position ``t`` has a
             token of the model's own there and the real ones before; only for candidates in the input.
         dreams: sequences that the model made, for a goodness of sequences.
+        tokens: ``(B, T)`` int64 of the real sequences, for blocks that read them in channels of their own; ``None``
+            for others.
     """
 
     below: Tensor
     readout: Readout | None = None
     fakes: Tensor | None = None
     dreams: Dreams | None = None
+    tokens: Tensor | None = None
 
 
 class TokenGoodness(Goodness):
@@ -139,15 +145,10 @@ class SequenceContrast(nn.Module):
 class TokenLayers(nn.Module):
     """What a block computes: its layers. In the first block of a transformer they stand behind an embedding of tokens.
 
-    The embedding ``e`` can be added to the stream ``x`` again before some layers, scaled to the length that the stream
-    has at that position: ``x + |x| / |e| * e``. Only the first block has an embedding. So a block below one that is to
-    read it puts ``e`` behind its activities, and the one above takes it from there.
-
     Args:
         layers: from the input upwards.
         embedding: of tokens, for a first block.
-        reminders: indices of the layers before which the embedding is added again.
-        carry: put the embedding behind the activities, as a constant, for the block above.
+        channels: in which the layers read the tokens beside the stream; ``None`` for none.
     """
 
     def __init__(
@@ -155,14 +156,12 @@ class TokenLayers(nn.Module):
         layers: Sequence[Layer],
         embedding: nn.Embedding | None = None,
         *,
-        reminders: Sequence[int] = (),
-        carry: bool = False,
+        channels: TokenTables | None = None,
     ) -> None:
         super().__init__()
         self.embedding = embedding
         self.layers = nn.ModuleList(layers)
-        self.reminders = tuple(reminders)
-        self.carry = carry
+        self.channels = channels
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -174,23 +173,41 @@ class TokenLayers(nn.Module):
         """Empty caches of what the layers remember, one a layer."""
         return [layer.new_cache() for layer in self]
 
-    def forward(self, x: Tensor, caches: Sequence[Any] | None = None) -> Tensor:
-        """Tokens ``(B, T)`` or activities ``(B, T, width)``, to activities; twice the width where embeddings travel."""
-        if self.embedding is not None:
-            x = e = self.embedding(x)
-        elif self.reminders:
-            x, e = x.chunk(2, -1)
+    def forward(self, x: Tensor, caches: Sequence[Any] | None = None, tokens: Tensor | None = None) -> Tensor:
+        """Activities ``(B, T, width)``.
+
+        Args:
+            x: tokens ``(B, T)`` where there is an embedding, else activities ``(B, T, width)``.
+            caches: of the tokens before, one a layer.
+            tokens: ``(B, T)`` int64, what the channels read; a block with an embedding has them in ``x``.
+
+        Raises:
+            InputError: there are channels, and no tokens.
+        """
+        embedded = None if self.embedding is None else self.embedding(x)
+        if embedded is not None:
+            x, tokens = embedded, x
+        own = self._own(tokens, embedded)
         for index, layer in enumerate(self):
-            if index in self.reminders:
-                x = x + rms_norm(e) * x.square().mean(-1, keepdim=True).sqrt()
-            x = layer(x, None if caches is None else caches[index])
-        return torch.cat([x, e.detach().to(x.dtype)], -1) if self.carry else x
+            x = layer(x, None if caches is None else caches[index], *own[index])
+        return x
+
+    def _own(self, tokens: Tensor | None, embedded: Tensor | None) -> list[tuple[Tensor, ...]]:
+        """What every layer reads beside the stream."""
+        if self.channels is None:
+            return [()] * len(self)
+        if tokens is None:
+            raise InputError(
+                "Passed `tokens=None` to layers that read them in channels of their own. Pass the tokens (B, T) that "
+                "the activities stand for."
+            )
+        return [(read,) for read in self.channels(tokens, embedded)]
 
     def pair(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
         """Both streams at once: position ``t`` of the second has ``fake[t]`` there and ``real`` before it.
 
         Args:
-            real: as in :meth:`forward`.
+            real: as in :meth:`forward`; not for layers with channels of their own.
             fake: the same shape.
 
         Returns:
@@ -232,9 +249,9 @@ class TokenBlock(ClassBlock):
         self.residual = residual
         self.sequences = sequences
 
-    def forward(self, x: Tensor, caches: list[Any] | None = None) -> Tensor:
+    def forward(self, x: Tensor, caches: list[Any] | None = None, tokens: Tensor | None = None) -> Tensor:
         """Activities of the block, as :meth:`TokenLayers.forward` gives them."""
-        h: Tensor = self.layer(x, caches)
+        h: Tensor = self.layer(x, caches, tokens)
         return h
 
     @property
@@ -267,7 +284,7 @@ class TokenBlock(ClassBlock):
         contrast = self.judge(h, signal, context)
         if self.sequences is not None and dreams is not None:
             contrast = contrast._replace(loss=contrast.loss + self.sequences(h, dreams.h, dreams.dreamed))
-        return contrast, self._passed(signal, h.detach() if cut else h, dreams)
+        return contrast, self._passed(signal, *(detached((h, dreams)) if cut else (h, dreams)))
 
     def judge(self, h: Tensor, signal: Signal, context: BlockContext) -> Contrast:
         """Local loss on the next tokens, of the activities ``(B, T, width)`` of real sequences."""
@@ -294,16 +311,16 @@ class TokenBlock(ClassBlock):
         if self.residual:
             with torch.no_grad():
                 below = self.answer(h.detach(), below, signal.readout)
-        dreams = None if dreams is None else replace(dreams, h=dreams.h.detach())
         return replace(signal, h=h, below=below, dreams=dreams)
 
     def _activities(self, signal: TextSignal) -> tuple[Tensor, Dreams | None]:
         """Activities of the real sequences, and of the dreams, in one pass if they are equally long."""
         if signal.dreams is None:
-            return self(signal.h), None
-        real, made = signal.h, signal.dreams.h
+            return self(signal.h, None, signal.tokens), None
+        real, made, tokens = signal.h, signal.dreams.h, (signal.tokens, signal.dreams.tokens)
         if real.shape[1] == made.shape[1]:
-            h, dreams = self(torch.cat([real, made])).split([len(real), len(made)])
+            both = None if tokens[0] is None or tokens[1] is None else torch.cat([tokens[0], tokens[1]])
+            h, dreams = self(torch.cat([real, made]), None, both).split([len(real), len(made)])
         else:
-            h, dreams = self(real), self(made)
+            h, dreams = self(real, None, tokens[0]), self(made, None, tokens[1])
         return h, replace(signal.dreams, h=dreams)

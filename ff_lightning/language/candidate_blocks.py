@@ -15,7 +15,7 @@ from ff_lightning.goodness import Goodness
 from ff_lightning.language.blocks import Dreams, Readout, TextSignal, TokenGoodness, TokenLayers
 from ff_lightning.language.functional import rms_norm
 from ff_lightning.losses import ContrastiveLoss
-from ff_lightning.signals import BlockContext, Contrast, Signal
+from ff_lightning.signals import BlockContext, Contrast, Signal, detached
 
 
 class PositionRMS(nn.Module):
@@ -66,9 +66,9 @@ class CandidateBlock(ContrastiveBlock):
         super().__init__(layer, goodness, loss, norm=PositionRMS())
         self.readout = readout
 
-    def forward(self, x: Tensor, caches: list[Any] | None = None) -> Tensor:
+    def forward(self, x: Tensor, caches: list[Any] | None = None, tokens: Tensor | None = None) -> Tensor:
         """Activities of the block, as :meth:`~ff_lightning.language.blocks.TokenLayers.forward` gives them."""
-        h: Tensor = self.layer(x, caches)
+        h: Tensor = self.layer(x, caches, tokens)
         return h
 
     def pair(self, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,7 +94,7 @@ class CandidateBlock(ContrastiveBlock):
         self._check(signal)
         assert isinstance(signal, TextSignal)
         h = self._streams(signal)
-        return self.judge(h, signal, context), self._passed(signal, h)
+        return self.judge(h, signal, context), self._passed(signal, detached(h) if cut else h)
 
     def judge(self, h: Streams, signal: Signal, context: BlockContext) -> Contrast:
         """Contrast of the real tokens with the model's own, and the readout's loss on the next tokens."""
@@ -134,12 +134,13 @@ class CandidateBlock(ContrastiveBlock):
             h, fakes = self.pair(signal.h, signal.fakes)
         return Streams(h, fakes, None if signal.dreams is None else replace(signal.dreams, h=self(signal.dreams.h)))
 
-    @torch.no_grad()
     def _passed(self, signal: TextSignal, h: Streams) -> TextSignal:
+        with torch.no_grad():
+            below = self.answer(h.real, signal.below, None)
         return replace(
             signal,
             h=self.norm(h.real),
-            below=self.answer(h.real, signal.below, None),
+            below=below,
             fakes=None if h.fakes is None else self.norm(h.fakes),
             dreams=None if h.dreams is None else replace(h.dreams, h=self.norm(h.dreams.h)),
         )

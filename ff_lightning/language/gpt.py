@@ -6,8 +6,10 @@ import copy
 
 from ff_lightning.candidates import CandidateLoss, LinearContrast
 from ff_lightning.language.blocks import TokenBlock, TokenGoodness
+from ff_lightning.language.channels import OwnChannels
 from ff_lightning.language.combination import Combination, Independent
 from ff_lightning.language.stack import TokenStack, check_sizes, sequence_contrast, transformer_blocks
+from ff_lightning.networks.lookahead import Lookahead
 
 
 class GPT(TokenStack):
@@ -24,10 +26,12 @@ class GPT(TokenStack):
         combination: how the predictions of the blocks belong together: each by itself and the last one asked
             (:class:`~ff_lightning.language.Independent`, the default), or each correcting the one below
             (:class:`~ff_lightning.language.Residual`).
+        lookahead: let every block answer for the next one; see :class:`~ff_lightning.networks.Lookahead`.
         dream_weight: of a loss that contrasts real sequences with those that the model made itself, beside the loss
             over tokens; 0 for none.
-        remind: blocks above the first read the embedding of the token again, beside the activities from below. A
-            block that predicts one of many tokens loses sight of the one it stands on.
+        channels: in which every block reads the token it stands on, beside the activities from below
+            (:class:`~ff_lightning.language.OwnChannels`); with many tokens every block then improves on the one below.
+            ``None`` for none.
         expansion: hidden units of the MLP for each channel of the stream.
         taps: positions that the convolutions see.
 
@@ -47,7 +51,8 @@ class GPT(TokenStack):
         loss: CandidateLoss | None = None,
         combination: Combination | None = None,
         dream_weight: float = 0.0,
-        remind: bool = False,
+        channels: OwnChannels | None = None,
+        lookahead: Lookahead | None = None,
         expansion: int = 4,
         taps: int = 4,
     ) -> None:
@@ -63,7 +68,7 @@ class GPT(TokenStack):
             context,
             expansion=expansion,
             taps=taps,
-            remind=remind,
+            channels=channels,
         )
         super().__init__(
             [
@@ -79,4 +84,5 @@ class GPT(TokenStack):
             vocab_size=vocab_size,
             context=context,
             average=combination.average,
+            lookahead=lookahead,
         )

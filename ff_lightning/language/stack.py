@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,8 +17,9 @@ from ff_lightning.errors import InputError, positive
 from ff_lightning.language.attention import TransformerLayer
 from ff_lightning.language.blocks import Dreams, Readout, SequenceContrast, TextSignal, TokenBlock, TokenLayers
 from ff_lightning.language.candidate_blocks import CandidateBlock
+from ff_lightning.language.channels import OwnChannels, joined
 from ff_lightning.signals import Labelled, StepContext
-from ff_lightning.stacks import BlockStack
+from ff_lightning.stacks import Ahead, BlockStack
 
 AnyTokenBlock = TokenBlock | CandidateBlock
 
@@ -31,6 +33,7 @@ class TokenStack(BlockStack):
         context: largest number of tokens seen at once.
         average: predict with the mean of what the blocks up to the last say, as Hinton adds the goodness of layers
             (2212.13345, section 3.3); ``False`` predicts with the last block alone. It changes no training.
+        lookahead: see :class:`~ff_lightning.stacks.BlockStack`.
 
     Attributes:
         prior: ``(V,)`` log-probability of every token, where predictions start from; uniform until
@@ -43,9 +46,15 @@ class TokenStack(BlockStack):
     prior: Tensor
 
     def __init__(
-        self, blocks: Sequence[AnyTokenBlock], *, vocab_size: int, context: int, average: bool = False
+        self,
+        blocks: Sequence[AnyTokenBlock],
+        *,
+        vocab_size: int,
+        context: int,
+        average: bool = False,
+        lookahead: Ahead | None = None,
     ) -> None:
-        super().__init__(blocks)
+        super().__init__(blocks, lookahead=lookahead)
         self.vocab_size = vocab_size
         self.context = context
         self.average = average
@@ -102,7 +111,10 @@ class TokenStack(BlockStack):
         """
         del context
         readout = next(self.token_blocks()).readout.snapshot() if self.inherit else None
-        return TextSignal(tokens, targets, below=self.prior, readout=readout, dreams=dreams)
+        told = None
+        if any(block.layer.channels is not None for block in self.token_blocks()):
+            told, dreams = tokens, None if dreams is None else replace(dreams, tokens=dreams.h)
+        return TextSignal(tokens, targets, below=self.prior, readout=readout, dreams=dreams, tokens=told)
 
     def predictions(
         self, tokens: Tensor, caches: list[list[Any]] | None = None, *, last_only: bool = False
@@ -129,7 +141,7 @@ class TokenStack(BlockStack):
         alone = last_only and not self.residual and not self.average
         for index, block in enumerate(self.token_blocks()):
             self.stage.require(index, training=self.training)
-            h = block(x, None if caches is None else caches[index])
+            h = block(x, None if caches is None else caches[index], tokens)
             x = block.norm(h)
             if alone and index < len(self) - 1:
                 continue
@@ -149,6 +161,17 @@ class TokenStack(BlockStack):
         return logits
 
     @torch.no_grad()
+    def activities(self, x: Tensor | Labelled) -> Iterator[Tensor]:
+        """Yield the activities of every block, ``(B, T, width)``; see :class:`~ff_lightning.stacks.BlockStack`."""
+        assert isinstance(x, Tensor)
+        tokens = x
+        for index, block in enumerate(self.token_blocks()):
+            self.stage.require(index, training=self.training)
+            h: Tensor = block(x, None, tokens)
+            yield h
+            x = block.norm(h)
+
+    @torch.no_grad()
     def goodness(self, x: Tensor | Labelled, *, blocks: int | None = None) -> Tensor:
         """Goodness that every block gives to every candidate token, ``(L, B, T, V)``."""
         first = next(self.token_blocks()).readout
@@ -159,7 +182,8 @@ class TokenStack(BlockStack):
     def as_one_block(self, num_classes: int | None = None) -> TokenStack:
         """The same layers under one loss on top, all tokens at once: the network that backprop trains, the twin.
 
-        Layers are copied. The last block's readout is kept, or the first one's where it is inherited.
+        Layers are copied, with the channels that they read. The last block's readout is kept, or the first one's where
+        it is inherited.
 
         Args:
             num_classes: unused: the candidates are the tokens.
@@ -168,9 +192,8 @@ class TokenStack(BlockStack):
         blocks = copy.deepcopy(list(self.token_blocks()))
         readout = blocks[0].readout if self.inherit else blocks[-1].readout
         layers = [layer for block in blocks for layer in block.layer]
-        lengths = [len(block.layer) for block in blocks]
-        reminders = [sum(lengths[:i]) + r for i, block in enumerate(blocks) for r in block.layer.reminders]
-        layer = TokenLayers(layers, blocks[0].layer.embedding, reminders=reminders)
+        tables = [block.layer.channels for block in blocks if block.layer.channels is not None]
+        layer = TokenLayers(layers, blocks[0].layer.embedding, channels=joined(tables) if tables else None)
         whole = TokenBlock(layer, readout, Softmax())
         stack = TokenStack([whole], vocab_size=self.vocab_size, context=self.context)
         stack.prior.copy_(self.prior)
@@ -228,7 +251,7 @@ def transformer_blocks(
     *,
     expansion: int = 4,
     taps: int = 4,
-    remind: bool = False,
+    channels: OwnChannels | None = None,
 ) -> list[TokenLayers]:
     """Transformer layers cut into blocks of equal size, behind an embedding, which is standard normal.
 
@@ -241,21 +264,24 @@ def transformer_blocks(
         context: largest number of positions.
         expansion: of the MLP.
         taps: of the convolutions.
-        remind: add the embedding again where a block begins.
+        channels: in which every block reads the token beside the stream.
 
     Raises:
         InputError: the layers cannot be cut like that.
     """
     check_span(layers, layers_per_block)
     embedding = nn.Embedding(vocab_size, width)
-    every = [TransformerLayer(width, heads, context, expansion=expansion, taps=taps) for _ in range(layers)]
-    starts = range(0, layers, layers_per_block)
+    beside = 0 if channels is None else channels.width(width)
+    every = [
+        TransformerLayer(width, heads, context, expansion=expansion, taps=taps, channels=beside) for _ in range(layers)
+    ]
     return [
         TokenLayers(
             every[start : start + layers_per_block],
             None if start else embedding,
-            reminders=[0] if remind and start else [],
-            carry=remind and start + layers_per_block < layers,
+            channels=None
+            if channels is None
+            else channels.tables(vocab_size, width, layers_per_block, first=not start),
         )
-        for start in starts
+        for start in range(0, layers, layers_per_block)
     ]

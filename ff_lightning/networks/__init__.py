@@ -13,6 +13,7 @@ from ff_lightning.networks.label_planes import WavePlanes as WavePlanes
 from ff_lightning.networks.labelled_conv import LabelledConvNet as LabelledConvNet
 from ff_lightning.networks.labelled_conv import LabelledConvReLU as LabelledConvReLU
 from ff_lightning.networks.local_fields import LocalFields as LocalFields
+from ff_lightning.networks.lookahead import Lookahead as Lookahead
 from ff_lightning.networks.mlp import MLP as MLP
 from ff_lightning.networks.mlp import DenseReLU as DenseReLU
 from ff_lightning.networks.mlp import LabelledReLU as LabelledReLU

@@ -14,6 +14,7 @@ from ff_lightning.blocks import ClassBlock
 from ff_lightning.candidates import CandidateLoss, LinearContrast
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness, WeightedEnergy
+from ff_lightning.networks.lookahead import Lookahead
 from ff_lightning.optim import HiddenMatrix
 from ff_lightning.stacks import BlockStack
 
@@ -92,6 +93,7 @@ class ConvNet(BlockStack):
         layers_per_block: layers trained by one local loss; must divide the number of layers.
         overlapping: train overlapping pairs of blocks; see
             :meth:`~ff_lightning.stacks.BlockStack.spans`.
+        lookahead: let every block answer for the next one; see :class:`~ff_lightning.networks.Lookahead`.
         goodness: one a class; sized for every block.
         loss: copied for every block; :class:`~ff_lightning.candidates.LinearContrast` by default.
         norm: copied for every block; what is done to activities that are passed on. Nothing by default, since batch
@@ -112,6 +114,7 @@ class ConvNet(BlockStack):
         num_classes: int | None = None,
         layers_per_block: int = 1,
         overlapping: bool = False,
+        lookahead: Lookahead | None = None,
         goodness: Goodness | None = None,
         loss: CandidateLoss | None = None,
         norm: nn.Module | None = None,
@@ -139,7 +142,7 @@ class ConvNet(BlockStack):
                     norm=copy.deepcopy(norm) or nn.Identity(),
                 )
             )
-        super().__init__(blocks)
+        super().__init__(blocks, lookahead=lookahead)
         self.overlapping = overlapping
         self.image_shape = tuple(image_shape)
         self.num_classes = num_classes

@@ -247,6 +247,7 @@ def refuse_task(module: pl.LightningModule) -> None:
             "it trains more than the blocks, as a readout of all of them",
             "`strategy='ddp'`",
         ),
+        (network.lookahead is not None, "with `lookahead` a block needs the next one's weights", "`strategy='ddp'`"),
         (whole, "the whole network makes its negatives", "`strategy='ddp'`"),
     ]
     for holds, reason, instead in reasons:

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from ff_lightning.candidates import CandidateLoss, LinearContrast, LogisticContrast, Softmax
 from ff_lightning.data import ByteTokenizer, TextDataModule, TiktokenTokenizer, Tokenizer
-from ff_lightning.language import GPT, HintonGPT, Independent, Residual
+from ff_lightning.language import GPT, HintonGPT, Independent, OwnChannels, Residual
 from ff_lightning.language.floors import nats_per_token
 from ff_lightning.language.frozen import frozen_nats
 from ff_lightning.language.rollouts import SleepBuffer
@@ -68,7 +68,7 @@ def network(args: argparse.Namespace, layers: int, arm: str = "own", layers_per_
     }
     inherit = args.inherit and layers > layers_per_block
     parts: dict[str, Any] = {"combination": Residual() if arm == "residual" else Independent(inherit=inherit)}
-    parts |= {"remind": args.remind}
+    parts |= {"channels": OwnChannels() if args.channels else None}
     return GPT(vocab_size, loss=losses[arm], dream_weight=0.1 if args.rollouts else 0.0, **parts, **sizes)
 
 
@@ -213,7 +213,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--layers-per-block", type=int, default=1)
     parser.add_argument("--inherit", action="store_true", help="read all blocks with the readout of the first")
-    parser.add_argument("--remind", action="store_true", help="blocks above the first read the embedding again")
+    parser.add_argument("--channels", action="store_true", help="every block reads the token in channels of its own")
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--context", type=int, default=64)
     parser.add_argument("--negatives", type=int, default=16)

@@ -98,10 +98,10 @@ def provenance() -> dict[str, str]:
 
 
 def portable(words: list[str]) -> list[str]:
-    """Arguments without the places of this machine: of a file its name, and no `--data` with a folder."""
+    """Arguments without the places of this machine: of a file its name, and no folder of `--data` or `--folder`."""
     kept: list[str] = []
     for word in words:
-        if Path(word).is_dir() and kept[-1:] == ["--data"]:
+        if Path(word).is_dir() and kept[-1:] in (["--data"], ["--folder"]):
             kept.pop()
         elif not Path(word).is_dir():
             kept.append(Path(word).name if Path(word).is_file() else word)

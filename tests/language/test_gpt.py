@@ -11,8 +11,9 @@ from torch.nn import functional as F
 
 from ff_lightning.candidates import LinearContrast, LogisticContrast, Softmax
 from ff_lightning.errors import InputError
-from ff_lightning.language.attention import CausalConvolution, RotaryAttention
+from ff_lightning.language.attention import CausalConvolution, RotaryAttention, TransformerLayer
 from ff_lightning.language.blocks import Dreams, TokenGoodness
+from ff_lightning.language.channels import OwnChannels
 from ff_lightning.language.combination import Independent, Residual
 from ff_lightning.language.gpt import GPT
 from tests import references
@@ -21,7 +22,8 @@ from tests.texts import CONTEXT, SEEDED, awake, gpt, windows
 ARMS: dict[str, dict[str, Any]] = {
     "own": {},
     "inherit": {"combination": Independent(inherit=True)},
-    "remind": {"remind": True},
+    "channels": {"channels": OwnChannels()},
+    "narrow channels": {"channels": OwnChannels(6)},
     "residual": {"combination": Residual(), "loss": LogisticContrast(4, from_below=True)},
     "logistic": {"loss": LogisticContrast(4)},
     "softmax": {"loss": Softmax()},
@@ -185,25 +187,62 @@ def test_one_block_is_the_same_function() -> None:
     assert {id(p) for p in whole.parameters()}.isdisjoint(id(p) for p in network.parameters())
     for arm in (
         {"combination": Independent(inherit=True)},
-        {"remind": True},
-        {"remind": True, "layers": 4, "layers_per_block": 2},
+        {"channels": OwnChannels()},
+        {"channels": OwnChannels(6), "layers": 4, "layers_per_block": 2},
     ):
         other = awake(gpt(**arm))
-        assert torch.equal(other.as_one_block()(tokens), other(tokens))
+        whole = other.as_one_block()
+        assert torch.equal(whole(tokens), other(tokens))
+        kept = {name.split(".tables.")[1]: value for name, value in whole.named_parameters() if ".tables." in name}
+        assert len(kept) == len([name for name, _ in other.named_parameters() if ".tables." in name])
 
 
-def test_a_reminded_block_reads_the_embedding_beside_the_activities() -> None:
-    network = awake(gpt(remind=True))
+def test_a_block_reads_its_token_beside_the_stream_and_adds_nothing_to_it() -> None:
+    """The first one its own embedding, at unit length, and those above a table of theirs."""
+    network = awake(gpt(channels=OwnChannels()))
     tokens = windows(2)[:, :-1]
     first, second, third = network.token_blocks()
-    e = first.layer.embedding(tokens)
-    h = next(iter(first.layer))(e)
-    torch.testing.assert_close(first(tokens), torch.cat([h, e], -1))
-    for block in (second, third):
-        h = next(iter(block.layer))(h + e * (h.norm(dim=-1) / e.norm(dim=-1)).unsqueeze(-1))
-    torch.testing.assert_close(third(second(first(tokens))), h)
-    carried = first(tokens)[..., h.shape[-1] :].sum()
-    assert not any(grad.any() for grad in torch.autograd.grad(carried, list(first.layer.parameters())))
+    h = e = first.layer.embedding(tokens)
+    unit = e / e.square().mean(-1, keepdim=True).sqrt()
+    own = [unit, second.layer.channels.tables[0](tokens), third.layer.channels.tables[0](tokens)]
+    assert len(first.layer.channels.tables) == 0
+    for block, read in zip((first, second, third), own, strict=True):
+        layer = next(iter(block.layer))
+        x = torch.cat([h / h.square().mean(-1, keepdim=True).sqrt(), read], -1)
+        h = h + layer.attention(layer.attention_taps(x)[0])
+        x = torch.cat([h / h.square().mean(-1, keepdim=True).sqrt(), read], -1)
+        h = h + layer.down(layer.up(layer.mlp_taps(x)[0]).relu().square())
+    torch.testing.assert_close(list(network.activities(tokens))[-1], h, rtol=1e-4, atol=1e-4)
+    assert len(next(gpt(channels=OwnChannels(6)).token_blocks()).layer.channels.tables) == 1
+
+
+def test_new_matrices_over_own_channels_have_the_variance_of_all_their_inputs() -> None:
+    layer = TransformerLayer(64, 2, 16, channels=192)
+    for matrix in (layer.attention.qkv.weight, layer.up.weight):
+        assert matrix.shape[1] == 256
+        assert matrix.std().item() == pytest.approx(256**-0.5, rel=0.02)
+    assert not layer.down.weight.any()
+    assert not layer.attention.out.weight.any()
+
+
+def test_own_channels_without_tokens_are_refused() -> None:
+    _, second, _ = gpt(channels=OwnChannels()).token_blocks()
+    with pytest.raises(InputError, match=r"`tokens=None`.*\(B, T\)"):
+        second(torch.zeros(2, CONTEXT, 16))
+    for size in (0, True, 2.5):
+        with pytest.raises(InputError, match=r"OwnChannels\(size=.*at least 1"):
+            OwnChannels(size)  # type: ignore[arg-type]
+
+
+def test_own_channels_of_dreams_read_the_tokens_of_the_dreams() -> None:
+    """A block above the first gives of dreams what the network gives of the same tokens as a text."""
+    network = awake(gpt(channels=OwnChannels(), dream_weight=0.3))
+    for length in (CONTEXT, 12):
+        dreams = dreamt(length)
+        signal = network.signal(windows(3)[:, :-1], windows(3)[:, 1:], SEEDED, dreams)
+        for block, expected in zip(network, network.activities(dreams.h), strict=True):
+            _, signal = block.local_step(signal, SEEDED.at(0))
+            torch.testing.assert_close(signal.dreams.h, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_goodness_of_every_block() -> None:

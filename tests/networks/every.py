@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ff_lightning.language import GPT, HintonGPT, Independent, Residual, WindowMLP
+from ff_lightning.language import GPT, HintonGPT, Independent, OwnChannels, Residual, WindowMLP
 from ff_lightning.losses import MovingThresholdLoss, TwoThresholdLoss
 from ff_lightning.networks import (
     MLP,
@@ -19,6 +19,7 @@ from ff_lightning.networks import (
     LabelledConvNet,
     LatencyEncoding,
     LocalFields,
+    Lookahead,
     PredictiveCircuits,
     RecurrentMLP,
     ResNet,
@@ -96,6 +97,7 @@ NETWORKS = {
         lambda: CausalConvNet(8, [8, 8], kernel_size=3, goodness=FrameEnergy(10, memory=2)), frames, 12
     ),
     "pairs of blocks": Kind(lambda: ConvNet((1, 8, 8), [4, 4, 4], pool_after=[1], overlapping=True), plain, 12),
+    "conv, lookahead": Kind(lambda: ConvNet((1, 8, 8), [4, 4], pool_after=[1], lookahead=Lookahead(0.5)), plain, 12),
     "resnet": Kind(lambda: ResNet((1, 8, 8), 10, stages=2, layers_per_stage=2), plain, 5),
     # With a block above or with the label; from a pass that starts, or with streams that differ.
     "recurrent": Kind(lambda: RecurrentMLP(64, [16, 12], iterations=4, judged=(2, 3)), told, 5),
@@ -107,6 +109,8 @@ NETWORKS = {
     "self-contrast conv": Kind(lambda: SelfContrastConv((1, 8, 8), [4, 6], losses=two_thresholds()), paired, 2),
     "gpt": Kind(lambda: GPT(100, **SMALL), text, 7),
     "gpt, residual": Kind(lambda: GPT(100, combination=Residual(), **SMALL), text, 10),
+    "gpt, own channels": Kind(lambda: GPT(100, channels=OwnChannels(), **SMALL), text, 7),
+    "gpt, lookahead": Kind(lambda: GPT(100, lookahead=Lookahead(refresh=2), **SMALL), text, 12),
     "gpt, inherited": Kind(lambda: GPT(100, combination=Independent(inherit=True), **SMALL), text, 8),
     "hinton's gpt": Kind(lambda: HintonGPT(100, **SMALL), text, 2),
     "window mlp": Kind(lambda: WindowMLP(100, widths=[16, 16], context=16, window=3), text, 7),

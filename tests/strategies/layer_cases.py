@@ -25,7 +25,7 @@ import ff_lightning as ff
 from ff_lightning.data import ImageDataModule
 from ff_lightning.data.text import TextDataModule
 from ff_lightning.errors import InputError
-from ff_lightning.language import GPT, Independent, Residual
+from ff_lightning.language import GPT, Independent, OwnChannels, Residual
 from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.negatives import HardWrongLabel
 from ff_lightning.optim import MuonAdamW
@@ -82,6 +82,7 @@ CASES = {
     "conv, label bias, hard, adamw": Case(labelled_conv, {"negatives": HardWrongLabel(0.5), "optimizer": ADAMW}),
     "gpt, own, muon, clipped": Case(gpt, {"optimizer": MUON, **HARD}),
     "gpt, residual, adamw": Case(partial(gpt, combination=Residual()), {"optimizer": ADAMW}, cuts=[2]),
+    "gpt, own channels, muon": Case(partial(gpt, channels=OwnChannels(8)), {"optimizer": MUON}, cuts=[1]),
     "gpt, inherited, sgd, bf16": Case(
         partial(gpt, combination=Independent(inherit=True)), {"optimizer": SGD}, [2], "bf16-mixed"
     ),

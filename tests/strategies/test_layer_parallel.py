@@ -16,11 +16,12 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment
 import ff_lightning as ff
 from ff_lightning.errors import InputError
 from ff_lightning.language import HintonMLP
+from ff_lightning.networks import Lookahead
 from ff_lightning.readouts import LinearReadout
 from ff_lightning.strategies import LayerParallelStrategy
 from ff_lightning.strategies.layer_parallel import refuse_task
 from tests.strategies.layer_cases import BATCHES, CASES, RESUMED, WIDTH, Seen, fit
-from tests.training import assert_same_weights, classifier, trainer, weights
+from tests.training import assert_same_weights, classifier, conv, trainer, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before:UserWarning")
 
@@ -126,6 +127,12 @@ def test_flags_that_do_not_fit_are_refused(
         LayerParallelStrategy(**strategy).refuse(run)
 
 
+def conv_that_looks_ahead() -> ff.BlockStack:
+    network = conv()
+    network.look_ahead(Lookahead())
+    return network
+
+
 def rollouts() -> ff.FFLanguageModel:
     return ff.FFLanguageModel(HintonMLP(20, window=2, widths=[8, 8], context=8))
 
@@ -135,6 +142,7 @@ def rollouts() -> ff.FFLanguageModel:
     [
         (lambda: classifier(update="fused"), "update='streamed'"),
         (lambda: classifier(readout=LinearReadout(32, 10)), "readout of all of them; use `strategy='ddp'`"),
+        (lambda: classifier(network=conv_that_looks_ahead()), "the next one's weights; use `strategy='ddp'`"),
         (rollouts, "the whole network makes its negatives"),
         (pl.LightningModule, "trains an `FFLightningModule`"),
     ],

@@ -1,0 +1,123 @@
+"""Lookahead: a block answers for what the next one makes of its activities, and no gradient crosses a border.
+
+Weights travel down, and nothing else does: neither a gradient nor an activity of the block above.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ff_lightning.blocks import Block
+from ff_lightning.distributed import is_sharded
+from ff_lightning.errors import InputError, positive
+from ff_lightning.normalization import frozen_statistics
+from ff_lightning.signals import BlockContext, Signal, StepContext
+
+DRAWS = 1 << 16
+"""First stream of randomness of the copies: their negatives are not those that the blocks themselves draw."""
+
+
+class Lookahead(nn.Module):
+    """Adds to the loss of a block that of a constant copy of the next block, on the block's own live activities.
+
+    The loss of block ``l`` is ``own + weight * loss of a copy of block l + 1``, whose gradient goes through the copy
+    into the parameters of block ``l`` alone. Block ``l + 1`` learns from detached activities as ever. The activities of
+    two blocks are alive at a time, however deep the network. A block answers for the next one as long as that learns;
+    the last block has its own loss.
+
+    With ``weight=1, refresh=1`` this is a step in which the losses of both blocks reach the parameters of block ``l``,
+    and none below. Late weights and chains of such steps are new; for convolutions MAN (Su et al. 2024, arXiv
+    2407.05623) is its kin, whose head is an averaged copy of the next block's first layer.
+
+    The copy reads the running values of the block it copies and moves none, and draws negatives of its own.
+
+    Args:
+        weight: of the copy's loss; positive.
+        refresh: updates that pass before weights are copied anew. With 1 the block itself is used, its parameters
+            held constant. With more there is a copy of every block but the first, which is saved in checkpoints.
+
+    Raises:
+        InputError: an argument is out of range.
+    """
+
+    def __init__(self, weight: float = 1.0, *, refresh: int = 1) -> None:
+        super().__init__()
+        if isinstance(refresh, bool) or not isinstance(refresh, int) or refresh < 1:
+            raise InputError(f"Passed `Lookahead(refresh={refresh!r})`. `refresh` must be a whole number, 1 or more.")
+        self.weight = positive("weight", weight)
+        self.refresh = refresh
+        self.copies = nn.ModuleList()
+
+    def attach(self, blocks: Sequence[Block]) -> None:
+        """Make room for copies of a chain's blocks; the first one needs none."""
+        if self.refresh > 1:
+            self.copies = nn.ModuleList(Constants(block) for block in blocks[1:])
+
+    def forward(self, block: Block, index: int, signal: Signal, context: StepContext) -> Tensor:
+        """Weighted loss of a constant copy of a block, a scalar; its gradient goes into the signal alone.
+
+        Args:
+            block: the next block.
+            index: of that block.
+            signal: what it receives, with the graph of the block below.
+            context: what is known of the step.
+
+        Raises:
+            InputError: the block is spread over processes.
+        """
+        if is_sharded(block):
+            raise InputError(
+                "Passed a network with `lookahead` to `ModelParallelStrategy`. A block needs all weights of the next "
+                "one: use `strategy='ddp'`, or leave `lookahead` out."
+            )
+        constants = {f"block.{name}": value for name, value in self._weights(block, index, context.update).items()}
+        with frozen_statistics(block):
+            loss: Tensor = functional_call(_LossOf(block), constants, (signal, context.at(DRAWS + index)))
+        return self.weight * loss
+
+    def _weights(self, block: Block, index: int, update: int) -> dict[str, Tensor]:
+        if self.refresh == 1:
+            return {name: parameter.detach() for name, parameter in block.named_parameters()}
+        copied = self.copies[index - 1]
+        assert isinstance(copied, Constants)
+        if update % self.refresh == 0:
+            copied.take(block)
+        return copied.weights()
+
+
+class Constants(nn.Module):
+    """Values of a block's parameters at some time, as buffers: no optimizer and no gradient finds them.
+
+    Args:
+        block: whose values they are.
+    """
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        for name, parameter in block.named_parameters():
+            self.register_buffer(name.replace(".", "/"), parameter.detach().clone())  # a buffer's name has no dot
+
+    def weights(self) -> dict[str, Tensor]:
+        """The values, by the name of the parameter."""
+        return {name.replace("/", "."): value for name, value in self.named_buffers()}
+
+    @torch.no_grad()
+    def take(self, block: Block) -> None:
+        """Copy the values of today."""
+        for value, parameter in zip(self.buffers(), block.parameters(), strict=True):
+            value.copy_(parameter)
+
+
+class _LossOf(nn.Module):
+    """The one door of a block as a forward pass, which :func:`torch.func.functional_call` can call."""
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, signal: Signal, context: BlockContext) -> Tensor:
+        return self.block.local_step(signal, context)[0].loss
