@@ -23,6 +23,7 @@ from ff_lightning.engine.batches import refuse_non_finite, seed_default_generato
 from ff_lightning.engine.checkpoints import AtomicCheckpointIO
 from ff_lightning.engine.compilation import compile_steps, undo_compile
 from ff_lightning.engine.hyperparameters import save_plain_hyperparameters
+from ff_lightning.engine.precision import follow_first_rank, settle_muon, tell_what_differs
 from ff_lightning.engine.refusals import refuse_flags
 from ff_lightning.engine.sharding import mend_checkpoints, shard_blocks
 from ff_lightning.engine.sync import gradient_sync
@@ -101,6 +102,7 @@ class FFLightningModule(pl.LightningModule):
         self._batch_idx = 0
         self._last_loss: Tensor | None = None
         self._restored: Gradients | None = None
+        self._stopped: dict[str, Any] | None = None
 
     # What a task says ------------------------------------------------------------------------------------------
 
@@ -274,6 +276,9 @@ class FFLightningModule(pl.LightningModule):
         if self._restored is not None and self._updates is not None:
             self._updates.restore(self._restored)
             self._restored = None
+        if self._stopped is not None:
+            tell_what_differs(self.trainer, self._stopped.get("precision"), self.block_optimizers)
+            self._stopped = None
 
     # What is checked and kept ----------------------------------------------------------------------------------
 
@@ -291,6 +296,7 @@ class FFLightningModule(pl.LightningModule):
         """Tell Lightning's counters of ``accumulate_batches``, and let no kill damage a checkpoint, no exit a run."""
         leave_group_at_exit()
         if stage == "fit":
+            follow_first_rank(self.trainer)
             self.trainer.accumulate_grad_batches = self.accumulate_batches
             if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
                 self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
@@ -309,6 +315,7 @@ class FFLightningModule(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """Build the engine for the strategy at hand."""
+        settle_muon(self.trainer, self.block_optimizers)
         plan = Plan(self.update == "fused", self.clip_norm, self.repeats_blocks)
         self._updates = BlockUpdates(
             self.trainer, self.network, self._block_parameters, self.block_optimizers, self.manual_backward, plan
@@ -346,7 +353,7 @@ class FFLightningModule(pl.LightningModule):
         """Keep what Lightning does not; refuse to write a checkpoint of a training that has diverged."""
         if getattr(self.trainer.precision_plugin, "scaler", None) is None:
             self._refuse_divergence()
-        checkpoint["ff_lightning"] = {"seed": self.seed}
+        checkpoint["ff_lightning"] = {"seed": self.seed, "precision": str(self.trainer.precision)}
         # A training can be stopped between the batches that share an update.
         gradients = None if self._updates is None or "optimizer_states" not in checkpoint else self._updates.gradients()
         if gradients is not None:
@@ -357,3 +364,4 @@ class FFLightningModule(pl.LightningModule):
         ours = checkpoint.get("ff_lightning", {})
         self.seed = int(ours.get("seed", self.seed))
         self._restored = ours.get("gradients")
+        self._stopped = ours if self._trainer is not None and self.trainer.state.fn == "fit" else None
