@@ -146,6 +146,10 @@ def orthogonalised(matrix: Tensor, *, bfloat16: bool | None = None) -> Tensor:
 
     The coefficients are Jordan's: they favour speed, and leave singular values between about 0.7 and 1.2.
 
+    In float32 the iterations of a matrix that is more than twice as long as wide run on its Gram matrix, with a third
+    of the products; the result differs by rounding, by up to a thousandth of its norm where singular values span four
+    orders of magnitude (bfloat16 differs by a hundredth). In bfloat16 that would not converge.
+
     Args:
         matrix: ``(rows, columns)``.
         bfloat16: compute in bfloat16, else in float32; by default where the device multiplies bfloat16 faster.
@@ -158,10 +162,34 @@ def orthogonalised(matrix: Tensor, *, bfloat16: bool | None = None) -> Tensor:
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix).to(torch.bfloat16 if bfloat16 else torch.float32)
     x = x / x.norm().clamp_min(1e-7)
-    for _ in range(5):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    x = _iterated_on_gram(x) if not bfloat16 and x.shape[1] >= 2 * x.shape[0] else _iterated(x)
     return (x.T if tall else x).to(matrix.dtype)
+
+
+ITERATIONS = 5
+A, B, C = 3.4445, -4.7750, 2.0315
+"""Jordan's coefficients: an iteration maps a singular value ``s`` to ``A s + B s³ + C s⁵``."""
+
+
+def _iterated(x: Tensor) -> Tensor:
+    for _ in range(ITERATIONS):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=B, alpha=C), x, beta=A)
+    return x
+
+
+def _iterated_on_gram(x: Tensor) -> Tensor:
+    """The same: every iteration multiplies ``x`` by a polynomial ``q`` of ``G = x xᵀ``, and ``G`` by ``q²``."""
+    gram = x @ x.T
+    total: Tensor | None = None
+    for iteration in range(ITERATIONS):
+        q = torch.addmm(gram, gram, gram, beta=B, alpha=C)
+        q.diagonal().add_(A)
+        total = q if total is None else q @ total
+        if iteration < ITERATIONS - 1:
+            gram = q @ (gram @ q)
+    assert total is not None
+    return total @ x
 
 
 class CosineDecay(HoldThenDecay):
