@@ -75,8 +75,10 @@ def gemm(times: int, rows: int, inner: int, columns: int, dtype: torch.dtype) ->
     return Product(times, 2 * rows * inner * columns, lambda: a @ b)
 
 
-def linear(rows: int, fan_in: int, fan_out: int, dtype: torch.dtype, *, to_input: bool, times: int = 1) -> list[Product]:
-    """A linear map of one block: forward, the gradient of its weight, and of its input unless the block begins there."""
+def linear(
+    rows: int, fan_in: int, fan_out: int, dtype: torch.dtype, *, to_input: bool, times: int = 1
+) -> list[Product]:
+    """A linear map: forward, the gradient of its weight, and of its input unless a block begins there."""
     found = [gemm(times, rows, fan_in, fan_out, dtype), gemm(times, fan_out, rows, fan_in, dtype)]
     return [*found, gemm(times, rows, fan_out, fan_in, dtype)] if to_input else found
 
@@ -147,7 +149,7 @@ def attention(count: int, context: int, size: int, dtype: torch.dtype) -> list[P
 
 
 class Operations(TorchDispatchMode):
-    """CPU time of every operation of torch, by name. (torch's profiler counts the time in which others have the core.)"""
+    """CPU time of every operation of torch, by name; torch's profiler counts time of others on the core, too."""
 
     def __init__(self) -> None:
         super().__init__()
