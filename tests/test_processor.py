@@ -100,6 +100,6 @@ def test_a_processor_without_instructions_for_bfloat16_says_so() -> None:
 
 def test_another_word_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(SETTING, "maybe")
-    with pytest.raises(InputError, match=r"Passed `FF_LIGHTNING_BFLOAT16=maybe` in the environment\. It must be yes or"):
+    with pytest.raises(InputError, match=r"`FF_LIGHTNING_BFLOAT16=maybe` in the environment\. It must be yes or no"):
         ask("cpu")
     assert ask("cpu", torch.float16) == ask("cpu", torch.float16), "which the setting says nothing of"

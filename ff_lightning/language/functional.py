@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-
 FULL = (torch.float32, torch.float64)
 """Types in which most of what is written here is faster than torch's own kernels; bfloat16 is left to those."""
 
