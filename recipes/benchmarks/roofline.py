@@ -170,6 +170,7 @@ class Watch(pl.Callback):
         self.seconds: list[float] = []
         self.rounds: list[list[float]] = []
         self.operations = Operations()
+        self.watched = 0.0
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx == self.steps:
@@ -178,11 +179,14 @@ class Watch(pl.Callback):
 
     def on_train_batch_end(self, *args: Any) -> None:
         batch_idx = args[-1]
+        passed = time.process_time() - self.started
         if batch_idx < self.steps:
-            self.seconds.append(time.process_time() - self.started)
+            self.seconds.append(passed)
             if batch_idx >= WARM_UP and batch_idx % EVERY == 0:
                 self.rounds.append([self.time(product.run) for product in self.products])
-        elif batch_idx == self.steps + PROFILED - 1:
+            return
+        self.watched += passed
+        if batch_idx == self.steps + PROFILED - 1:
             self.operations.__exit__(None, None, None)
 
     @staticmethod
@@ -193,13 +197,34 @@ class Watch(pl.Callback):
         return time.process_time() - started
 
 
-def shares(seconds_of: dict[str, list[float]], step: float) -> dict[str, float]:
-    """Share of a step by kind of operation; what no operation of torch took is the rest."""
+def cost_of_watching() -> float:
+    """CPU seconds that watching adds to an operation, outside of what is counted for it."""
+
+    def run() -> float:
+        x, started = torch.zeros(1), time.process_time()
+        for _ in range(3000):
+            x.add_(1)
+        return time.process_time() - started
+
+    alone = min(run() for _ in range(3))
+    with Operations() as watch:
+        watched = run()
+    return max(0.0, (watched - alone) / 3000)
+
+
+def shares(seconds_of: dict[str, list[float]], total: float) -> dict[str, float]:
+    """Share by kind of operation of the steps that were watched; what no operation of torch took is the rest.
+
+    Args:
+        seconds_of: every operation, by name.
+        total: of the steps, what the watching took included.
+    """
     kind_of = {name: kind for kind, names in KINDS.items() for name in names}
     found: dict[str, float] = defaultdict(float)
     for name, seconds in seconds_of.items():
-        found[kind_of.get(name, OTHER)] += sum(seconds) / PROFILED
-    found[REST] = max(0.0, step - sum(found.values()))
+        found[kind_of.get(name, OTHER)] += sum(seconds)
+    step = max(total - cost_of_watching() * sum(map(len, seconds_of.values())), sum(found.values()))
+    found[REST] = step - sum(found.values())
     return {kind: round(seconds / step, 3) for kind, seconds in sorted(found.items(), key=lambda item: -item[1])}
 
 
@@ -228,7 +253,7 @@ def result(args: argparse.Namespace, watch: Watch, products: list[Product]) -> d
     step = statistics.median(watch.seconds[WARM_UP:])
     times = [statistics.median(column) for column in zip(*watch.rounds, strict=True)]
     bound = sum(product.times * seconds for product, seconds in zip(products, times, strict=True))
-    kinds = shares(watch.operations.seconds, step)
+    kinds = shares(watch.operations.seconds, watch.watched)
     return {
         "network": args.network,
         "precision": args.precision,
