@@ -207,7 +207,7 @@ def cost_of_watching() -> float:
         return time.process_time() - started
 
     alone = min(run() for _ in range(3))
-    with Operations() as watch:
+    with Operations():
         watched = run()
     return max(0.0, (watched - alone) / 3000)
 
