@@ -52,7 +52,7 @@ KINDS = {
 """Kinds of operation by name; any other operation of torch is element-wise or a sum."""
 
 OTHER = "element-wise and sums"
-REST = "Python and Lightning"
+REST = "Python, Lightning, counting"
 
 
 @dataclass(frozen=True)
@@ -214,6 +214,8 @@ def cost_of_watching() -> float:
 
 def shares(seconds_of: dict[str, list[float]], total: float) -> dict[str, float]:
     """Share by kind of operation of the steps that were watched; what no operation of torch took is the rest.
+
+    What the counting costs is taken off the rest as far as it can be measured by itself.
 
     Args:
         seconds_of: every operation, by name.
