@@ -205,7 +205,7 @@ def rotary_attention(qkv: Tensor, cos: Tensor, sin: Tensor, heads: int) -> Tenso
     if _goes_back(qkv) and qkv.dtype in FULL and not torch.is_autocast_enabled("cpu"):
         y: Tensor = _RotaryAttention.apply(qkv, cos, sin, heads)  # type: ignore[no-untyped-call]
         return y
-    qk, v = qkv.view(batch, length, 3, heads, width // heads).split([2, 1], 2)
+    qk, v = torch.split(qkv.view(batch, length, 3, heads, width // heads), [2, 1], 2)
     q, k = rotated(qk, cos, sin).permute(2, 0, 3, 1, 4)
     return attend(q, k, v.squeeze(2).transpose(1, 2)).transpose(1, 2).reshape(batch, length, width)
 
@@ -240,7 +240,7 @@ class _RotaryAttention(torch.autograd.Function):
         hidden = qkv.new_full((length, length), -torch.inf).triu_(1)
         scores = torch.baddbmm(hidden, q, k.mT, alpha=size**-0.5)
         weights = scores.softmax(-1)
-        mixed = weights @ v
+        mixed: Tensor = weights @ v
         ctx.save_for_backward(turned, weights, mixed, cos, sin)
         return mixed.view(batch, heads, length, size).transpose(1, 2).reshape(batch, length, heads * size)
 

@@ -27,7 +27,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -38,7 +37,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from peer_adapters import ADAPTERS, commands
+from peer_adapters import ADAPTERS, commands, peak_mb
 from PIL import Image
 from recipe import load, provenance
 from torch import Tensor, nn
@@ -294,7 +293,7 @@ def recipe_alone(args: argparse.Namespace, changes: list[str]) -> dict[str, Any]
         "cpu_seconds": round(seconds, 1),
         "validation_error": round(100 * (1 - float(run.trainer.callback_metrics["val/accuracy"])), 2),
         "validation_images": 10_000,
-        "peak_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "peak_mb": peak_mb(),
         "precision": str(run.trainer.precision),
         "torch": torch.__version__,
     }
