@@ -17,7 +17,9 @@ FULL = (torch.float32, torch.float64)
 
 
 def _goes_back(*tensors: Tensor) -> bool:
-    """Whether one of the backward passes written here will be used."""
+    """Whether one of the backward passes written here will be used; compiled code has its own."""
+    if torch.compiler.is_compiling():
+        return False
     return torch.is_grad_enabled() and tensors[0].device.type == "cpu" and any(x.requires_grad for x in tensors)
 
 
@@ -141,7 +143,7 @@ def depthwise_convolution(x: Tensor, weight: Tensor, *, padded: bool = False) ->
         ``(B, T, D)``, in the dtype of the autocast.
     """
     taps = weight.shape[2]
-    if x.device.type != "cpu":
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
         x = F.pad(x, (0, 0, taps - 1, 0)) if padded else x
         return F.conv1d(x.transpose(1, 2), weight, groups=weight.shape[0]).transpose(1, 2)
     x, weight = in_type_of_autocast(x, weight)
