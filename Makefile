@@ -1,9 +1,9 @@
 # `make demo` and `make test` work from a bare clone: each prepares its own environment in .venv first.
 # Another interpreter: make demo PYTHON=python3.12. Arguments for pytest: make test PYTEST_ARGS="-x -k blocks"; by default
-# two processes share the tests, file by file.
+# two processes share the tests, file by file, the dearest first.
 
 PYTHON ?= python3
-PYTEST_ARGS ?= -n 2 --dist loadscope
+PYTEST_ARGS ?= -n 2 --dist loadscope --no-loadscope-reorder
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -17,16 +17,16 @@ DEV := $(VENV)/.dev
 # Threads that wait must not spin: on busy cores that makes training several times slower.
 export OMP_WAIT_POLICY ?= passive
 # Tests share the cores as processes, so each of these needs one thread only.
-test coverage: export OMP_NUM_THREADS ?= 1
+test test-fast coverage: export OMP_NUM_THREADS ?= 1
 
 DEMO_IMAGES := digits_mlp
 DEMO_TEXT := pydoc_gpt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test coverage lint docs clean
+.PHONY: help setup demo test test-fast coverage lint docs clean
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(DEV)  ## Create .venv with the package and everything needed to work on it
 
@@ -41,6 +41,9 @@ demo: $(RUNTIME)  ## Train a classifier of digits and a small GPT block by block
 
 test: $(DEV)  ## Run the tests
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-fast: $(DEV)  ## Run the tests of mathematics: no recipes, no commands, no second process
+	$(BIN)/python -m pytest -m "not slow and not ranks" $(PYTEST_ARGS)
 
 coverage: $(DEV)  ## Run the tests, and say which lines of the package they do not reach
 	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)

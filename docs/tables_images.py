@@ -174,17 +174,17 @@ def repositories(name: str) -> str:
     ]
     notes = []
     for (run,) in rows(name):
-        ours = [{"repository": "`mnist_mlp`, first and last", "commit": run["commit"]} | row for row in run["ours"]]
+        ours = [{"repository": "`mnist_mlp`", "commit": run["commit"]} | row for row in run["ours"]]
         for row in [*ours, *run["peers"]]:
             who = f"{row['repository']} {row['commit']}"
             if "failed" in row:
                 lines.append(f"| {who} | does not run: {row['failed']} | | |")
                 continue
             error = f"{row['validation_error']} ({row['validation_images']})"
-            lines.append(f"| {who} | {row['samples_per_second']:g} | {error} | {row['peak_mb']} |")
+            lines.append(f"| {who} | {row['samples_per_second']:g} | {error} | {row.get('peak_mb', '')} |")
         notes.append(
-            f"{run['ours'][0]['cpu_seconds']} CPU seconds each, ours in `{run['ours'][0]['precision']}`, torch "
-            f"{run['ours'][0]['torch']}; {run['speedup']} times the samples of loeweX, whose network is the same. The "
+            f"One run, with one seed. {run['ours'][0]['cpu_seconds']} CPU seconds each at most, ours in "
+            f"`{run['ours'][0]['precision']}`, torch {run['ours'][0]['torch']}; {run['speedup']} times the samples of loeweX, whose network is the same. The "
             f"others' networks are smaller (dah33, mpezeshki) or larger. `{run['command']}`"
         )
     return "\n".join([*lines, "", *notes, "", origin(name)])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +17,8 @@ from ff_lightning.candidates import CandidateLoss
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness
 from ff_lightning.losses import ContrastiveLoss
-from ff_lightning.normalization import PeerNormalisation, UnitRMS
-from ff_lightning.signals import Contrast, Labelled, Signal, true_and_hardest
+from ff_lightning.normalization import PeerNormalisation, UnitRMS, frozen_statistics
+from ff_lightning.signals import BlockContext, Contrast, Signal, true_and_hardest
 
 
 class Block(nn.Module, ABC):
@@ -42,23 +43,28 @@ class Block(nn.Module, ABC):
         """θ of the block's loss, or ``None`` for one that compares pairs."""
         return None
 
-    def forward(self, x: Tensor | Labelled) -> Tensor:
-        """Activities of the block, ``(N, …)``, not normalised."""
-        h: Tensor = self.layer(x)
-        return h
+    def forward(self, x: Any) -> Any:
+        """Activities of the block, ``(N, …)``, not normalised; of some blocks several tensors."""
+        return self.layer(x)
 
     @abstractmethod
-    def judge(self, h: Tensor, signal: Signal, generator: torch.Generator | None) -> Contrast:
-        """Local loss of the activities ``h``; negatives are drawn with ``generator``."""
+    def judge(self, h: Any, signal: Signal, context: BlockContext) -> Contrast:
+        """Local loss of this block: what a new learning rule overrides.
+
+        Args:
+            h: the block's activities, with their graph.
+            signal: what the block received.
+            context: what the block is told of the step; negatives are drawn with its generator.
+        """
 
     def local_step(
-        self, signal: Signal, generator: torch.Generator | None = None, *, cut: bool = True
+        self, signal: Signal, context: BlockContext = BlockContext(), *, cut: bool = True
     ) -> tuple[Contrast, Signal]:
-        """Forward pass and local loss of this block: the one way in which a block is trained.
+        """Forward pass and local loss of this block: the one door by which a block is trained.
 
         Args:
             signal: what the block receives.
-            generator: source of randomness.
+            context: what the block is told of the step.
             cut: stop the gradient behind the block.
 
         Returns:
@@ -66,13 +72,25 @@ class Block(nn.Module, ABC):
         """
         h = self(signal.h)
         passed = self.pass_on(signal.h, h.detach() if cut else h)
-        return self.judge(h, signal, generator), replace(signal, h=passed)
+        return self.judge(h, signal, context), replace(signal, h=passed)
 
-    def pass_on(self, x: Tensor | Labelled, h: Tensor) -> Tensor:
+    @torch.no_grad()
+    def rest(self, signal: Signal) -> Signal:
+        """Pass a signal on without learning: no graph, no loss, and no running value moves.
+
+        Args:
+            signal: what the block receives.
+
+        Returns:
+            The signal for the next block: what :meth:`local_step` hands on.
+        """
+        with frozen_statistics(self):
+            return replace(signal, h=self.pass_on(signal.h, self(signal.h)))
+
+    def pass_on(self, x: Any, h: Any) -> Any:
         """What the next block receives, from what this one received and its activities."""
         del x
-        passed: Tensor = self.norm(h)
-        return passed
+        return self.norm(h)
 
 
 class ContrastiveBlock(Block):
@@ -105,9 +123,9 @@ class ContrastiveBlock(Block):
         """θ of the block's loss, or ``None`` for a pairwise loss."""
         return self.loss.threshold
 
-    def judge(self, h: Tensor, signal: Signal, generator: torch.Generator | None) -> Contrast:
+    def judge(self, h: Any, signal: Signal, context: BlockContext) -> Contrast:
         """Local loss of activities ``(2 * B, …)``, those of positives first."""
-        del signal, generator
+        del signal, context
         found = self.contrast(*self.goodness(h).chunk(2))
         return found if self.peer is None else found._replace(loss=found.loss + self.peer(h[: h.shape[0] // 2]))
 
@@ -135,18 +153,19 @@ class ClassBlock(Block):
         self.loss = loss
 
     def local_step(
-        self, signal: Signal, generator: torch.Generator | None = None, *, cut: bool = True
+        self, signal: Signal, context: BlockContext = BlockContext(), *, cut: bool = True
     ) -> tuple[Contrast, Signal]:
         """See :class:`Block`; ``signal.labels`` holds the true classes."""
         if signal.labels is None:
             raise InputError("Passed a signal without `labels`. A `ClassBlock` needs the true classes, shape (B,).")
-        return super().local_step(signal, generator, cut=cut)
+        return super().local_step(signal, context, cut=cut)
 
-    def judge(self, h: Tensor, signal: Signal, generator: torch.Generator | None) -> Contrast:
+    def judge(self, h: Any, signal: Signal, context: BlockContext) -> Contrast:
         """Local loss of the activities ``h``; what is logged contrasts the true class with the best wrong one."""
         assert signal.labels is not None
         g = self.goodness(h)
-        return Contrast(self.loss(g, signal.labels, generator).loss, *true_and_hardest(g.detach(), signal.labels))
+        loss = self.loss(g, signal.labels, context.generator).loss
+        return Contrast(loss, *true_and_hardest(g.detach(), signal.labels))
 
 
 def passing_norm(norm: nn.Module | None) -> nn.Module:

@@ -2,8 +2,8 @@
 
 A block gives every candidate ``v`` a goodness ``G(v)``, and predicts with ``softmax(F)``, ``F = below + G``, where
 ``below`` is what it starts from or corrects. Its positives are the true candidates; its negatives are drawn from a
-prediction of the model itself, the true one among them (*collisions are kept*: positive and negative then cancel exactly
-where the model is right). Every loss is a mean over samples or positions.
+prediction of the model itself, the true one among them (*collisions are kept*: positive and negative then cancel
+exactly where the model is right). Every loss is a mean over samples or positions.
 
 With one negative ``v`` drawn from the block's own ``softmax(F)``, the linear contrast ``F(v) - F(y)`` has in
 expectation the gradient of the cross-entropy (self-contrastive estimation, Goodfellow 2014, 1412.6515): what the
@@ -55,6 +55,27 @@ class CandidateLoss(nn.Module, ABC):
         self, logits: Tensor, targets: Tensor, generator: torch.Generator | None = None, below: Tensor | None = None
     ) -> Contrast:
         """Loss of a block; negatives are drawn with ``generator``."""
+
+    def among_many(
+        self,
+        activities: Tensor,
+        readout: tuple[Tensor, Tensor],
+        targets: Tensor,
+        generator: torch.Generator | None = None,
+        below: Tensor | None = None,
+    ) -> Contrast:
+        """The same loss where there are many candidates, before their logits are computed.
+
+        Args:
+            activities: ``(…, width)`` float, what the readout reads.
+            readout: weight ``(C, width)`` and bias ``(C,)``.
+            targets: as for :meth:`forward`.
+            generator: as for :meth:`forward`.
+            below: as for :meth:`forward`.
+        """
+        logits = F.linear(activities, *readout)
+        found: Contrast = self(logits if below is None else below + logits, targets, generator, below)
+        return found
 
     def calibrated(self, logits: Tensor, below: Tensor) -> Tensor:
         """Log-probability, up to a constant, that the goodness learned by this loss stands for."""
@@ -137,37 +158,39 @@ class SampledContrast(CandidateLoss, ABC):
 
     def among_many(
         self,
-        energies: Tensor,
+        activities: Tensor,
         readout: tuple[Tensor, Tensor],
-        below: Tensor,
         targets: Tensor,
-        generator: torch.Generator | None,
+        generator: torch.Generator | None = None,
+        below: Tensor | None = None,
     ) -> Contrast:
-        """The same contrast for a large vocabulary, where only the tokens compared have a gradient.
+        """The same contrast among many candidates, of which only those compared have a gradient.
 
-        The prediction over all tokens is needed to draw from, and costs a forward pass; the backward pass is that of
-        ``K + 1`` tokens a position, whatever the vocabulary. Loss and gradient are those of :meth:`forward`.
+        The prediction over all candidates is needed to draw from, and costs a forward pass; the backward pass is that
+        of ``K + 1`` candidates a position, however many there are. Loss and gradient are those of :meth:`forward`.
 
         Args:
-            energies: ``(B, T, width)`` float, what the readout reads.
-            readout: weight ``(V, width)`` and bias ``(V,)``.
-            below: as for :meth:`forward`.
-            targets: as for :meth:`forward`.
-            generator: as for :meth:`forward`.
+            activities: see :class:`CandidateLoss`, as the others.
+            readout: weight ``(C, width)`` and bias ``(C,)``.
+            targets: the true candidates.
+            generator: source of randomness.
+            below: prediction that the block starts from.
         """
         weight, bias = readout
         with torch.no_grad():
-            logits = below + F.linear(energies, weight, bias)
+            logits = F.linear(activities, weight, bias)
+            below = logits.new_zeros(logits.shape[-1]) if below is None else below
+            logits = below + logits
             drawn = draw_tokens(self.source(logits, below), self.negatives, generator, even=self.even)
             goodness = self.goodness(logits, below)
             g_pos = goodness.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
             g_neg = goodness.gather(-1, drawn)
             found = self.slopes(g_pos, g_neg)
             compared = torch.cat([drawn, targets.unsqueeze(-1)], -1).flatten(0, -2)
-            shares = torch.cat([found.g_neg, found.g_pos.unsqueeze(-1)], -1).flatten(0, -2).to(energies.dtype)
+            shares = torch.cat([found.g_neg, found.g_pos.unsqueeze(-1)], -1).flatten(0, -2).to(activities.dtype)
         directions = F.embedding_bag(compared, weight, mode="sum", per_sample_weights=shares)
         biases = F.embedding_bag(compared, bias.unsqueeze(-1), mode="sum", per_sample_weights=shares)
-        slope = (energies.flatten(0, -2) * directions).sum(-1).mean() + biases.mean()
+        slope = (activities.flatten(0, -2) * directions).sum(-1).mean() + biases.mean()
         return Contrast(slope + (found.loss.mean() - slope).detach(), g_pos, g_neg.mean(-1))
 
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
-from torch.nn.modules.batchnorm import _BatchNorm
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 _one_copy = False
@@ -32,9 +31,13 @@ def one_copy() -> Iterator[None]:
 
 
 def eager(function: Function) -> Function:
-    """Keep a function out of compiled code.
+    """Keep a function out of compiled code: code that was compiled calls it as plain Python.
 
-    That knows no generators of random numbers; and what a collective writes into a tensor there is lost (torch 2.13).
+    Two kinds of functions need it. Those with a ``torch.Generator``, which ``torch.compile`` cannot handle. And those
+    with a collective that writes its result into a tensor: inside compiled code that result is lost (torch 2.13).
+
+    Args:
+        function: to keep out.
     """
     kept: Function = torch.compiler.disable(function)  # type: ignore[no-untyped-call]
     return kept
@@ -108,16 +111,11 @@ def whole(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-@torch.no_grad()
-def average_batch_statistics(module: nn.Module) -> None:
-    """Average the running statistics of batch normalisation over ranks, each of which saw its part of the batch.
+def take_from_first_rank(module: nn.Module) -> None:
+    """Give all ranks the parameters and buffers that the first one has; all of them must call it.
 
     Args:
-        module: whose batch norms are to be equal on all ranks.
+        module: the same on all ranks, but for its values.
     """
-    norms = [part for part in module.modules() if isinstance(part, _BatchNorm)] if num_ranks() > 1 else []
-    running = [value for part in norms for value in (part.running_mean, part.running_var) if value is not None]
-    if running:
-        mean = mean_over_ranks(torch.cat(running))
-        for value, piece in zip(running, torch.split(mean, [len(value) for value in running]), strict=True):
-            value.copy_(piece)
+    for value in (*module.parameters(), *module.buffers()):
+        dist.broadcast(value.detach(), src=0)

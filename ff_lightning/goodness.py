@@ -300,6 +300,28 @@ class ProjectedActivity(_Weighted):
         return u, (u.square().mean(1, keepdim=True) + torch.finfo(u.dtype).eps).sqrt()
 
 
+class LinearGoodness(Goodness):
+    """Goodness of the classes by a linear softmax on the flattened activities: the readout of a twin.
+
+    Args:
+        in_features: values a sample.
+        num_classes: ``C``, 2 or more.
+
+    Shape:
+        - Input: ``(B, …)``.
+        - Output: ``(B, num_classes)``, at least float32.
+    """
+
+    def __init__(self, in_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.linear = nn.Linear(in_features, num_classes)
+
+    def forward(self, h: Tensor) -> Tensor:  # noqa: D102
+        scores: Tensor = self.linear(h.flatten(1))
+        return scores.to(accumulation_dtype(scores))
+
+
 def squared_norm(h: Tensor) -> Tensor:
     """Sum of squares over the last dimension, accumulated in at least float32.
 

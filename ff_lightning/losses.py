@@ -1,8 +1,8 @@
 """Local losses: what one block minimises, from goodness alone.
 
 A contrastive loss (tier T1) wants goodness of positives above goodness of negatives; losses of blocks that give every
-class or token a goodness are in :mod:`ff_lightning.candidates`. All are means over the batch, written with ``softplus`` so that
-no goodness, however large, overflows.
+class or token a goodness are in :mod:`ff_lightning.candidates`. All are means over the batch, written with
+``softplus`` so that no goodness, however large, overflows.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.distributed import mean_over_ranks
 from ff_lightning.errors import InputError, positive
+from ff_lightning.normalization import RunningMean
 
 
 class ContrastiveLoss(nn.Module, ABC):
@@ -70,9 +70,9 @@ class ThresholdLoss(ContrastiveLoss):
 class MovingThresholdLoss(ContrastiveLoss):
     """:class:`ThresholdLoss` whose θ follows the goodness it judges.
 
-    θ is a running mean of the midpoint ``(mean g_pos + mean g_neg) / 2``, kept in a buffer and averaged over
-    ranks, so a block whose goodness starts far from any fixed θ still gets a gradient. The first training batch
-    sets it. It moves in training mode only.
+    θ is a running mean of the midpoint ``(mean g_pos + mean g_neg) / 2``, so a block whose goodness starts far from any
+    fixed θ still gets a gradient. The first training batch sets it; it moves after every batch (see
+    :class:`~ff_lightning.normalization.RunningMean`).
 
     Args:
         momentum: share of the old θ that stays at each batch, in ``[0, 1)``.
@@ -81,29 +81,17 @@ class MovingThresholdLoss(ContrastiveLoss):
 
     def __init__(self, *, momentum: float = 0.9, scale: float = 1.0) -> None:
         super().__init__()
-        if not 0 <= momentum < 1:
-            raise InputError(f"Passed `momentum={momentum}`. `momentum` must be in [0, 1).")
-        self.momentum = momentum
         self.scale = positive("scale", scale)
-        self.theta: Tensor
-        self.register_buffer("theta", torch.tensor(math.nan))
+        self.midpoint = RunningMean(momentum=momentum)
 
     @property
     def threshold(self) -> Tensor:
         """θ, a scalar tensor; NaN before the first training batch."""
-        return self.theta
+        return self.midpoint.value
 
     def forward(self, g_pos: Tensor, g_neg: Tensor) -> Tensor:  # noqa: D102
-        if self.training:
-            self._move(g_pos, g_neg)
-        return logistic_around(self.theta, self.scale, g_pos, g_neg)
-
-    @torch.no_grad()
-    def _move(self, g_pos: Tensor, g_neg: Tensor) -> None:
-        midpoint = mean_over_ranks((g_pos.mean() + g_neg.mean()) / 2).to(self.theta.dtype)
-        moved = torch.lerp(midpoint, self.theta, self.momentum)
-        moved = torch.where(self.theta.isnan(), midpoint, moved)
-        self.theta.copy_(torch.where(moved.isfinite(), moved, self.theta))  # an overflow in fp16 passes by
+        theta: Tensor = self.midpoint((g_pos.mean() + g_neg.mean()) / 2)
+        return logistic_around(theta, self.scale, g_pos, g_neg)
 
 
 class TwoThresholdLoss(ContrastiveLoss):

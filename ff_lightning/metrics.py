@@ -7,7 +7,7 @@ of an evaluation in memory.
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -83,6 +83,35 @@ def local_values(step: LocalStep, modules: Sequence[nn.Module]) -> dict[str, Ten
         values[f"train/separation/{name}"] = separation(step.g_pos, step.g_neg, threshold)
         values[f"train/goodness_gap/{name}"] = goodness_gap(step.g_pos, step.g_neg)
     return values
+
+
+class FoundLosses:
+    """Keeps what the local losses of one batch say, while they pass to the engine.
+
+    Args:
+        modules: what ``LocalStep.block`` counts.
+        shown: is shown every loss before its backward pass, on steps that are logged; ``None`` on others.
+
+    Attributes:
+        losses: detached scalars, in their order.
+        values: what is logged of each block, by name; empty on steps that are not.
+    """
+
+    def __init__(self, modules: Sequence[nn.Module], shown: Callable[[LocalStep], None] | None) -> None:
+        self.modules = modules
+        self.shown = shown
+        self.losses: list[Tensor] = []
+        self.values: dict[str, Tensor] = {}
+
+    def passing(self, losses: Iterable[LocalStep]) -> Iterator[LocalStep]:
+        """The same losses; each is let go of before the next one is computed."""
+        for step in losses:
+            self.losses.append(step.loss.detach())
+            if self.shown is not None:
+                self.values |= local_values(step, self.modules)
+                self.shown(step)
+            yield step
+            del step
 
 
 class ExactSums(Metric, ABC):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -23,16 +23,17 @@ from ff_lightning.engine.batches import refuse_non_finite, seed_default_generato
 from ff_lightning.engine.checkpoints import AtomicCheckpointIO
 from ff_lightning.engine.compilation import compile_steps, undo_compile
 from ff_lightning.engine.hyperparameters import save_plain_hyperparameters
+from ff_lightning.engine.lightning import batches_trained, trainer_of
 from ff_lightning.engine.precision import follow_first_rank, settle_muon, tell_what_differs
 from ff_lightning.engine.refusals import refuse_flags
 from ff_lightning.engine.sharding import mend_checkpoints, shard_blocks
 from ff_lightning.engine.sync import gradient_sync
 from ff_lightning.engine.updates import BlockUpdates, Gradients, Plan
 from ff_lightning.errors import InputError, positive
-from ff_lightning.metrics import local_values
+from ff_lightning.metrics import FoundLosses
 from ff_lightning.schedules import HoldThenDecay, Schedule, Simultaneous, update_ranges
-from ff_lightning.signals import LocalStep, Signal
-from ff_lightning.stacks import BlockStack, refuse_shared_parameters
+from ff_lightning.signals import LocalStep, Signal, StepContext
+from ff_lightning.stacks import Network, refuse_shared_parameters
 
 
 class FFLightningModule(pl.LightningModule):
@@ -65,7 +66,7 @@ class FFLightningModule(pl.LightningModule):
 
     def __init__(
         self,
-        network: BlockStack,
+        network: Network,
         *,
         optimizer: OptimizerCallable = partial(torch.optim.Adam, lr=1e-3),
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -120,7 +121,7 @@ class FFLightningModule(pl.LightningModule):
             One :class:`~ff_lightning.signals.LocalStep` a loss. Code after a ``yield`` runs when the loss has had
             its backward pass.
         """
-        yield from self.network.local_losses(Signal.pair(*self.pairs(batch)))
+        yield from self.network.local_losses(Signal.pair(*self.pairs(batch)), self.step_context())
 
     def local_modules(self) -> Sequence[nn.Module]:
         """The modules that ``LocalStep.block`` counts: each gets an optimizer of its own. The blocks, by default."""
@@ -141,7 +142,8 @@ class FFLightningModule(pl.LightningModule):
             A generator on the module's device.
         """
         batch = self._batch_idx % self.accumulate_batches
-        share = None if self._trainer is None else self.trainer.distributed_sampler_kwargs
+        trainer = trainer_of(self)
+        share = None if trainer is None else trainer.distributed_sampler_kwargs
         rank = self.global_rank if share is None else share["rank"]  # layer-parallel ranks have the same data
         key = [self.seed, self.global_step, batch, rank, stream]
         state = np.random.SeedSequence([part % 2**32 for part in key]).generate_state(1, np.uint64)[0] >> np.uint64(1)
@@ -158,18 +160,19 @@ class FFLightningModule(pl.LightningModule):
         # as if there had been no stop.
         seed_default_generator(self.generator(stream=-1).initial_seed(), self.device)
         assert self._updates is not None
+        found = FoundLosses(self.local_modules(), shown=self._shown_to() if self.is_logged() else None)
         self._updates.run(
-            self._observed(self.local_losses(batch)),
+            found.passing(self.local_losses(batch)),
+            self.step_context(),
             divisor=self.accumulated_batches(),
             update=(batch_idx + 1) % self.accumulate_batches == 0 or self.trainer.is_last_batch,
-            learning=self.learning(),
         )
+        self._log_found(found)
 
-    def learning(self) -> list[bool]:
-        """Which of the local modules learn at the current update; all of them outside a training."""
-        if not self._update_ranges:
-            return [True] * len(self.local_modules())
-        return [self.trainer.global_step in updates for updates in self._update_ranges]
+    def step_context(self) -> StepContext:
+        """What is known of the current step, for ``network.local_losses(signal, context)``."""
+        learning = [self.global_step in updates for updates in self._update_ranges] if self._update_ranges else None
+        return StepContext(self.generator, self.global_step, learning)
 
     def accumulated_batches(self) -> int:
         """Batches that share the current update: fewer at the ragged end of an epoch."""
@@ -177,33 +180,26 @@ class FFLightningModule(pl.LightningModule):
         first = self._batch_idx - self._batch_idx % self.accumulate_batches
         return int(min(self.accumulate_batches, total - first))
 
-    def _observed(self, losses: Iterator[LocalStep]) -> Iterator[LocalStep]:
-        """Pass the losses on, and log and show what they say on the steps that Lightning logs."""
-        logged = self.is_logged()
-        callbacks = self.trainer.callbacks if logged else []  # type: ignore[attr-defined]
+    def _shown_to(self) -> Callable[[LocalStep], None]:
+        """What shows a local loss to the callbacks that ask for it."""
+        callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
         watching = [callback for callback in callbacks if hasattr(callback, "on_local_step")]
-        found: list[Tensor] = []
-        values: dict[str, Tensor] = {}
-        stage, learning = self.network.stage, [index for index, learns in enumerate(self.learning()) if learns]
-        stage.highest = max(learning, default=-1)
-        waiting = {index for index in learning if index >= stage.blocks.start}
-        for step in losses if waiting else ():
-            found.append(step.loss.detach())
-            if logged:
-                values |= local_values(step, self.local_modules())
+
+        def show(step: LocalStep) -> None:
             for callback in watching:
                 callback.on_local_step(self.trainer, self, step)
-            yield step
-            waiting.difference_update(step.blocks)
-            del step
-            if not waiting and not self.repeats_blocks:  # nothing above learns yet: do not compute it
-                break
-        if logged:
-            parts = stage.gather((found, values))
-            found = [loss.to(self.device) for part, _ in parts for loss in part]
+
+        return show
+
+    def _log_found(self, found: FoundLosses) -> None:
+        """Log the losses of a batch, on the steps that Lightning logs: those of all processes of the network."""
+        losses = found.losses
+        if self.is_logged():
+            parts = self.network.stage.gather((found.losses, found.values))
+            losses = [loss.to(self.device) for part, _ in parts for loss in part]
             self.log_dict({name: value for _, part in parts for name, value in part.items()})
-        self._last_loss = sum(found[1:], found[0]) if found else None
-        if logged and self._last_loss is not None:
+        self._last_loss = sum(losses[1:], losses[0]) if losses else None
+        if self.is_logged() and self._last_loss is not None:
             self.log("train/loss", self._last_loss, prog_bar=True)
             self._refuse_divergence()
 
@@ -217,7 +213,7 @@ class FFLightningModule(pl.LightningModule):
     def is_logged(self) -> bool:
         """Whether Lightning writes the metrics of this batch to the loggers."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return (self.trainer.fit_loop.epoch_loop._batches_that_stepped + 1) % every == 0
+        return (batches_trained(self.trainer) + 1) % every == 0
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """One optimizer a local module, and one scheduler for each if asked for."""
@@ -305,13 +301,13 @@ class FFLightningModule(pl.LightningModule):
 
     def configure_model(self) -> None:
         """Shard the blocks under ``ModelParallelStrategy``, the one strategy that leaves a mesh of devices here."""
-        if self._device_mesh is not None and self.compile_blocks:
+        if self.device_mesh is not None and self.compile_blocks:
             raise InputError(
                 "Passed `compile_blocks=True` with `ModelParallelStrategy`. Sharded blocks are not compiled: use "
                 "`strategy='ddp'`, or leave it out."
             )
-        if self._device_mesh is not None:
-            shard_blocks(self.local_modules(), self._device_mesh, self.trainer.strategy.root_device)
+        if self.device_mesh is not None:
+            shard_blocks(self.local_modules(), self.device_mesh, self.trainer.strategy.root_device)
 
     def on_fit_start(self) -> None:
         """Build the engine for the strategy at hand."""
@@ -364,4 +360,5 @@ class FFLightningModule(pl.LightningModule):
         ours = checkpoint.get("ff_lightning", {})
         self.seed = int(ours.get("seed", self.seed))
         self._restored = ours.get("gradients")
-        self._stopped = ours if self._trainer is not None and self.trainer.state.fn == "fit" else None
+        trainer = trainer_of(self)
+        self._stopped = ours if trainer is not None and trainer.state.fn == "fit" else None

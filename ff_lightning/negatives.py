@@ -168,9 +168,9 @@ class HybridMask:
             raise InputError(
                 f"Passed images of shape {tuple(x.shape)}. Hybrid masks need (B, C, H, W) with B at least 2."
             )
-        shift = other_image(x.shape[0], generator)
+        others = other_images(x.shape[0], generator)
         mask = self.mask((x.shape[0], x.shape[2], x.shape[3]), generator)
-        return torch.where(mask, x, x.roll(shift, dims=0))
+        return torch.where(mask, x, x[others])
 
 
 def blurring(size: int, times: int, device: torch.device) -> Tensor:
@@ -184,19 +184,22 @@ def blurring(size: int, times: int, device: torch.device) -> Tensor:
     return blur
 
 
-def other_image(batch: int, generator: torch.Generator) -> int:
-    """How far to roll a batch so that every image meets another one, all distances equally likely.
+def other_images(batch: int, generator: torch.Generator) -> Tensor:
+    """For every image of a batch another one, so many places further round; all distances are equally likely.
 
-    Self-contrast (SCFF, arXiv 2409.11593) pairs every image with itself for a positive and with the one that it meets
-    for a negative; :class:`HybridMask` joins the two.
+    Self-contrast (SCFF, arXiv 2409.11593) pairs every image with itself for a positive and with the other one for a
+    negative; :class:`HybridMask` joins the two.
 
     Args:
-        batch: number of images, at least 2.
-        generator: source of randomness.
+        batch: ``B``, number of images, at least 2.
+        generator: source of randomness; its device is that of the result.
 
     Returns:
-        From 1 to ``batch - 1``.
+        ``(B,)`` int64, places in the batch, each of them once.
     """
     if batch < 2:
         raise InputError(f"Passed a batch of {batch} images. A pair of different images needs at least 2.")
-    return int(torch.randint(1, batch, (1,), generator=generator, device=generator.device))
+    device = generator.device
+    return (
+        torch.arange(batch, device=device) - torch.randint(1, batch, (1,), generator=generator, device=device)
+    ) % batch

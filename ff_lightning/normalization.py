@@ -1,18 +1,28 @@
-"""What passes between blocks, and peer normalisation.
+"""What passes between blocks, peer normalisation, and the running values that training keeps.
 
 A block must not be able to read its own answer off the length of what it receives, or the second block could
 copy the goodness of the first (Hinton 2022, 2212.13345, section 2): activities are normalised before they are
 passed on, and only their direction survives.
+
+Running values are means over the batches so far: the threshold of a loss, the mean activities that peer normalisation
+compares, the statistics of batch normalisation. All of them move at one moment, after the batch, and together
+(:func:`settle`): so ranks agree on them without asking each other in the middle of a step, and a block at rest
+(:func:`frozen_statistics`) moves none.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.distributed import mean_over_ranks
+from ff_lightning.distributed import mean_over_ranks, num_ranks
 from ff_lightning.errors import InputError
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class UnitLength(nn.Module):
@@ -99,13 +109,133 @@ class GroupStandard(nn.Module):
         return nn.functional.group_norm(h, self.num_groups, eps=self.eps)
 
 
+class RunningMean(nn.Module):
+    """A mean over the training batches so far.
+
+    In training, calling it notes what this batch has, and gives the mean of the batches before. Once the batch is done,
+    :func:`settle` moves the mean; :class:`~ff_lightning.FFLightningModule` calls it, and a training loop of your own
+    must. Where a batch has several steps in time, the mean moves once, by their mean. The first batch sets it before it
+    is used, unless there is a ``start``. What is not finite, as an overflow in fp16, passes by.
+
+    Args:
+        shape: of the values.
+        momentum: share of the old mean that stays at each batch, in ``[0, 1)``.
+        start: value before the first batch; ``None`` for that of the first batch.
+
+    Attributes:
+        value: ``shape``, float32; NaN before the first batch if there is no ``start``. Saved in checkpoints.
+
+    Raises:
+        InputError: the momentum is out of range.
+
+    Shape:
+        ``shape`` to ``shape``, without gradient.
+    """
+
+    value: Tensor
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, shape: tuple[int, ...] = (), *, momentum: float = 0.9, start: float | None = None) -> None:
+        super().__init__()
+        if not 0 <= momentum < 1:
+            raise InputError(f"Passed `momentum={momentum}`. `momentum` must be in [0, 1).")
+        self.momentum = momentum
+        self.register_buffer("value", torch.full(shape, torch.nan if start is None else start))
+        self.register_buffer("total", torch.zeros(shape), persistent=False)
+        self.register_buffer("count", torch.zeros(shape), persistent=False)
+        self.forget()
+        self.register_load_state_dict_post_hook(_forget)  # type: ignore[no-untyped-call]
+
+    def forget(self) -> None:
+        """Drop what was noted, after ``value`` was set from outside."""
+        self.started = False
+        self.pending = False
+        self.total.zero_()
+        self.count.zero_()
+
+    def forward(self, seen: Tensor) -> Tensor:  # noqa: D102
+        if self.training:
+            self.note(seen)
+        return self.value
+
+    @torch.no_grad()
+    def note(self, seen: Tensor) -> None:
+        """Take in a value of the current batch, of this rank."""
+        seen = seen.detach().to(self.value.dtype)
+        if not self.started:
+            self.set_first(seen)
+        finite = seen.isfinite()
+        self.total.add_(torch.where(finite, seen, 0.0))
+        self.count.add_(finite)
+        self.pending = True
+
+    def set_first(self, seen: Tensor) -> None:
+        """Let the first batch set the value; all ranks must call it."""
+        if bool(self.value.isnan().any()):
+            mean = mean_over_ranks(seen)
+            self.value.copy_(torch.where(self.value.isnan() & mean.isfinite(), mean, self.value))
+        self.started = not bool(self.value.isnan().any())
+
+    @torch.no_grad()
+    def move(self, total: Tensor, count: Tensor) -> None:
+        """Move by the mean of what was noted, ``total / count``."""
+        moved = torch.lerp(total / count, self.value, self.momentum)
+        self.value.copy_(torch.where((count > 0) & self.value.isfinite(), moved, self.value))
+        self.total.zero_()
+        self.count.zero_()
+        self.pending = False
+
+
+def _forget(module: nn.Module, incompatible: object) -> None:
+    del incompatible
+    assert isinstance(module, RunningMean)
+    module.forget()
+
+
+@torch.no_grad()
+def settle(module: nn.Module) -> None:
+    """Move the running values of all parts of a module, at the end of a training batch; every rank must call it.
+
+    Each rank saw its part of the batch: what they noted is averaged in one collective, and so are the statistics of
+    batch normalisation.
+
+    Args:
+        module: whose running values are to be equal on all ranks.
+    """
+    means = [part for part in module.modules() if isinstance(part, RunningMean) and part.pending]
+    norms = [part for part in module.modules() if isinstance(part, BATCH_NORMS)] if num_ranks() > 1 else []
+    running = [value for part in norms for value in (part.running_mean, part.running_var) if value is not None]
+    values = [value for part in means for value in (part.total, part.count)] + running
+    if num_ranks() > 1 and values:
+        mean = mean_over_ranks(torch.cat([value.flatten() for value in values]))
+        pieces = torch.split(mean, [value.numel() for value in values])
+        values = [piece.view_as(value) for value, piece in zip(values, pieces, strict=True)]
+    for part, total, count in zip(means, values[0::2], values[1::2], strict=False):
+        part.move(total, count)
+    for value, piece in zip(running, values[2 * len(means) :], strict=True):
+        value.copy_(piece)
+
+
+@contextmanager
+def frozen_statistics(module: nn.Module) -> Iterator[None]:
+    """Meanwhile, batch normalisation brings batches to their own statistics, as in training, and keeps none of them."""
+    norms = [part for part in module.modules() if isinstance(part, BATCH_NORMS) and part.track_running_stats]
+    for part in norms:
+        part.track_running_stats = False
+    try:
+        yield
+    finally:
+        for part in norms:
+            part.track_running_stats = True
+
+
 class PeerNormalisation(nn.Module):
     """A small loss that keeps units from dying or shouting (Hinton 2022, 2212.13345, section 3, footnote).
 
     Each unit's mean activity over positives is tracked; the loss is ``weight`` times the mean squared distance
-    of these means from the mean over all units of the block. The gradient reaches a unit through its current
-    batch mean, as in the public reimplementation by Löwe (github.com/loeweX/Forward-Forward). The running means
-    live in a buffer: they are saved in checkpoints, and averaged over ranks.
+    of these means from the mean over all units of the block. The gradient reaches a unit through its mean activity in
+    the current batch, as in the public reimplementation by Löwe (github.com/loeweX/Forward-Forward).
 
     Args:
         num_units: units of the block.
@@ -123,22 +253,14 @@ class PeerNormalisation(nn.Module):
             raise InputError(f"Passed `num_units={num_units}`. `num_units` must be at least 1.")
         if weight < 0:
             raise InputError(f"Passed `weight={weight}`. `weight` must not be negative.")
-        if not 0 <= momentum < 1:
-            raise InputError(f"Passed `momentum={momentum}`. `momentum` must be in [0, 1).")
         self.weight = weight
-        self.momentum = momentum
-        self.running_mean: Tensor
-        self.register_buffer("running_mean", torch.full((num_units,), 0.5))
+        self.means = RunningMean((num_units,), momentum=momentum)
 
     def forward(self, h_pos: Tensor) -> Tensor:  # noqa: D102
         batch_mean = h_pos.mean(0, dtype=torch.promote_types(h_pos.dtype, torch.float32))
-        with torch.no_grad():
-            mean = torch.lerp(mean_over_ranks(batch_mean).to(self.running_mean), self.running_mean, self.momentum)
-            if self.training:  # an overflow in fp16 passes by
-                self.running_mean.copy_(torch.where(mean.isfinite(), mean, self.running_mean))
-        # The value is that of the running means; the gradient flows through this batch's share of them.
-        share = (1 - self.momentum) * (batch_mean - batch_mean.detach())
-        tracked = mean.to(batch_mean) + share
+        tracked: Tensor = self.means(batch_mean).to(batch_mean)
+        # The value is that of the batches before; the gradient is that of this batch's share of the next one.
+        tracked = tracked + (1 - self.means.momentum) * (batch_mean - batch_mean.detach())
         return self.weight * (tracked.mean() - tracked).square().mean()
 
 

@@ -1,6 +1,6 @@
 """When each block learns, and how its learning rate falls.
 
-A :class:`Schedule` gives every block a window of the training. Outside its window a block rests: its forward
+A :class:`Schedule` gives every block a period of the training. Outside its period a block rests: its forward
 pass still feeds the blocks above. Learning-rate schedulers are torch's own, one a block, stepped once for each
 of the block's updates; :class:`HoldThenDecay` is one that needs no step count in a recipe.
 """
@@ -32,7 +32,7 @@ class Schedule(ABC):
         self.depth_decay = depth_decay
 
     @abstractmethod
-    def windows(self, depth: int) -> list[tuple[float, float]]:
+    def periods(self, depth: int) -> list[tuple[float, float]]:
         """Start and stop of every block's learning, as fractions of the training.
 
         Args:
@@ -46,7 +46,7 @@ class Schedule(ABC):
 class Simultaneous(Schedule):
     """Every block learns at every step; each sees the lower ones change. Arguments: see :class:`Schedule`."""
 
-    def windows(self, depth: int) -> list[tuple[float, float]]:
+    def periods(self, depth: int) -> list[tuple[float, float]]:
         """All blocks from start to end; see :class:`Schedule`."""
         return [(0.0, 1.0)] * depth
 
@@ -58,7 +58,7 @@ class Staggered(Schedule):
         delay: fraction of the training between the starts of two neighbours, in ``[0, 1)``.
         depth_decay: see :class:`Schedule`.
 
-    >>> Staggered(0.25).windows(3)
+    >>> Staggered(0.25).periods(3)
     [(0.0, 1.0), (0.25, 1.0), (0.5, 1.0)]
     """
 
@@ -68,7 +68,7 @@ class Staggered(Schedule):
             raise InputError(f"Passed `delay={delay}`. `delay` must be in [0, 1).")
         self.delay = delay
 
-    def windows(self, depth: int) -> list[tuple[float, float]]:
+    def periods(self, depth: int) -> list[tuple[float, float]]:
         """Delayed starts; see :class:`Schedule`."""
         if (depth - 1) * self.delay >= 1:
             raise InputError(
@@ -88,9 +88,9 @@ class Greedy(Schedule):
             such as a twin, has all the time whatever they are.
         depth_decay: see :class:`Schedule`.
 
-    >>> Greedy().windows(2)
+    >>> Greedy().periods(2)
     [(0.0, 0.5), (0.5, 1.0)]
-    >>> Greedy([3, 1]).windows(2)
+    >>> Greedy([3, 1]).periods(2)
     [(0.0, 0.75), (0.75, 1.0)]
     """
 
@@ -100,7 +100,7 @@ class Greedy(Schedule):
             raise InputError(f"Passed `shares={list(shares)}`. `shares` needs one positive number a block.")
         self.shares = shares
 
-    def windows(self, depth: int) -> list[tuple[float, float]]:
+    def periods(self, depth: int) -> list[tuple[float, float]]:
         """Shares side by side; see :class:`Schedule`."""
         shares = [1.0] * depth if self.shares is None or depth == 1 else self.shares
         if len(shares) != depth:
@@ -123,7 +123,7 @@ class ReadoutLast(Schedule):
             the time whatever it is.
         depth_decay: see :class:`Schedule`.
 
-    >>> ReadoutLast(0.25).windows(3)
+    >>> ReadoutLast(0.25).periods(3)
     [(0.0, 0.75), (0.0, 0.75), (0.75, 1.0)]
     """
 
@@ -133,14 +133,14 @@ class ReadoutLast(Schedule):
             raise InputError(f"Passed `share={share}`. `share` must be in (0, 1).")
         self.share = share
 
-    def windows(self, depth: int) -> list[tuple[float, float]]:
+    def periods(self, depth: int) -> list[tuple[float, float]]:
         """All below the last end where it begins; see :class:`Schedule`."""
         begins = 1 - self.share if depth > 1 else 0.0
         return [(0.0, begins)] * (depth - 1) + [(begins, 1.0)]
 
 
 def update_ranges(schedule: Schedule, depth: int, total: int | None) -> list[range]:
-    """Turn the windows of a schedule into ranges of updates.
+    """Turn the periods of a schedule into ranges of updates.
 
     Args:
         schedule: order of training.
@@ -153,15 +153,15 @@ def update_ranges(schedule: Schedule, depth: int, total: int | None) -> list[ran
     Raises:
         InputError: the schedule needs an end that the training does not have.
     """
-    windows = schedule.windows(depth)
+    periods = schedule.periods(depth)
     if total is None:
-        if any(window != (0.0, 1.0) for window in windows):
+        if any(period != (0.0, 1.0) for period in periods):
             raise InputError(
                 f"Passed `schedule={type(schedule).__name__}` to a training without an end. Give the Trainer "
                 "`max_epochs` or `max_steps`."
             )
         return [range(2**62)] * depth
-    bounds = [(round(start * total), round(stop * total)) for start, stop in windows]
+    bounds = [(round(start * total), round(stop * total)) for start, stop in periods]
     return [range(start, 2**62 if stop >= total else stop) for start, stop in bounds]
 
 

@@ -1,8 +1,11 @@
-"""What travels: an image with labels into a stack, a signal from block to block, a local loss out of it."""
+"""What travels: an image with labels into a network, a signal from block to block, a local loss out of it.
+
+Beside the signal stands what every process knows of a step and nobody sends: its :class:`StepContext`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,12 +22,13 @@ class Labelled:
     Attributes:
         image: ``(B, …)``, floating; ``(S * B, …)`` activities where a block above the first is told the labels.
         labels: ``(S, B)`` int64: ``S`` labels for every image.
-        shared: what :meth:`~ff_lightning.stacks.BlockStack.share` made of the image, if it is to serve several passes.
+        image_part: what the first layer has made of the image alone, if that is known; see
+            :class:`~ff_lightning.stacks.Opened`.
     """
 
     image: Tensor
     labels: Tensor
-    shared: Any = None
+    image_part: Tensor | None = None
 
     @property
     def streams(self) -> int:
@@ -34,22 +38,17 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Signal:
-    """What travels between blocks: detached tensors, so a stack can be cut anywhere.
+    """What travels between blocks: detached tensors and nothing else, so a network can be cut anywhere.
 
     Attributes:
-        h: ``(S * B, …)``, the ``S`` streams one after the other, or :class:`Labelled` before a block that is told the
-            labels. With two streams the first is positive and the second negative.
-        streams: ``S``.
+        h: what the next block receives: ``(N, …)``, or a dataclass of tensors where it receives several, such as
+            :class:`Labelled`. Where positives and negatives travel together, ``N = 2 * B``, and the positives come
+            first.
         labels: ``(B,)`` int64, the true classes, for blocks that give every class a goodness; ``None`` for others.
-        draw: gives the source of randomness of a block, by its index.
-        update: how many updates were done before this one.
     """
 
-    h: Tensor | Labelled
-    streams: int = 2
+    h: Any
     labels: Tensor | None = None
-    draw: Callable[[int], torch.Generator | None] = lambda index: None
-    update: int = 0
 
     @classmethod
     def pair(cls, x_pos: Tensor, x_neg: Tensor) -> Signal:
@@ -60,6 +59,51 @@ class Signal:
                 "Positives and negatives must have the same shape."
             )
         return cls(torch.cat([x_pos, x_neg]))
+
+
+@dataclass(frozen=True)
+class BlockContext:
+    """What one block is told of a step.
+
+    Attributes:
+        generator: its own source of randomness; ``None`` for torch's own.
+        update: how many updates were done before this one.
+    """
+
+    generator: torch.Generator | None = None
+    update: int = 0
+
+
+def _torchs_own(index: int) -> torch.Generator | None:
+    del index
+    return None
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What every process knows of a training step: it never travels, and says alone which blocks learn now.
+
+    Attributes:
+        generator: gives the source of randomness of a block, by its index; ``None`` for torch's own.
+        update: how many updates were done before this one.
+        learning: for every local module whether it learns now; ``None`` if all do.
+    """
+
+    generator: Callable[[int], torch.Generator | None] = _torchs_own
+    update: int = 0
+    learning: Sequence[bool] | None = None
+
+    def learns(self, *indices: int) -> bool:
+        """Whether all of these blocks learn now."""
+        return self.learning is None or all(self.learning[index] for index in indices)
+
+    def highest(self, depth: int) -> int:
+        """The highest of ``depth`` blocks that learns now, -1 if none does: nothing above it needs to be computed."""
+        return max((index for index in range(depth) if self.learns(index)), default=-1)
+
+    def at(self, index: int) -> BlockContext:
+        """What a block is told."""
+        return BlockContext(self.generator(index), self.update)
 
 
 class Contrast(NamedTuple):
@@ -105,4 +149,4 @@ class LocalStep:
 def true_and_hardest(g: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Goodness of the true class and of the wrong one with the most, each ``(B,)``, of goodness ``(B, C)``."""
     true = torch.nn.functional.one_hot(labels, g.shape[1]).bool()
-    return g[true], g.masked_fill(true, -torch.inf).amax(1)
+    return g.gather(1, labels.unsqueeze(1)).squeeze(1), g.masked_fill(true, -torch.inf).amax(1)

@@ -1,29 +1,40 @@
-"""The stack of blocks: the only place that stops the gradient, and cuts a network over processes."""
+"""Networks of blocks: the only place that stops the gradient, and cuts a network over processes.
+
+A :class:`Network` is a set of blocks under any order of visits. A :class:`BlockStack` is a chain, in which every block
+reads the one below and nothing else; that is what early exit, layer-parallel training and ``convert`` ask for.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from itertools import islice, pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ff_lightning.blocks import Block, ClassBlock
+from ff_lightning.candidates import Softmax
 from ff_lightning.distributed import is_sharded
 from ff_lightning.errors import InputError
-from ff_lightning.signals import Labelled, LocalStep, Signal
+from ff_lightning.goodness import LinearGoodness
+from ff_lightning.signals import Contrast, Labelled, LocalStep, Signal, StepContext
 from ff_lightning.stages import Stage
 
+JUDGED_AT_ONCE = 3
+"""Labels whose activities are alive together while negatives are chosen: the memory of a training step, about."""
 
-class BlockStack(nn.Module):
-    """Blocks one above the other, with the gradient stopped between them.
+
+class Network(nn.Module, ABC):
+    """Blocks, and how they are visited; the gradient is stopped between them.
 
     Args:
         blocks: from the input upwards. No parameter may belong to two blocks.
 
     Attributes:
         stage: which of the blocks this process computes in training.
+        num_classes: classes that it tells apart, ``None`` if its blocks know of none; not all networks say it.
+        out_features: values a sample that the last block passes on, likewise.
 
     Raises:
         InputError: no block, or a parameter shared between blocks (the update of one would move the other).
@@ -32,13 +43,13 @@ class BlockStack(nn.Module):
     repeats_blocks = False
     """Whether :meth:`local_losses` yields a block more than once a batch."""
 
-    overlapping = False
-    """Whether updates span pairs of neighbours in turn, so that a gradient crosses one border (tier T3)."""
+    num_classes: int | None
+    out_features: int
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         super().__init__()
         if not blocks:
-            raise InputError("Passed `blocks=[]`. A stack needs at least one block.")
+            raise InputError("Passed `blocks=[]`. A network needs at least one block.")
         refuse_shared_parameters(blocks)
         self.blocks = nn.ModuleList(blocks)
         self.stage = Stage(range(len(blocks)), len(blocks))
@@ -52,77 +63,61 @@ class BlockStack(nn.Module):
     def __getitem__(self, index: int) -> Block:
         return self.blocks[index]  # type: ignore[return-value]
 
-    def share(self, image: Tensor) -> Any:
-        """What the first layer computes from the image alone, whatever the label; ``None`` if it has no such part.
-
-        Its graph belongs to the first block. A sharded block is whole within its own forward pass only, so there it
-        is ``None``, too.
-        """
-        share = None if is_sharded(self[0]) else getattr(self[0].layer, "share", None)
-        return None if share is None else share(image)
-
-    def forward(self, x: Tensor | Labelled) -> Tensor:
-        """What the last block passes on, ``(N, …)``, with the gradient of the whole chain (for a twin)."""
-        for block in self:
-            x = block.pass_on(x, block(x))
-        assert isinstance(x, Tensor)
-        return x
-
     @property
     def gives_classes(self) -> bool:
         """Whether every block gives every class a goodness, so that images carry no label."""
         return all(isinstance(block, ClassBlock) for block in self)
 
-    def local_losses(self, signal: Signal) -> Iterator[LocalStep]:
-        """Yield the local loss of every block that this process computes, from the input upwards.
+    # Training --------------------------------------------------------------------------------------------------
 
-        Each block's activities are computed with the weights it had before its own update. When the next loss
-        is asked for, nothing of the block below is kept but its detached signal.
+    @abstractmethod
+    def local_losses(self, signal: Signal, context: StepContext = StepContext()) -> Iterator[LocalStep]:
+        """Yield local losses, in the order in which their blocks are to be updated.
+
+        Every block is entered by :meth:`visit`, and :meth:`begin` stands first. Between two losses nothing of a
+        block is kept but what it passed on.
 
         Args:
-            signal: input of the first block.
+            signal: input of the network.
+            context: what is known of the step.
         """
-        signal = self.stage.receive(signal)
-        for blocks in self.spans(signal.update):
-            step, signal = self._span(blocks, signal)
-            self.stage.send(blocks[-1], signal)
-            yield step
-            del step
 
-    def spans(self, update: int) -> Iterator[range]:
-        """Blocks that one loss trains: each by itself, or overlapping pairs.
+    def begin(self, context: StepContext) -> int:
+        """Begin a step: find the highest block that learns.
 
-        On even updates the pairs are (0, 1), (2, 3), …, on odd ones (1, 2), (3, 4), …; a block without a partner is
-        trained alone (Trifecta, Dooms et al. 2023, arXiv 2311.18130, section 3.3).
+        Returns:
+            Its index, -1 if none learns.
         """
-        if not self.overlapping:
-            yield from (range(index, index + 1) for index in self.stage.blocks)
-            return
-        starts = sorted({0, *range(update % 2, len(self), 2)})
-        yield from (range(*ends) for ends in pairwise([*starts, len(self)]))
+        self.stage.highest = context.highest(len(self))
+        return self.stage.highest
 
-    def _span(self, blocks: range, signal: Signal) -> tuple[LocalStep, Signal]:
-        step: LocalStep | None = None
-        for index in blocks:
-            last = index == blocks[-1]
-            found, signal = self[index].local_step(signal, signal.draw(index), cut=last)
-            loss = found.loss if step is None else found.loss + step.loss
-            passed = signal.h if last and isinstance(signal.h, Tensor) else None
-            step = LocalStep(index, loss, found.g_pos, found.g_neg, below=step, passed=passed)
-        assert step is not None
-        return step, signal
+    def visit(
+        self, index: int, signal: Signal, context: StepContext, *, cut: bool = True
+    ) -> tuple[Contrast | None, Signal]:
+        """Let a block learn from a signal, or only pass it on where it rests.
 
-    @torch.no_grad()
+        Args:
+            index: of the block.
+            signal: what it receives.
+            context: what is known of the step.
+            cut: stop the gradient behind the block.
+
+        Returns:
+            Its local loss, ``None`` where it rests, and the signal that it passes on.
+        """
+        if context.learns(index):
+            return self[index].local_step(signal, context.at(index), cut=cut)
+        return None, self[index].rest(signal)
+
+    # Answers ---------------------------------------------------------------------------------------------------
+
+    @abstractmethod
     def activities(self, x: Tensor | Labelled) -> Iterator[Tensor]:
-        """Yield the activities of every block, ``(N, …)``, not normalised, without gradient.
+        """Yield the activities of every block, ``(N, …)``, not normalised, without gradient."""
 
-        Nothing is computed for a block before it is asked for.
-        """
-        for index, block in enumerate(self):
-            self.stage.require(index, training=self.training)
-            h: Tensor = block(x)
-            yield h
-            x = block.pass_on(x, h)
+    @abstractmethod
+    def forward(self, x: Tensor | Labelled) -> Tensor:
+        """What the last block passes on, ``(N, …)``, with the gradient of the whole network (for a twin)."""
 
     @torch.no_grad()
     def goodness(self, x: Tensor | Labelled, *, blocks: int | None = None) -> Tensor:
@@ -138,9 +133,152 @@ class BlockStack(nn.Module):
         answers = zip(islice(self, blocks), self.activities(x), strict=False)
         return torch.stack([block.goodness(h) for block, h in answers])
 
-    def impression(self, x: Labelled, blocks: int) -> Tensor:
-        """What the model thinks of labels at little cost, ``(S * B,)``: goodness summed over the lowest ``blocks``."""
-        return self.goodness(x, blocks=blocks).sum(0)
+    def open(self, image: Tensor) -> Opened:
+        """Compute once what no label changes of images ``(B, …)``, to judge several labels and to learn from two."""
+        return Opened(self, image)
+
+    def as_one_block(self, num_classes: int | None = None) -> BlockStack:
+        """The same network as one block, under a linear softmax: what backprop trains, the twin.
+
+        Args:
+            num_classes: of the softmax; that of the network by default.
+
+        Raises:
+            InputError: neither says how many classes there are.
+        """
+        num_classes = getattr(self, "num_classes", None) if num_classes is None else num_classes
+        if num_classes is None:
+            raise InputError(
+                f"Passed `num_classes=None` with a `{type(self).__name__}` that knows of no classes. Pass their number."
+            )
+        stack = BlockStack([ClassBlock(self, LinearGoodness(self.out_features, num_classes), Softmax())])
+        stack.num_classes = num_classes
+        return stack
+
+
+class BlockStack(Network):
+    """Blocks one above the other: each reads what the one below passes on, and nothing else.
+
+    Args:
+        blocks: from the input upwards. No parameter may belong to two blocks.
+
+    Raises:
+        InputError: see :class:`Network`.
+    """
+
+    overlapping = False
+    """Whether updates span pairs of neighbours in turn, so that a gradient crosses one border (tier T3)."""
+
+    def forward(self, x: Tensor | Labelled) -> Tensor:
+        """What the last block passes on, ``(N, …)``, with the gradient of the whole chain (for a twin)."""
+        for block in self:
+            x = block.pass_on(x, block(x))
+        assert isinstance(x, Tensor)
+        return x
+
+    def local_losses(self, signal: Signal, context: StepContext = StepContext()) -> Iterator[LocalStep]:
+        """Yield the local loss of every block that this process computes and that learns, from the input upwards.
+
+        Each block's activities are computed with the weights it had before its own update. When the next loss
+        is asked for, nothing of the block below is kept but its detached signal.
+
+        Args:
+            signal: input of the first block.
+            context: what is known of the step.
+        """
+        top = self.begin(context)
+        if top < self.stage.blocks.start:
+            return
+        signal = self.stage.receive(signal)
+        for blocks in self.spans(context.update):
+            if blocks[0] > top:
+                return
+            step, signal = self._span(blocks, signal, context)
+            self.stage.send(blocks[-1], signal)
+            if step is not None:
+                yield step
+            del step
+
+    def spans(self, update: int) -> Iterator[range]:
+        """Blocks that one loss trains: each by itself, or overlapping pairs.
+
+        On even updates the pairs are (0, 1), (2, 3), …, on odd ones (1, 2), (3, 4), …; a block without a partner is
+        trained alone (Trifecta, Dooms et al. 2023, arXiv 2311.18130, section 3.3).
+        """
+        if not self.overlapping:
+            yield from (range(index, index + 1) for index in self.stage.blocks)
+            return
+        starts = sorted({0, *range(update % 2, len(self), 2)})
+        yield from (range(*ends) for ends in pairwise([*starts, len(self)]))
+
+    def _span(self, blocks: range, signal: Signal, context: StepContext) -> tuple[LocalStep | None, Signal]:
+        if not context.learns(*blocks):
+            for index in blocks:
+                signal = self[index].rest(signal)
+            return None, signal
+        step: LocalStep | None = None
+        for index in blocks:
+            last = index == blocks[-1]
+            found, signal = self[index].local_step(signal, context.at(index), cut=last)
+            loss = found.loss if step is None else found.loss + step.loss
+            passed = signal.h if last and isinstance(signal.h, Tensor) else None
+            step = LocalStep(index, loss, found.g_pos, found.g_neg, below=step, passed=passed)
+        return step, signal
+
+    @torch.no_grad()
+    def activities(self, x: Tensor | Labelled) -> Iterator[Tensor]:
+        """Yield the activities of every block, ``(N, …)``, not normalised, without gradient.
+
+        Nothing is computed for a block before it is asked for.
+        """
+        for index, block in enumerate(self):
+            self.stage.require(index, training=self.training)
+            h: Tensor = block(x)
+            yield h
+            x = block.pass_on(x, h)
+
+
+class Opened:
+    """Images of which a network has computed once what no label changes.
+
+    The graph of that part belongs to the first block, which learns from it. A block that is spread over processes is
+    whole within its own forward pass only, so there nothing is computed beforehand.
+
+    Args:
+        network: whose first layer may have a method ``image_part``.
+        image: ``(B, …)``.
+    """
+
+    def __init__(self, network: Network, image: Tensor) -> None:
+        self.network = network
+        self.image = image
+        self.part = self.image_part()
+
+    def image_part(self) -> Tensor | None:
+        """What the first layer makes of the image alone; ``None`` if it has no such part."""
+        part = None if is_sharded(self.network[0]) else getattr(self.network[0].layer, "image_part", None)
+        return None if part is None else part(self.image)
+
+    def with_labels(self, *labels: Tensor) -> Labelled:
+        """The images with labels, ``(B,)`` each."""
+        return Labelled(self.image, torch.stack(labels), self.part)
+
+    def goodness(self, labels: Tensor, blocks: int) -> Tensor:
+        """What the network thinks of labels now, at little cost.
+
+        Args:
+            labels: ``(S, B)``.
+            blocks: how many of the lowest blocks are asked.
+
+        Returns:
+            ``(S, B)``, goodness summed over these blocks, without gradient.
+        """
+        some = torch.split(labels, JUDGED_AT_ONCE)
+        return torch.cat([self.judge(self.with_labels(*rows), blocks) for rows in some]).view_as(labels)
+
+    def judge(self, x: Labelled, blocks: int) -> Tensor:
+        """Goodness of images with labels, ``(S * B,)``, summed over the lowest ``blocks``."""
+        return self.network.goodness(x, blocks=blocks).sum(0)
 
 
 def refuse_shared_parameters(modules: Sequence[nn.Module]) -> None:

@@ -11,19 +11,55 @@ import pytest
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
+SLOW = (
+    *(
+        "test_recipes",
+        "test_docs",
+        "cli",
+        "test_benchmarks",
+        "test_wandb",
+        "test_notebooks",
+        "test_processor",
+        "report",
+    ),
+    *("callbacks", "tasks", "test_hub", "test_tuner", "engine/test_compilation", "engine/test_checkpoints"),
+)
+"""Files and folders of tests that train recipes, run commands and draw pictures, the dearest first."""
+RUNS = {"digits_run", "text_run"}
 
-@pytest.fixture(autouse=True)
-def _lightning_speaks() -> None:
-    """Lightning's messages are heard, whatever an earlier test in this process did to them."""
+
+def place(item: pytest.Item) -> int:
+    """Where a test's file or folder stands in `SLOW`; behind all of these if it does not."""
+    own, tests = item.path.with_suffix(""), Path(__file__).parent
+    return next((index for index, slow in enumerate(SLOW) if own.is_relative_to(tests / slow)), len(SLOW))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow and what needs two ranks, and let files with such tests begin, so that workers end together."""
+    first: dict[Path, int] = {}
+    for item in items:
+        needs = set(getattr(item, "fixturenames", ()))
+        if "two_ranks_folder" in needs:
+            item.add_marker("ranks")
+        if place(item) < len(SLOW) or needs & RUNS:
+            item.add_marker("slow")
+        turn = -1 if item.get_closest_marker("ranks") else place(item)
+        first[item.path] = min(turn, first.get(item.path, turn))
+    items.sort(key=lambda item: first[item.path])
+
+
+def clean() -> None:
+    """Lightning as in a new process, whatever an earlier test in this one did to it."""
     logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
     rank_zero_only.rank = 0
+    # Lightning leaves these behind, and takes them for those of a launcher that starts the other ranks.
+    for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "NODE_RANK", "LOCAL_RANK"):
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(autouse=True)
-def _no_launcher() -> None:
-    """Lightning leaves these behind, and takes them for those of a launcher that starts the other ranks."""
-    for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "NODE_RANK", "LOCAL_RANK"):
-        os.environ.pop(name, None)
+def _clean() -> None:
+    clean()
 
 
 @pytest.fixture(scope="session")
@@ -34,7 +70,41 @@ def shared_data() -> Path:
     return Path(folder)
 
 
-FEW = {"train": 1600, "test": 400}
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all processes share which share the tests."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def digits_run(shared_folder: Path) -> Path:
+    """Run folder of a classifier of digits, trained for six epochs and tested; do not write to it."""
+    from tests.command_line import shared_run  # a test of mathematics needs no command line
+
+    clean()
+    return shared_run(shared_folder / "runs", "digits")
+
+
+@pytest.fixture(scope="session")
+def text_run(shared_folder: Path) -> Path:
+    """Run folder of a small GPT, trained for twenty updates; do not write to it."""
+    from tests.command_line import shared_run
+
+    clean()
+    return shared_run(shared_folder / "runs", "text")
+
+
+@pytest.fixture(scope="session")
+def two_ranks_folder(shared_folder: Path) -> Path:
+    """Folder with what two ranks have made of all cases of all strategies."""
+    from tests.two_ranks import two_ranks
+
+    clean()
+    return two_ranks(shared_folder / "two_ranks")
+
+
+FEW = {"train": 700, "test": 100}
 """Images that tests of whole commands need: decoding all takes longer than the rest of such a test."""
 
 

@@ -106,12 +106,16 @@ def class_softmax(g: Rows, labels: Sequence[int], scale: float = 1.0) -> float:
     return mean(losses)
 
 
-def moving_thresholds(batches: Sequence[tuple[Row, Row]], momentum: float) -> list[float]:
-    """Theta after every batch: a running mean of the midpoint between the two means; the first one sets it."""
+def moving_thresholds(batches: Sequence[Sequence[tuple[Row, Row]]], momentum: float) -> list[float]:
+    """Theta in every batch, and after the last: a running mean of the midpoint between the two means.
+
+    The first midpoint of all sets it. A batch with several kinds of negatives moves it once, by their mean.
+    """
     thetas: list[float] = []
-    for g_pos, g_neg in batches:
-        midpoint = (mean(g_pos) + mean(g_neg)) / 2
-        thetas.append(midpoint if not thetas else momentum * thetas[-1] + (1 - momentum) * midpoint)
+    for batch in batches:
+        midpoints = [(mean(g_pos) + mean(g_neg)) / 2 for g_pos, g_neg in batch]
+        thetas = thetas or [midpoints[0]]
+        thetas.append(momentum * thetas[-1] + (1 - momentum) * mean(midpoints))
     return thetas
 
 
@@ -130,17 +134,25 @@ def unit_rms(h: Row, eps: float = 1e-6) -> list[float]:
     return [y / rms for y in h]
 
 
-def peer_normalisation(h_pos: Rows, running: Row, momentum: float, weight: float) -> tuple[float, list[float]]:
+def unit_means(h_pos: Rows) -> list[float]:
+    """Mean activity of every unit."""
+    return [mean([sample[unit] for sample in h_pos]) for unit in range(len(h_pos[0]))]
+
+
+def peer_normalisation(
+    h_pos: Rows, running: Row, momentum: float, weight: float, seen: Row | None = None
+) -> tuple[float, list[float]]:
     """Löwe (github.com/loeweX/Forward-Forward), ``_calc_peer_normalization_loss``: loss and new running means.
 
-    Hinton 2022 describes it in the footnote of section 3 without the formula.
+    Hinton 2022 describes it in the footnote of section 3 without the formula. The loss is that of the means before this
+    batch; as activities move away from those of the batch, whose means are ``seen``, it moves as the new ones do.
     """
-    moved = []
-    for unit, old in enumerate(running):
-        batch_mean = mean([sample[unit] for sample in h_pos])
-        moved.append(momentum * old + (1 - momentum) * batch_mean)
-    level = mean(moved)
-    return weight * mean([(level - unit) ** 2 for unit in moved]), moved
+    means = unit_means(h_pos)
+    changes = [new - old for new, old in zip(means, means if seen is None else seen, strict=True)]
+    tracked = [old + (1 - momentum) * change for old, change in zip(running, changes, strict=True)]
+    level = mean(tracked)
+    moved = [momentum * old + (1 - momentum) * new for old, new in zip(running, means, strict=True)]
+    return weight * mean([(level - unit) ** 2 for unit in tracked]), moved
 
 
 # Negatives -----------------------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
-"""Trainings with sharded blocks beside the same ones under `ddp`; run as a script under torchrun."""
+"""Trainings with sharded blocks beside the same ones under `ddp`."""
 
 from __future__ import annotations
 
-import sys
 import warnings
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 import ff_lightning as ff
 from ff_lightning.data import ImageDataModule
-from ff_lightning.language import HintonMLP
+from ff_lightning.language import HintonMLP, Independent
 from ff_lightning.language.rollouts import SleepBuffer
 from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.negatives import HardWrongLabel
@@ -59,7 +58,9 @@ def hinton() -> HintonMLP:
 
 
 CASES = {name: ddp_cases.CASES[name] for name in ("sgd", RESUMED, "adamw, fused", "branch")} | {
-    "gpt, own negatives, inherited": Case(Language, {"optimizer": ADAMW, **HARD}, network=partial(gpt, inherit=True)),
+    "gpt, own negatives, inherited": Case(
+        Language, {"optimizer": ADAMW, **HARD}, network=partial(gpt, combination=Independent(inherit=True))
+    ),
     "classifier, labels in every block": Case(Classifier, {"optimizer": ADAMW}, network=labelled_conv),
     "classifier, own negatives": Case(
         Read, {"optimizer": ADAMW}, network=lambda: mlp(3, 16, loss=MovingThresholdLoss(), peer_weight=0.1)
@@ -96,6 +97,11 @@ def fit(
     return run, module
 
 
+def before(folder: Path) -> None:
+    """The checkpoint of one process that two ranks go on from."""
+    fit(folder / "one", RESUMED, sharded=False, ranks=1, callbacks=[SaveBetween()])
+
+
 def main(folder: Path) -> None:
     """Train every case, sharded and under `ddp`, and keep checkpoints of one file."""
     warnings.filterwarnings("ignore")
@@ -124,7 +130,3 @@ def main(folder: Path) -> None:
     store("resumed from one process", RESUMED, resume=folder / "one" / "between.ckpt")
     fit(folder / "parts", RESUMED, sharded=True, folders=True, callbacks=[SaveBetween()])
     store("resumed from a folder", RESUMED, resume=folder / "parts" / "between.ckpt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

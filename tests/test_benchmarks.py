@@ -64,6 +64,7 @@ def test_streamed_memory_does_not_grow_with_depth(benchmark: Any, network: str) 
     assert saved["checkpointed", 9] < saved["backprop", 9]
 
 
+@pytest.mark.ranks
 @pytest.mark.parametrize("strategy", ["ddp", "layer_parallel"])
 def test_two_ranks_are_faster_than_one(
     benchmark: Any, strategy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

@@ -116,9 +116,9 @@ def test_peer_normalisation_sees_the_positives_alone() -> None:
     without, _ = plain.local_step(Signal.pair(x_pos, x_neg))
     step, _ = block.local_step(Signal.pair(x_pos, x_neg))
     activities = plain(x_pos).tolist()
-    extra, running = references.peer_normalisation(activities, [0.5] * 5, 0.9, 2.0)
+    extra, running = references.peer_normalisation(activities, references.unit_means(activities), 0.9, 2.0)
     assert (step.loss - without.loss).item() == pytest.approx(extra, rel=1e-9)
-    assert peer.running_mean.tolist() == pytest.approx(running, rel=1e-12)
+    assert peer.means.value.tolist() == pytest.approx(running, rel=1e-12)
 
 
 def test_class_blocks_equal_the_reference_cross_entropy() -> None:
@@ -126,7 +126,7 @@ def test_class_blocks_equal_the_reference_cross_entropy() -> None:
     labels = torch.tensor([0, 2, 1, 1, 0, 2, 2])
     kinds = [(references.mean_of_squares, 1.0, references.unit_rms), (references.mean_activity, 0.5, None)]
     rows = x.tolist()
-    steps = list(network.local_losses(Signal(x, streams=1, labels=labels)))
+    steps = list(network.local_losses(Signal(x, labels)))
     for index, (step, block, (of, scale, norm)) in enumerate(zip(steps, network, kinds, strict=True)):
         weight, bias = (p.tolist() for p in block.parameters())
         activities = [references.relu_layer(row, weight, bias) for row in rows]
@@ -185,7 +185,8 @@ def test_what_happens_above_leaves_the_gradients_below_bit_identical(
 
     def measure() -> Gradients:
         for block in network:
-            block.peer.running_mean.fill_(0.5)
+            block.peer.means.value.copy_(torch.linspace(0, 1, len(block.peer.means.value)))
+            block.peer.means.forget()
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
             return gradients(network, Signal(labelled()))
 
@@ -207,7 +208,7 @@ def test_without_the_blocks_above_the_gradients_are_the_same() -> None:
 
 def test_class_blocks_are_as_local() -> None:
     network, (x, _) = class_stack(), pair()
-    signal = Signal(x, streams=1, labels=torch.arange(7) % 3)
+    signal = Signal(x, torch.arange(7) % 3)
     before = gradients(network, signal)
     scramble(network[1])
     assert_identical(gradients(network, signal)[:1], before[:1])
@@ -221,7 +222,7 @@ def test_a_local_loss_reaches_its_own_block_and_no_other(kind: str) -> None:
     if kind == "class":
         layers = [DenseReLU(64, 20), DenseReLU(20, 20), DenseReLU(20, 20)]
         network = BlockStack([ClassBlock(layer, ChannelGroups(10), Softmax()) for layer in layers])
-        signal = Signal(x, streams=1, labels=y)
+        signal = Signal(x, y)
     for step in network.local_losses(signal):
         network.zero_grad()
         step.loss.backward()
@@ -236,7 +237,7 @@ def test_signals_between_blocks_carry_no_graph(norm: nn.Module | None) -> None:
     widths = [(6, 8), (8, 8), (8, 8)]
     network = BlockStack([ContrastiveBlock(DenseReLU(i, o), MeanOfSquares(), SymBa(), norm=norm) for i, o in widths])
     signal = Signal.pair(*pair(torch.float32))
-    for index, block in enumerate(network):
+    for block in network:
         step, signal = block.local_step(signal)
         assert step.loss.requires_grad
         assert signal.h.grad_fn is None
@@ -362,12 +363,12 @@ def test_the_lowest_blocks_are_judged_without_running_those_above(blocks: int) -
 
 def test_a_stack_shares_what_its_first_layer_makes_of_the_image() -> None:
     network, x = small_mlp(), labelled()
-    shared = network.share(x.image)
-    expected = gradients(network, Signal(x))
-    found = gradients(network, Signal(dataclasses.replace(x, shared=shared)))
-    assert_identical(found, expected)
-    assert torch.equal(network.goodness(dataclasses.replace(x, shared=shared.detach())), network.goodness(x))
-    assert dense_stack().share(pair()[0]) is None
+    opened = network.open(x.image)
+    given = opened.with_labels(*x.labels)
+    assert given.image_part is not None
+    assert_identical(gradients(network, Signal(given)), gradients(network, Signal(x)))
+    assert torch.equal(opened.goodness(x.labels, 2), network.goodness(x, blocks=2).sum(0).view_as(x.labels))
+    assert dense_stack().open(pair()[0]).part is None
 
 
 def test_a_stack_is_a_sequence_of_its_blocks() -> None:
@@ -383,10 +384,9 @@ def test_thresholds_are_those_of_the_losses() -> None:
     assert class_stack()[0].threshold is None
 
 
-def test_signals_cannot_be_changed_and_know_their_streams() -> None:
+def test_signals_cannot_be_changed_and_images_know_their_streams() -> None:
     signal = Signal.pair(torch.zeros(2, 3), torch.ones(2, 3))
     assert torch.equal(signal.h, torch.tensor([[0.0] * 3] * 2 + [[1.0] * 3] * 2))
-    assert signal.streams == 2
     assert Labelled(torch.zeros(4, 3), torch.zeros(5, 4, dtype=torch.long)).streams == 5
     for frozen in (signal, Labelled(torch.zeros(1), torch.zeros(1, 1)), LocalStep(0, torch.zeros(()))):
         with pytest.raises(dataclasses.FrozenInstanceError):
@@ -429,7 +429,7 @@ TIED = (
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: BlockStack([]), "Passed `blocks=[]`. A stack needs at least one block."),
+        (lambda: BlockStack([]), "Passed `blocks=[]`. A network needs at least one block."),
         (lambda: BlockStack(list(tied_blocks())), TIED),
         (lambda: refuse_shared_parameters(list(tied_blocks())), TIED),
         (

@@ -66,7 +66,7 @@ def test_among_many_tokens_loss_and_gradient_are_the_same(
     )
     leaves = [leaf.requires_grad_() for leaf in (energies, weight, bias)]
     dense = loss(below + F.linear(energies, weight, bias), targets, torch.Generator().manual_seed(1), below)
-    few = loss.among_many(energies, (weight, bias), below, targets, torch.Generator().manual_seed(1))
+    few = loss.among_many(energies, (weight, bias), targets, torch.Generator().manual_seed(1), below)
     assert dense.g_pos is not None
     assert dense.g_neg is not None
     for ours, expected in ((few.loss, dense.loss), (few.g_pos, dense.g_pos), (few.g_neg, dense.g_neg)):

@@ -40,7 +40,7 @@ def measure(part: slice) -> dict[str, Any]:
         peer_loss = peer(h * gains)
         peer_loss.backward()
         thetas.append(loss.threshold.clone())
-        means.append(peer.running_mean.clone())
+        means.append(peer.means.value.clone())
         peer_losses.append(peer_loss.detach())
     value = h_pos.mean((0, 1))
     untouched = value.clone()

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
 import sys
 import warnings
 from pathlib import Path
+from pkgutil import resolve_name
 from pydoc_data.topics import topics
 
 import pytest
 from PIL import Image
 
 from ff_lightning.cli import main
+from tests.command_line import FEW, NARROW
 from tests.test_recipes import COMBINATIONS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-SNIPPETS = [page for page in PAGES if page.parent.name != "tutorials"]
-"""Pages whose snippets run here; those of the tutorials run as notebooks."""
 IMAGES = re.compile("mnist|fashion|cifar")
 NEEDS_DATA = re.compile(f"{IMAGES.pattern}|shakespeare|aesop|novels|gutenberg")
 """Recipes and names of texts that a machine may not have."""
@@ -39,7 +38,7 @@ def commands() -> list[str]:
     """All `ff-lightning` commands of all pages, each once."""
     lines = [
         line.strip()
-        for page in SNIPPETS
+        for page in PAGES
         for body in blocks(page, "bash")
         for line in body.replace("\\\n", " ").splitlines()
     ]
@@ -55,7 +54,7 @@ def is_trained_with_the_recipes(command: str) -> bool:
     return alone and stems in COMBINATIONS and not any(run in other for other in commands())
 
 
-@pytest.mark.parametrize("page", [p for p in SNIPPETS if blocks(p, "python")], ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: str(p.relative_to(ROOT)))
 def test_python_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The snippets of a page are one program, in their order."""
     monkeypatch.chdir(tmp_path)
@@ -66,6 +65,7 @@ def test_python_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.Mon
     assert program
 
 
+@pytest.mark.filterwarnings("ignore:It is recommended to use .self.log:UserWarning")  # of `ddp`, to one rank as well
 @pytest.mark.parametrize("command", [command for command in commands() if not is_trained_with_the_recipes(command)])
 def test_commands_run(
     command: str,
@@ -94,16 +94,13 @@ def test_commands_run(
         words += ["--config", "recipes/with/smoke.yaml"]
         if "--trainer.default_root_dir" not in words:
             words += ["--trainer.default_root_dir", f"runs/{stems}"]
-        if IMAGES.search(command) and "--data.validation" not in words:
-            words += ["--data.validation", "500"]
+        few = NARROW if "_gpt" in command else FEW
+        words += [word for pair in zip(few[::2], few[1::2], strict=True) if pair[0] not in words for word in pair]
         if words[0] == "validate" and "_gpt" in command:
             words += FEW_FROZEN
-    if re.search("ddp|fsdp|parallel|wandb", command):  # these leave traces in a process
-        done = subprocess.run(
-            [sys.executable, "-m", "ff_lightning", *words], env=os.environ, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        return
+    if "with/ddp" in command:  # two processes are started in `test_wandb`
+        request.getfixturevalue("alone")
+        words += ["--trainer.devices", "1"]
     if "--print_config" in words:
         with pytest.raises(SystemExit, match=r"^0$"):
             main(words)
@@ -116,6 +113,34 @@ def test_links_between_pages_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
             if not target.startswith(("http:", "https:")):
                 assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+
+
+def resolves(dotted: str) -> bool:
+    """Whether there is a module, class or function of that name."""
+    try:
+        resolve_name(dotted)
+    except (AttributeError, ImportError):
+        return False
+    return True
+
+
+def test_what_pages_and_recipes_name_exists() -> None:
+    """Modules and classes by dotted path, files of the package by folder."""
+    places = [*PAGES, *(ROOT / "recipes").rglob("*.yaml"), ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+    names = [
+        (page, name) for page in places for name in re.findall(r"ff_lightning(?:\.[A-Za-z_]\w*)+", page.read_text())
+    ]
+    assert len(names) > 200
+    assert [(str(page), name) for page, name in names if not resolves(name)] == []
+    files = [(page, name) for page in places for name in re.findall(r"ff_lightning/[\w/]+(?:\.\w+)?", page.read_text())]
+    assert [(str(page), name) for page, name in files if not (ROOT / name).exists()] == []
+
+
+def test_the_reference_has_every_module() -> None:
+    page = (ROOT / "docs" / "reference" / "api.md").read_text()
+    files = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "ff_lightning").rglob("*.py")]
+    names = {".".join(path.parts) for path in files if not path.name.startswith("__")}
+    assert set(re.findall(r"automodule:: (\S+)", page)) == names
 
 
 def test_the_table_of_strategies_names_tests_that_exist() -> None:

@@ -12,17 +12,17 @@ import torch
 from ff_lightning.cli import main
 from ff_lightning.errors import InputError
 from ff_lightning.hub import SharedModel
+from tests.command_line import QUIET, configs
 from tests.training import digits
 
 pytest.importorskip("safetensors", reason="safetensors is not installed")
-RECIPES = Path(__file__).parents[1] / "recipes"
 
 
-def trained(tmp_path: Path, recipe: str, *few: str) -> str:
+def convolutional(folder: Path) -> str:
     """A checkpoint of two updates."""
-    configs = [word for name in (recipe, "with/smoke") for word in ("--config", str(RECIPES / f"{name}.yaml"))]
-    assert main(["fit", *configs, "--trainer.default_root_dir", str(tmp_path), *few]) == 0
-    return str(tmp_path / "last.ckpt")
+    words = [*configs("digits_conv", "with/smoke"), *QUIET, "--trainer.default_root_dir", str(folder)]
+    assert main(["fit", *words]) == 0
+    return str(folder / "last.ckpt")
 
 
 def there_and_back(path: str, folder: Path) -> tuple[SharedModel, SharedModel]:
@@ -33,8 +33,9 @@ def there_and_back(path: str, folder: Path) -> tuple[SharedModel, SharedModel]:
 
 
 @pytest.mark.parametrize("recipe", ["digits_mlp", "digits_conv"])
-def test_a_classifier_comes_back(tmp_path: Path, recipe: str) -> None:
-    shared, loaded = there_and_back(trained(tmp_path / "run", recipe), tmp_path / "shared")
+def test_a_classifier_comes_back(tmp_path: Path, digits_run: Path, recipe: str) -> None:
+    path = convolutional(tmp_path / "run") if recipe == "digits_conv" else str(digits_run / "last.ckpt")
+    shared, loaded = there_and_back(path, tmp_path / "shared")
     images = digits(5)[0].view(5, 1, 8, 8)
     assert torch.equal(shared(images), loaded(images))
     assert not loaded.model.training
@@ -44,9 +45,8 @@ def test_a_classifier_comes_back(tmp_path: Path, recipe: str) -> None:
     assert config["hyper_parameters"]["_class_path"] == "ff_lightning.FFClassifier"
 
 
-def test_a_language_model_comes_back_with_its_tokenizer(tmp_path: Path) -> None:
-    few = ["--model.network.width", "32", "--data.context", "16"]
-    shared, loaded = there_and_back(trained(tmp_path / "run", "pydoc_gpt", *few), tmp_path / "shared")
+def test_a_language_model_comes_back_with_its_tokenizer(tmp_path: Path, text_run: Path) -> None:
+    shared, loaded = there_and_back(str(text_run / "last.ckpt"), tmp_path / "shared")
     tokens = loaded.tokenizer.encode("The value").unsqueeze(0)
     assert loaded.tokenizer.decode(tokens[0]) == "The value"
     assert torch.equal(shared(tokens), loaded(tokens))
@@ -54,9 +54,8 @@ def test_a_language_model_comes_back_with_its_tokenizer(tmp_path: Path) -> None:
     assert torch.equal(model.generate(tokens, 8), shared.model.generate(tokens, 8))  # type: ignore[operator]
 
 
-def test_weights_must_fit_and_a_checkpoint_must_be_of_the_command_line(tmp_path: Path) -> None:
-    path = trained(tmp_path / "run", "digits_mlp")
-    shared, _ = there_and_back(path, tmp_path / "shared")
+def test_weights_must_fit_and_a_checkpoint_must_be_of_the_command_line(tmp_path: Path, digits_run: Path) -> None:
+    shared, _ = there_and_back(str(digits_run / "last.ckpt"), tmp_path / "shared")
     config = json.loads((tmp_path / "shared" / "config.json").read_text())
     config["hyper_parameters"]["network"]["init_args"]["widths"] = [500, 500]
     (tmp_path / "shared" / "config.json").write_text(json.dumps(config))

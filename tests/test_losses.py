@@ -21,6 +21,7 @@ from ff_lightning.losses import (
     TwoThresholdLoss,
     positive,
 )
+from ff_lightning.normalization import settle
 from tests import references, references_scff
 
 
@@ -28,6 +29,7 @@ def moved_to(theta: float, **kwargs: float) -> MovingThresholdLoss:
     """A moving threshold that has arrived at ``theta`` and stands there."""
     loss = MovingThresholdLoss(**kwargs)
     loss(torch.tensor([theta]), torch.tensor([theta]))
+    settle(loss)
     return loss.eval()
 
 
@@ -190,12 +192,14 @@ def drifting_batches(count: int) -> list[tuple[Tensor, Tensor]]:
 def test_moving_threshold_follows_the_reference(momentum: float) -> None:
     loss = MovingThresholdLoss(momentum=momentum).double()
     batches = drifting_batches(5)
-    thetas = references.moving_thresholds([(p.tolist(), n.tolist()) for p, n in batches], momentum)
-    for (g_pos, g_neg), theta in zip(batches, thetas, strict=True):
+    thetas = references.moving_thresholds([[(p.tolist(), n.tolist())] for p, n in batches], momentum)
+    for (g_pos, g_neg), before, after in zip(batches, thetas[:-1], thetas[1:], strict=True):
         value = loss(g_pos, g_neg)
-        assert loss.threshold.item() == pytest.approx(theta, rel=1e-12)
-        expected = references.threshold_loss(g_pos.tolist(), g_neg.tolist(), theta)
+        assert loss.threshold.item() == pytest.approx(before, rel=1e-12)
+        expected = references.threshold_loss(g_pos.tolist(), g_neg.tolist(), before)
         assert value.item() == pytest.approx(expected, rel=1e-8)
+        settle(loss)
+        assert loss.threshold.item() == pytest.approx(after, rel=1e-12)
 
 
 def test_the_first_training_batch_sets_the_moving_threshold() -> None:
@@ -208,9 +212,11 @@ def test_the_first_training_batch_sets_the_moving_threshold() -> None:
 def test_evaluation_leaves_the_moving_threshold_alone() -> None:
     loss = moved_to(4.0)
     loss(torch.tensor([50.0]), torch.tensor([60.0]))
+    settle(loss)
     assert loss.threshold.item() == 4.0
     loss.train()
     loss(torch.tensor([50.0]), torch.tensor([60.0]))
+    settle(loss)
     assert loss.threshold.item() == pytest.approx(0.9 * 4.0 + 0.1 * 55.0)
 
 
@@ -219,13 +225,16 @@ def test_moving_threshold_goes_on_after_a_checkpoint_as_if_nothing_had_happened(
     whole = MovingThresholdLoss()
     for pair in batches:
         whole(*pair)
+        settle(whole)
     before = MovingThresholdLoss()
     for pair in batches[:2]:
         before(*pair)
+        settle(before)
     after = MovingThresholdLoss()
     after.load_state_dict(before.state_dict())
     for pair in batches[2:]:
         after(*pair)
+        settle(after)
     assert torch.equal(after.threshold, whole.threshold)
 
 
@@ -246,7 +255,9 @@ def test_moving_threshold_may_move_again_before_the_backward_pass() -> None:
     loss = MovingThresholdLoss(momentum=0.5).double()
     first = loss(g_pos, g_neg)
     expected = torch.autograd.grad(first, g_pos, retain_graph=True)[0]
+    settle(loss)
     loss(g_pos + 5, g_neg)
+    settle(loss)
     assert torch.equal(torch.autograd.grad(first, g_pos)[0], expected)
 
 

@@ -176,7 +176,7 @@ def test_a_diverged_training_writes_no_checkpoint(tmp_path: Path) -> None:
         ({"update": "both"}, "`update` must be 'streamed' or 'fused'"),
         ({"optimizer": partial(torch.optim.Adam, lr=-1.0)}, "learning rate"),
         ({"optimizer": partial(torch.optim.Adam, lr=0.0)}, "learning rate"),
-        ({"num_classes": 7}, "`num_classes=7` with a network built for `num_classes=10`"),
+        ({"num_classes": 7}, r"`num_classes=7` with `MLP\(num_classes=10\)`"),
         ({"lr_scheduler": torch.optim.lr_scheduler.ReduceLROnPlateau}, "other than ReduceLROnPlateau"),
     ],
 )
@@ -245,7 +245,7 @@ def test_blocks_of_tier_t2_learn_without_negatives(tmp_path: Path) -> None:
     class Groups(ff.FFLightningModule):
         def local_losses(self, batch: Any) -> Any:
             x, y = batch
-            yield from self.network.local_losses(Signal(x.flatten(1), streams=1, labels=y))
+            yield from self.network.local_losses(Signal(x.flatten(1), y))
 
         def validation_step(self, batch: Any, batch_idx: int) -> None:
             x, y = batch

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from ff_lightning.errors import InputError
-from ff_lightning.normalization import GroupStandard, PeerNormalisation, Standardise, UnitLength, UnitRMS
+from ff_lightning.normalization import (
+    GroupStandard,
+    PeerNormalisation,
+    Standardise,
+    UnitLength,
+    UnitRMS,
+    settle,
+)
 from tests import references, references_scff
 
 NORMS = [
@@ -134,18 +141,21 @@ def test_standardised_maps_keep_dtype_and_layout(dtype: torch.dtype, layout: tor
 @pytest.mark.parametrize(("momentum", "weight"), [(0.9, 0.03), (0.0, 1.0), (0.5, 2.0)])
 def test_peer_normalisation_follows_the_reference(momentum: float, weight: float) -> None:
     peer = PeerNormalisation(5, weight=weight, momentum=momentum).double()
-    running = [0.5] * 5
+    running: list[float] = []
     for step in range(4):
         h = (activities(6, 5) * (step + 1)).requires_grad_()
         value = peer(h)
         value.backward()
-        before = running
+        settle(peer)
+        seen = references.unit_means(h.tolist())
+        before = running or seen  # the first batch sets the means before they are used
         expected, running = references.peer_normalisation(h.tolist(), before, momentum, weight)
         gradient = references.numerical_gradient(
-            lambda at, old=before: references.peer_normalisation(at, old, momentum, weight)[0], h.tolist()
+            lambda at, old=before, seen=seen: references.peer_normalisation(at, old, momentum, weight, seen)[0],
+            h.tolist(),
         )
         assert value.item() == pytest.approx(expected, rel=1e-12)
-        assert peer.running_mean.tolist() == pytest.approx(running, rel=1e-12)
+        assert peer.means.value.tolist() == pytest.approx(running, rel=1e-12)
         torch.testing.assert_close(h.grad, torch.tensor(gradient, dtype=torch.float64), rtol=1e-5, atol=1e-9)
 
 
@@ -167,10 +177,13 @@ def test_units_at_one_level_cost_nothing() -> None:
 
 
 def test_evaluation_leaves_the_running_means_alone() -> None:
-    peer = PeerNormalisation(3).eval()
-    before = peer.running_mean.clone()
-    assert peer(torch.tensor([[0.0, 1.0, 9.0]])) > 0
-    assert torch.equal(peer.running_mean, before)
+    peer = PeerNormalisation(3)
+    peer(torch.tensor([[0.0, 1.0, 9.0]]))
+    settle(peer)
+    before = peer.means.value.clone()
+    assert peer.eval()(torch.tensor([[5.0, 1.0, 0.0]])) > 0
+    settle(peer)
+    assert torch.equal(peer.means.value, before)
 
 
 def test_running_means_are_saved() -> None:
@@ -178,8 +191,8 @@ def test_running_means_are_saved() -> None:
     peer(torch.tensor([[0.0, 1.0, 9.0]]))
     restored = PeerNormalisation(3)
     restored.load_state_dict(peer.state_dict())
-    assert torch.equal(restored.running_mean, peer.running_mean)
-    assert not torch.equal(restored.running_mean, PeerNormalisation(3).running_mean)
+    assert torch.equal(restored.means.value, peer.means.value)
+    assert PeerNormalisation(3).means.value.isnan().all()
     assert not list(peer.parameters())
 
 
@@ -190,7 +203,7 @@ def test_half_precision_activities_are_averaged_in_float32(dtype: torch.dtype) -
     value = peer(h)
     value.backward()
     assert value.dtype == torch.float32
-    assert peer.running_mean.tolist() == [100.0, 100.0]
+    assert peer.means.value.tolist() == [100.0, 100.0]
     assert h.grad.dtype == dtype
 
 

@@ -1,4 +1,4 @@
-"""Schedules: windows, ranges of updates, and the rate that holds and then falls."""
+"""Schedules: periods, ranges of updates, and the rate that holds and then falls."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ def rates_of(scheduler: HoldThenDecay, steps: int) -> list[list[float]]:
     return rates
 
 
-# Windows -------------------------------------------------------------------------------------------------------
+# Periods -------------------------------------------------------------------------------------------------------
 
 
 def test_windows() -> None:
-    assert Simultaneous().windows(3) == [(0.0, 1.0)] * 3
-    assert Staggered(0.2).windows(3) == [(0.0, 1.0), (0.2, 1.0), (0.4, 1.0)]
-    assert Greedy().windows(4) == [(0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0)]
-    assert ReadoutLast(0.2).windows(3) == [(0.0, 0.8), (0.0, 0.8), (0.8, 1.0)]
+    assert Simultaneous().periods(3) == [(0.0, 1.0)] * 3
+    assert Staggered(0.2).periods(3) == [(0.0, 1.0), (0.2, 1.0), (0.4, 1.0)]
+    assert Greedy().periods(4) == [(0.0, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0)]
+    assert ReadoutLast(0.2).periods(3) == [(0.0, 0.8), (0.0, 0.8), (0.8, 1.0)]
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda schedule: type(schedule).__name__)
 @pytest.mark.parametrize("depth", [1, 2, 7])
-def test_every_block_gets_a_window_within_the_training(schedule: Schedule, depth: int) -> None:
-    windows = schedule.windows(depth)
-    assert len(windows) == depth
-    assert all(0 <= start < stop <= 1 for start, stop in windows)
-    assert windows[0][0] == 0
-    assert windows[-1][1] == 1
+def test_every_block_gets_a_period_within_the_training(schedule: Schedule, depth: int) -> None:
+    periods = schedule.periods(depth)
+    assert len(periods) == depth
+    assert all(0 <= start < stop <= 1 for start, stop in periods)
+    assert periods[0][0] == 0
+    assert periods[-1][1] == 1
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 7])
@@ -67,7 +67,7 @@ def test_greedy_gives_shares_that_may_differ(shares: list[float]) -> None:
     assert [updates.stop for updates in ranges[:-1]] == [updates.start for updates in ranges[1:]]
     assert ranges[-1].stop > 1000
     lengths = [min(updates.stop, 1000) - updates.start for updates in ranges]
-    assert Greedy(shares).windows(1) == [(0.0, 1.0)]
+    assert Greedy(shares).periods(1) == [(0.0, 1.0)]
     assert lengths == pytest.approx([1000 * share / sum(shares) for share in shares], abs=1)
 
 
@@ -81,7 +81,7 @@ def test_only_blocks_that_learn_to_the_end_go_on_past_it(total: int) -> None:
 def test_upper_blocks_learn_as_fast_unless_said_otherwise(schedule: type[Schedule]) -> None:
     assert schedule().depth_decay == 1.0
     assert schedule(depth_decay=0.5).depth_decay == 0.5
-    assert schedule(depth_decay=0.5).windows(2) == schedule().windows(2)
+    assert schedule(depth_decay=0.5).periods(2) == schedule().periods(2)
 
 
 def test_staggered_blocks_start_after_their_delay() -> None:
@@ -186,7 +186,7 @@ def test_it_is_a_scheduler_like_torchs_own() -> None:
         (lambda: Greedy([]), "Passed `shares=[]`. `shares` needs one positive number a block."),
         (lambda: Greedy([1, 0]), "Passed `shares=[1, 0]`. `shares` needs one positive number a block."),
         (
-            lambda: Greedy([1, 2]).windows(3),
+            lambda: Greedy([1, 2]).periods(3),
             "Passed `shares=[1, 2]` for 3 blocks, a readout that learns counted among them. `shares` needs one number "
             "a block.",
         ),
@@ -196,7 +196,7 @@ def test_it_is_a_scheduler_like_torchs_own() -> None:
         (lambda: Staggered(depth_decay=-1), "Passed `depth_decay=-1`. `depth_decay` must be in (0, 1]."),
         (lambda: Staggered(-0.1), "Passed `delay=-0.1`. `delay` must be in [0, 1)."),
         (
-            lambda: Staggered(0.25).windows(5),
+            lambda: Staggered(0.25).periods(5),
             "Passed `delay=0.25` for 5 blocks. The last one would start at 1 of the training; `delay` must be "
             "below 0.25.",
         ),

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import wandb
 
 from ff_lightning.cli import main
+from tests.command_line import RECIPES, configs
 from tests.wandb_files import history, records
-
-RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 @pytest.fixture(autouse=True)
@@ -25,10 +25,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_SILENT", "true")
     wandb.teardown()
-
-
-def configs(*names: str) -> list[str]:
-    return [word for name in names for word in ("--config", str(RECIPES / f"{name}.yaml"))]
 
 
 def fit(recipe: str, *words: str, overlay: str = "wandb_offline") -> list[Path]:
@@ -109,7 +105,8 @@ def test_a_language_model_leaves_a_table_of_samples_and_goes_on_under_its_id() -
     assert json.loads(Path("run/run.json").read_text())["run"]["wandb_id"] == run_id(first)
 
 
-def test_all_ranks_are_one_run() -> None:
+@pytest.mark.ranks
+def test_processes_share_the_work_and_are_one_run() -> None:
     """In processes of its own: the launcher starts the second one by repeating the command."""
     words = configs("digits_mlp", "with/smoke", "with/ddp", "with/wandb_offline")
     done = subprocess.run(
@@ -120,6 +117,10 @@ def test_all_ranks_are_one_run() -> None:
         timeout=600,
     )
     assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Validation after epoch 1") == 1
+    assert done.stderr.count("The run is kept in") == 1
+    last = torch.load("runs/digits_mlp-smoke-ddp-wandb_offline/last.ckpt", weights_only=True)
+    assert last["global_step"] == 2
     (path,) = Path("runs/wandb").glob("offline-run-*/*.wandb")
     assert steps(path) == [0, 1]
     assert {"val/accuracy", "pictures/validation"} <= logged(path).keys()

@@ -15,9 +15,12 @@ from ff_lightning.language.hinton import HintonGPT, HintonMLP
 from ff_lightning.language.stack import TokenStack
 from ff_lightning.language.window_mlp import WindowMLP
 from ff_lightning.optim import MuonAdamW
+from ff_lightning.signals import StepContext
 from ff_lightning.tasks.language import FFLanguageModel
 
 CONTEXT = 16
+SEEDED = StepContext(lambda index: torch.Generator().manual_seed(index))
+"""A step in which every block has the same draws at every call."""
 MUON = partial(MuonAdamW, lr=4e-3, muon_lr=0.02)
 Network = TypeVar("Network", bound=TokenStack)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +19,6 @@ from ff_lightning.goodness import ChannelGroups
 from ff_lightning.losses import SymBa
 from ff_lightning.networks import MLP, LabelBias, LabelledConvNet
 
-ROOT = Path(__file__).parent.parent
 SGD = partial(torch.optim.SGD, lr=0.05)
 ADAM = partial(torch.optim.Adam, lr=1e-3)
 
@@ -97,13 +93,3 @@ def assert_same_weights(first: dict[str, Tensor], second: dict[str, Tensor], **t
             torch.testing.assert_close(value, second[name], **tolerance)
         else:
             assert torch.equal(value, second[name]), name
-
-
-def on_two_ranks(cases: str, folder: Path) -> None:
-    """Run a module of cases in two processes, as torchrun starts them; it stores what it makes in ``folder``."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*command, "-m", cases, str(folder)], env=environment, cwd=ROOT, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]

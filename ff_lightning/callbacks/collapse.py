@@ -48,7 +48,7 @@ class StopOnCollapse(pl.Callback):
 
     def on_local_step(self, trainer: pl.Trainer, pl_module: FFLightningModule, step: LocalStep) -> None:
         """Count the logged steps at which a block was at chance."""
-        if step.g_pos is None or step.g_neg is None or not pl_module.learning()[step.block]:
+        if step.g_pos is None or step.g_neg is None or not pl_module.step_context().learns(step.block):
             return
         threshold = getattr(pl_module.local_modules()[step.block], "threshold", None)
         low = float(separation(step.g_pos, step.g_neg, threshold)) <= self.min_separation

@@ -19,8 +19,8 @@ from ff_lightning.errors import InputError
 from ff_lightning.language.floors import nats_per_token
 from ff_lightning.language.frozen import frozen_nats
 from ff_lightning.report.records import add_to_record, table_values
-from ff_lightning.tasks.language import LanguageTwin
 from ff_lightning.tasks.language_modelling import LanguageModelling
+from ff_lightning.tasks.twin import BackpropTwin
 
 COUNTED = 20_000_000
 """Of a larger text, n-grams are counted in this many of the first tokens."""
@@ -35,9 +35,9 @@ class LanguageTable(pl.Callback):
     """Shows the loss of every block of a language model beside floors, after a training and after an evaluation.
 
     The floors are a uniform guess; n-gram models of the training text with Witten-Bell smoothing
-    (:mod:`ff_lightning.language.floors`); and, unless a model has just been trained, frozen random layers under a trained
-    readout (:mod:`ff_lightning.language.frozen`). They are scored on as many tokens as the blocks, the first of the split. They
-    need a datamodule with ``tokens(split)``; without one there are the blocks alone.
+    (:mod:`ff_lightning.language.floors`); and, unless a model has just been trained, frozen random layers under a
+    trained readout (:mod:`ff_lightning.language.frozen`). They are scored on as many tokens as the blocks, the first of
+    the split. They need a datamodule with ``tokens(split)``; without one there are the blocks alone.
 
     Args:
         frozen_steps: updates of the readout on frozen layers; 0 leaves that row out.
@@ -107,7 +107,7 @@ class LanguageTable(pl.Callback):
             return
         self._tokens *= trainer.world_size
         self._title = f"{title}: {self._tokens:,} tokens"
-        self._blocks = block_rows(values, stage, whole=isinstance(pl_module, LanguageTwin))
+        self._blocks = block_rows(values, stage, whole=isinstance(pl_module, BackpropTwin))
         if self.frozen_steps and trainer.state.fn != "fit" and not is_sharded(pl_module.network[0]):
             # Here and not in `teardown`, when Lightning has taken the network off its device.
             split = "test" if stage == "test" else "validation"
@@ -181,7 +181,7 @@ def describe(module: LanguageModelling) -> str:
     """Say in a line how a model is trained: its tier, and how far a gradient reaches."""
     spans = [len(block.layer) for block in module.network.token_blocks()]
     layers = f"{sum(spans)} layers" if sum(spans) > 1 else "1 layer"
-    if isinstance(module, LanguageTwin):
+    if isinstance(module, BackpropTwin):
         return f"backprop end to end: {layers}"
     tiers = {"T2" if isinstance(block.loss, Softmax) else "T1" for block in module.network.token_blocks()}
     span = " or ".join(map(str, sorted(set(spans))))

@@ -26,7 +26,7 @@ from ff_lightning.distributed import is_sharded
 from ff_lightning.module import FFLightningModule
 from ff_lightning.readouts import label_goodness
 from ff_lightning.signals import LocalStep, true_and_hardest
-from ff_lightning.stacks import BlockStack
+from ff_lightning.stacks import Network
 from ff_lightning.tasks.classifier import FFClassifier
 from ff_lightning.tasks.evaluation import ImageClassification
 from ff_lightning.tasks.language_modelling import LanguageModelling
@@ -206,7 +206,7 @@ def clearest_and_hardest(goodness: Tensor, labels: Tensor) -> list[int]:
     return list(dict.fromkeys([int(lead.argmax()), int(lead.argmin())]))
 
 
-def is_spread(network: BlockStack) -> bool:
+def is_spread(network: Network) -> bool:
     """Whether one device alone cannot compute the network."""
     return is_sharded(network[0]) or bool(network.stage.elsewhere)
 

@@ -14,7 +14,9 @@ from ff_lightning.report.records import add_to_record, read_record, start_record
 
 
 class RunRecord(pl.Callback):
-    """Writes down how a run was made; the tables of results are added to the same file (:mod:`ff_lightning.report.records`).
+    """Writes down how a run was made, in the file to which tables of results are added.
+
+    See :mod:`ff_lightning.report.records`.
 
     Args:
         command: the words that started the training.

@@ -38,12 +38,11 @@ class SampleText(pl.Callback):
     a table with all samples so far, TensorBoard a text. The last one is printed when the training has ended.
 
     Then 16 samples of the same length, each going on with another place of the validation text, are judged beside the
-    real text there: the shares of different 2-grams and 4-grams (:func:`~ff_lightning.language.samples.distinct_n`), and nats a
-    token under a 4-gram model of the training text (:func:`~ff_lightning.language.samples.ngram_loss`). These are printed and
-    logged as ``samples/distinct_2``, ``samples/distinct_4`` and ``samples/ngram_loss``, those of the real text as
-    ``text/distinct_2`` and so on. They need a datamodule with ``tokens(split)``.
-
-    Nothing in the training depends on it.
+    real text there: the shares of different 2-grams and 4-grams
+    (:func:`~ff_lightning.language.samples.distinct_n`), and nats a token under a 4-gram model of the training text
+    (:func:`~ff_lightning.language.samples.ngram_loss`). These are printed, and logged as ``samples/distinct_2``,
+    ``samples/distinct_4`` and ``samples/ngram_loss``; those of the real text as ``text/distinct_2`` and so on. They
+    need a datamodule with ``tokens(split)``.
 
     Args:
         prompt: what to go on with, in a training with a datamodule that has a ``tokenizer``; the first tokens of the

@@ -1,63 +1,28 @@
-"""The command line: ``ff-lightning fit|validate|test|predict --config RECIPE``, and what needs no recipe.
+"""The command line: ``ff-lightning``, a table of commands.
 
-It is Lightning's own, with the defaults that every recipe would repeat: what a run keeps and shows, where it
-keeps it, and errors of one line. A run lives in a folder named after its recipe: ``--config
-recipes/mnist_mlp.yaml --config recipes/with/twin.yaml`` makes ``runs/mnist_mlp-twin`` with ``last.ckpt``,
-``best.ckpt``, ``metrics.csv``, ``config.yaml`` and ``pictures/``; ``--trainer.default_root_dir`` names another.
+Those with a recipe are Lightning's own, with the defaults that every recipe would repeat: what a run keeps and shows,
+where it keeps it, and errors of one line; see :mod:`ff_lightning.cli.train`. A run lives in a folder named after its
+recipe: ``--config recipes/mnist_mlp.yaml --config recipes/with/twin.yaml`` makes ``runs/mnist_mlp-twin`` with
+``last.ckpt``, ``best.ckpt``, ``metrics.csv``, ``config.yaml`` and ``pictures/``; ``--trainer.default_root_dir`` names
+another.
+
+A command without a recipe is one function and one line of :data:`WITHOUT_RECIPE`: its parser, help and description come
+from its signature and docstring. It loads PyTorch and Lightning when it runs, so that ``--help`` need not.
 """
 
 from __future__ import annotations
 
-import json
-import shlex
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, get_origin, get_type_hints
+from typing import get_origin, get_type_hints
 
-import lightning.pytorch as pl
-import torch
-from jsonargparse import Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
-from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
-
-import ff_lightning.data
-import ff_lightning.networks  # noqa: F401  so that `--help` knows what there is to choose from
-from ff_lightning.callbacks import (
-    BlockPictures,
-    BlockSummary,
-    BlockTable,
-    ClassificationPictures,
-    GeneratedPictures,
-    GoodnessMonitor,
-    KeepOnInterrupt,
-    LanguageTable,
-    LastCheckpoint,
-    RunRecord,
-    TrainingProgress,
-)
+import ff_lightning
 from ff_lightning.cli.export import export
 from ff_lightning.cli.generate import generate
 from ff_lightning.cli.messages import only_what_matters
 from ff_lightning.cli.parser import Parser, explain
 from ff_lightning.cli.predict import predict_folder
-from ff_lightning.cli.recipes import RecipeCLI, RecipeParser, with_own_recipes
 from ff_lightning.cli.report import report
-from ff_lightning.data.tokenizers import Tokenizer
-from ff_lightning.engine.checkpoints import check_checkpoint, check_fit
-from ff_lightning.errors import InputError
-from ff_lightning.module import FFLightningModule
-from ff_lightning.processor import prepare_cpu
-from ff_lightning.report.records import read_record
-from ff_lightning.tasks.language_modelling import LanguageModelling
-
-CHECKPOINT_WORDS = ("last", "best", "hpc")
-"""Values of ``--ckpt_path`` by which Lightning finds a file itself."""
-
 
 WITH_RECIPE = {
     "fit": "Train the network of a recipe.",
@@ -65,7 +30,7 @@ WITH_RECIPE = {
     "test": "Evaluate a checkpoint on test data.",
     "predict": "Write predictions for validation data, or with --folder for pictures in a folder.",
 }
-"""What the subcommands of the Trainer are for, in the words of this project."""
+"""Commands that are methods of the Trainer, and what they are for."""
 
 WITHOUT_RECIPE: dict[str, Callable[..., None]] = {
     "generate": generate,
@@ -73,185 +38,9 @@ WITHOUT_RECIPE: dict[str, Callable[..., None]] = {
     "export": export,
     "report": report,
 }
-"""Subcommands that need a checkpoint, or the folder of a run, and no recipe. A new one is a function and a line here."""
+"""Commands that need a checkpoint, or the folder of a run, and no recipe. A new one is a function and a line here."""
 
 DESCRIPTION = "Train networks block by block, for example: ff-lightning fit --config recipes/digits_mlp.yaml"
-
-
-class SaveConfig(SaveConfigCallback):
-    """Keeps the resolved configuration in the run folder, and sends it to loggers that take one."""
-
-    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Write ``config.yaml``."""
-        name = str(getattr(stage, "value", stage))  # Lightning passes its own enumeration
-        folder = Path(trainer.default_root_dir) / ("" if name == "fit" else name)
-        folder.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, folder / self.config_filename, skip_none=False, overwrite=True)
-        for logger in trainer.loggers:
-            if not isinstance(logger, CSVLogger):
-                logger.log_hyperparams({"trainer": self.config.trainer.as_dict()})
-
-
-class FFLightningCLI(RecipeCLI):
-    """Lightning's command line with the defaults of this project."""
-
-    subcommand: str
-
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Keep the command as it was given, for the record of the run."""
-        self.command = shlex.join(["ff-lightning", *args])
-        super().parse_arguments(parser, with_own_recipes(args))
-
-    def setup_parser(self, *args: Any) -> None:
-        """Leave the results of an evaluation to our own table."""
-        super().setup_parser(*args)
-        for subcommand in ("validate", "test"):
-            self._parser(subcommand).set_defaults({"verbose": False})
-
-    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        """Name those that are no methods of the Trainer among those there are; `main` runs them."""
-        super()._add_subcommands(parser, **kwargs)
-        assert parser._subcommands_action is not None
-        for action in parser._subcommands_action._choices_actions:
-            action.help = WITH_RECIPE.get(action.dest, action.help)
-        for name, run in WITHOUT_RECIPE.items():
-            if " " not in name:
-                parser._subcommands_action.add_subcommand(name, parser_of(name), help=first_line(run))
-
-    def _parse_ckpt_path(self) -> None:
-        """Check a checkpoint before anything is built.
-
-        Lightning would here put the model of the checkpoint in place of what was passed. We build what was passed
-        and refuse weights that do not fit it.
-        """
-        path = self.config[self.config.subcommand].ckpt_path
-        self._weights = None
-        if path is not None and path not in CHECKPOINT_WORDS and "://" not in str(path):
-            checkpoint = check_checkpoint(path)
-            self._weights = checkpoint.get("state_dict")
-            if self.config.subcommand == "fit":
-                self.resumed_in = checkpoint["ff_lightning"].get("precision")
-
-    def before_instantiate_classes(self) -> None:
-        """Name the run folder, and drop what is switched off."""
-        super().before_instantiate_classes()
-        config = self.config[self.subcommand]
-        if config.trainer.default_root_dir is None:
-            stems = [Path(str(path)).stem for path in config.config or ()]
-            name = "-".join(stems) or config.model.class_path.rsplit(".", 1)[-1]
-            config.trainer.default_root_dir = str(Path("runs") / name)
-        if self.subcommand == "fit" and config.ckpt_path is not None:
-            self._go_on_in_wandb(config.trainer)
-
-    def _go_on_in_wandb(self, trainer: Namespace) -> None:
-        """Let a resumed training go on with its run in Weights & Biases, which is known by an id."""
-        known = read_record(Path(trainer.default_root_dir)).get("run", {}).get("wandb_id")
-        loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
-        for logger in loggers if known else []:
-            named = isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger")
-            if named and logger.init_args.id is None and logger.init_args.version is None:
-                logger.init_args.id = known
-
-    def after_instantiate_classes(self) -> None:
-        """Check that the checkpoint fits what was built."""
-        if self._weights is not None:
-            if isinstance(self.model, LanguageModelling):
-                self.model.check_vocabulary(self._weights)
-            check_fit(self.model, self._weights, self.config[self.subcommand].ckpt_path)
-            self._weights = None
-
-    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        """Build the Trainer, with the callbacks and the logger that every run has unless told otherwise."""
-        config = self.config_init[self.subcommand].trainer
-        self.trainer_defaults["callbacks"] = default_callbacks(config, self.command)
-        if config.logger in (None, True):
-            version = "" if self.subcommand == "fit" else self.subcommand
-            kwargs["logger"] = CSVLogger(config.default_root_dir, name="", version=version)
-        if config.enable_model_summary is None:  # there is ours
-            kwargs["enable_model_summary"] = False
-        try:
-            trainer = super().instantiate_trainer(**kwargs)
-        except (ValueError, TypeError, MisconfigurationException) as error:
-            raise InputError(f"The Trainer cannot be built: {error}") from error
-        # Before what a recipe brings, too, which would otherwise print while the bar is still there.
-        trainer.callbacks.sort(key=lambda callback: not isinstance(callback, ProgressBar))  # type: ignore[attr-defined]
-        return trainer
-
-    def before_fit(self) -> None:
-        """Say where the run is kept, and what becomes of an earlier one there."""
-        folder = Path(self.trainer.default_root_dir)
-        metrics = folder / "metrics.csv"
-        if self.config.fit.ckpt_path is not None:
-            rank_zero_info(f"The run goes on in {folder}.")
-            if self.trainer.is_global_zero and metrics.exists():  # the logger would delete it
-                metrics.rename(folder / f"metrics_{len(list(folder.glob('metrics_*.csv'))) + 1}.csv")
-        elif metrics.exists() or (folder / "last.ckpt").exists():
-            rank_zero_info(f"Overwriting the earlier run in {folder} (--trainer.default_root_dir names another).")
-        else:
-            rank_zero_info(f"The run is kept in {folder}.")
-
-    def predict(self, **kwargs: Any) -> None:
-        """Predict, and write what :func:`prediction_lines` makes of it; each process writes its own file."""
-        batches = self.trainer.predict(**kwargs) or []
-        ending, lines = prediction_lines(batches, getattr(self.datamodule, "tokenizer", None))
-        if not lines:
-            rank_zero_info("Wrote no predictions: there are none, or they are neither (B,) values nor (B, T) tokens.")
-            return
-        rank = f"_rank{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
-        path = Path(self.trainer.default_root_dir) / "predict" / f"predictions{rank}.{ending}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        rank_zero_info(f"Wrote {path}")
-
-
-def prediction_lines(batches: Sequence[Any], tokenizer: Tokenizer | None = None) -> tuple[str, list[str]]:
-    """Lines of a file of predictions.
-
-    Args:
-        batches: what ``predict_step`` returned: ``(B,)`` values, written one a line below a heading; or ``(B, T)``
-            whole numbers, written as JSON, a row a line.
-        tokenizer: turns rows of tokens into text; without one they stay numbers.
-
-    Returns:
-        Ending of the file's name, and the lines; none if there are no predictions, or they have another form.
-    """
-    tensors = [batch for batch in batches if isinstance(batch, Tensor)]
-    dims = {batch.dim() for batch in tensors}
-    if len(tensors) == len(batches) and dims == {1}:
-        return "csv", ["prediction", *map(str, torch.cat(tensors).tolist())]
-    if len(tensors) == len(batches) and dims == {2} and not any(batch.is_floating_point() for batch in tensors):
-        rows = [row for batch in tensors for row in batch.tolist()]
-        return "jsonl", [json.dumps(tokenizer.decode(row) if tokenizer else row, ensure_ascii=False) for row in rows]
-    return "", []
-
-
-def default_callbacks(trainer: Namespace, command: str = "") -> list[pl.Callback]:
-    """What every run shows and keeps.
-
-    Args:
-        trainer: the Trainer's arguments; what they switch off or bring themselves is left out.
-        command: that started the run.
-    """
-    own = trainer.callbacks or []
-    callbacks: list[pl.Callback] = []
-    if trainer.enable_progress_bar is not False and not any(isinstance(callback, ProgressBar) for callback in own):
-        callbacks.append(TrainingProgress())
-    # After the bar, which must be gone when they print.
-    callbacks += [
-        RunRecord(command),
-        *([BlockSummary()] if trainer.enable_model_summary is None else []),
-        BlockTable(),
-        LanguageTable(),
-        ClassificationPictures(),
-        BlockPictures(),
-        GeneratedPictures(),
-    ]
-    if trainer.logger is not False:
-        callbacks += [LearningRateMonitor("step"), GoodnessMonitor()]
-    if trainer.enable_checkpointing is not False:
-        callbacks += [LastCheckpoint(), KeepOnInterrupt(command)]
-    brought = {type(callback) for callback in own}
-    return [callback for callback in callbacks if type(callback) not in brought]
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -264,30 +53,56 @@ def main(args: Sequence[str] | None = None) -> int:
     Returns:
         Exit status: 0, or 2 if something that was passed is wrong, which is then said in one line, or 130 after Ctrl-C.
     """
-    prepare_cpu()
     with only_what_matters():
         try:
-            words = sys.argv[1:] if args is None else list(args)
-            name = " ".join(words[:1])
-            if name == "predict" and any(word.split("=")[0] == "--folder" for word in words):
-                name = "predict --folder"
-            if name in WITHOUT_RECIPE:
-                WITHOUT_RECIPE[name](**parser_of(name).parse_args(words[1:]))
-            else:
-                _train_or_evaluate(words)
-        except (ValueError, MisconfigurationException) as error:
+            run(sys.argv[1:] if args is None else list(args))
+        except KeyboardInterrupt:
+            return 130
+        except Exception as error:
             message = explain(error)
             if message is None:
                 raise
             sys.stderr.write(f"ff-lightning: error: {message}\n")
             return 2
-        except KeyboardInterrupt:
-            return 130
     return 0
 
 
+def run(words: list[str]) -> None:
+    """Run a command, or say what commands there are."""
+    name = command_of(words)
+    if name in WITHOUT_RECIPE:
+        arguments = parser_of(name).parse_args(words[1:])
+        _prepare()
+        WITHOUT_RECIPE[name](**arguments)
+    elif name in WITH_RECIPE or (name.startswith("-") and name not in ("-h", "--help", "--version")):
+        _prepare()
+        from ff_lightning.cli.train import train_or_evaluate
+
+        train_or_evaluate(words)
+    else:
+        overview().parse_args(words)  # which ends with help, the version, or an error
+
+
+def command_of(words: Sequence[str]) -> str:
+    """The command that words begin with; nothing if there are none."""
+    name = " ".join(words[:1])
+    if name == "predict" and any(word.split("=")[0] == "--folder" for word in words):
+        return "predict --folder"
+    return name
+
+
+def overview() -> Parser:
+    """Parser that knows the commands, and nothing of their arguments."""
+    parser = Parser(prog="ff-lightning", description=DESCRIPTION, version=ff_lightning.__version__)
+    commands = parser.add_subcommands(required=True)
+    described = WITH_RECIPE | {name: first_line(run) for name, run in WITHOUT_RECIPE.items() if " " not in name}
+    for name, text in described.items():
+        commands.add_subcommand(name, Parser(), help=text)
+    return parser
+
+
 def parser_of(name: str) -> Parser:
-    """Parser of a subcommand without a recipe; a list is what stands behind its name, without an option."""
+    """Parser of a command without a recipe; a list is what stands behind its name, without an option."""
     run = WITHOUT_RECIPE[name]
     parser = Parser(prog=f"ff-lightning {name.split()[0]}", description=first_line(run))
     lists = [key for key, hint in get_type_hints(run).items() if get_origin(hint) is list]
@@ -302,19 +117,8 @@ def first_line(function: Callable[..., None]) -> str:
     return (function.__doc__ or "").splitlines()[0]
 
 
-def _train_or_evaluate(words: list[str]) -> None:
-    """Run a subcommand that is a method of the Trainer."""
-    FFLightningCLI(
-        FFLightningModule,
-        pl.LightningDataModule,
-        save_config_callback=SaveConfig,
-        save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
-        seed_everything_default=0,
-        parser_kwargs={"prog": "ff-lightning", "description": DESCRIPTION},
-        parser_class=RecipeParser,
-        subclass_mode_model=True,
-        subclass_mode_data=True,
-        # It would build one optimizer for the whole network; ours has one a block.
-        auto_configure_optimizers=False,
-        args=words,
-    )
+def _prepare() -> None:
+    """Set up the process for training; only now is PyTorch loaded."""
+    from ff_lightning.processor import prepare_cpu
+
+    prepare_cpu()

@@ -1,20 +1,18 @@
 """``ff-lightning generate``: text from a checkpoint, without the recipe and the text that it was trained with."""
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from itertools import takewhile
+from typing import TYPE_CHECKING
 
-import torch
 from jsonargparse.typing import PositiveInt
-from torch import Tensor
 
-from ff_lightning.cli.models import build_model, take_weights
-from ff_lightning.data.tokenizers import Tokenizer
-from ff_lightning.engine.checkpoints import NEEDS_ONE_FILE, check_checkpoint, is_folder
 from ff_lightning.errors import InputError
-from ff_lightning.tasks.language_modelling import LanguageModelling
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ff_lightning.data.tokenizers import Tokenizer
 
 BETWEEN = "---\n"
 """Line between several texts."""
@@ -49,6 +47,8 @@ def generate(
     Raises:
         InputError: an argument makes no sense, or the checkpoint is not of a language model.
     """
+    from ff_lightning.cli.models import load_language_model
+
     model, tokenizer = load_language_model(ckpt_path)
     first = tokenizer.encode(prompt) if prompt else _beginning(tokenizer)
     end = tokenizer.end_of_text
@@ -68,37 +68,7 @@ def generate(
         _write("\n")
 
 
-def load_language_model(path: str) -> tuple[LanguageModelling, Tokenizer]:
-    """Build the model and the tokenizer that a checkpoint of the command line describes.
-
-    Args:
-        path: a local file.
-
-    Returns:
-        The model, on a GPU if there is one, ready to generate; and its tokenizer.
-
-    Raises:
-        InputError: the file is no such checkpoint.
-    """
-    if is_folder(path):
-        raise InputError(NEEDS_ONE_FILE.format(path=path))
-    content = check_checkpoint(path)
-    states = [state["tokenizer"] for state in content.values() if isinstance(state, Mapping) and "tokenizer" in state]
-    if not states:
-        raise InputError(
-            f"Passed `ckpt_path={path}`. The checkpoint is not of a language model trained on a text: it has no "
-            "tokenizer."
-        )
-    model, tokenizer = build_model(content, path, LanguageModelling), Tokenizer.from_dict(states[0])
-    if tokenizer.vocab_size != model.network.vocab_size:
-        raise InputError(
-            f"Passed `ckpt_path={path}`. The tokenizer in it has {tokenizer.vocab_size} tokens, its network "
-            f"{model.network.vocab_size}."
-        )
-    return take_weights(model, content, path).to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
-
-
-def pieces(tokenizer: Tokenizer, tokens: Iterable[int], stop: str = "") -> Iterator[str]:
+def pieces(tokenizer: "Tokenizer", tokens: Iterable[int], stop: str = "") -> Iterator[str]:
     """Turn tokens into text as they come.
 
     Args:
@@ -120,8 +90,10 @@ def pieces(tokenizer: Tokenizer, tokens: Iterable[int], stop: str = "") -> Itera
         yield piece
 
 
-def _beginning(tokenizer: Tokenizer) -> Tensor:
+def _beginning(tokenizer: "Tokenizer") -> "Tensor":
     """What stands before a document: the end of another, or of a line."""
+    import torch
+
     if tokenizer.end_of_text is not None:
         return torch.tensor([tokenizer.end_of_text])
     try:
@@ -130,7 +102,7 @@ def _beginning(tokenizer: Tokenizer) -> Tensor:
         raise InputError("Passed no `prompt` to a model that knows no line break to begin after.") from error
 
 
-def _texts(drawn: Iterator[Tensor], count: int) -> Iterator[Iterable[int]]:
+def _texts(drawn: "Iterator[Tensor]", count: int) -> Iterator[Iterable[int]]:
     """Tokens of each text; those of a single one as they are drawn."""
     if count == 1:
         yield (int(token) for token in drawn)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
+import sys
 from collections.abc import Iterator
 from typing import NoReturn
 
-from jsonargparse import ArgumentError
-from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import LightningArgumentParser
+from jsonargparse import ArgumentError, ArgumentParser
 
 from ff_lightning.errors import InputError
 
@@ -30,7 +29,7 @@ UNKNOWN = re.compile(
 """How jsonargparse says that a name is unknown."""
 
 
-class Parser(LightningArgumentParser):
+class Parser(ArgumentParser):
     """Parser whose errors are short, name the key, and suggest the nearest one there is."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
@@ -100,9 +99,12 @@ def explain(error: BaseException) -> str | None:
 
     jsonargparse wraps what a class raises when it is built, so the causes are searched too.
     """
-    for cause in _causes(error):
-        if isinstance(cause, InputError | MisconfigurationException):
-            return " ".join(str(cause).split())
+    lightning = sys.modules.get("lightning.fabric.utilities.exceptions")  # which raised nothing if it is not loaded
+    mended = (InputError,) if lightning is None else (InputError, lightning.MisconfigurationException)
+    if isinstance(error, (ValueError, *mended)):
+        for cause in _causes(error):
+            if isinstance(cause, mended):
+                return " ".join(str(cause).split())
     return None
 
 

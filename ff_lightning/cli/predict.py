@@ -1,23 +1,17 @@
 """``ff-lightning predict --folder``: a table of what a classifier says of the pictures in a folder."""
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from jsonargparse.typing import PositiveInt
-from lightning.pytorch.utilities import rank_zero_info
 
-from ff_lightning.cli.models import load_classifier
-from ff_lightning.data.images import ImageDataModule
-from ff_lightning.data.pictures import find_pictures, picture_batches
 from ff_lightning.errors import InputError
-from ff_lightning.readouts import Answer
-from ff_lightning.tasks.classifier import FFClassifier
-from ff_lightning.tasks.evaluation import ImageClassification
+
+if TYPE_CHECKING:
+    from ff_lightning.readouts import Answer
+    from ff_lightning.tasks.evaluation import ImageClassification
 
 
 def predict_folder(
@@ -43,6 +37,12 @@ def predict_folder(
     Raises:
         InputError: there are no pictures, one cannot be read, or the checkpoint is not of an image classifier.
     """
+    import torch
+    from lightning.pytorch.utilities import rank_zero_info
+
+    from ff_lightning.cli.models import load_classifier
+    from ff_lightning.data.pictures import find_pictures, picture_batches
+
     paths = find_pictures(folder)
     model, images, arguments = load_classifier(ckpt_path)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -60,8 +60,11 @@ def predict_folder(
     rank_zero_info(f"Wrote {output}: {len(paths)} pictures.")
 
 
-def _exit_early(model: ImageClassification, data: Mapping[str, Any], tolerance: float) -> None:
+def _exit_early(model: "ImageClassification", data: Mapping[str, Any], tolerance: float) -> None:
     """Let a classifier stop where its answer is clear; ``data`` are the arguments of the datamodule of its training."""
+    from ff_lightning.data.images import ImageDataModule
+    from ff_lightning.tasks.classifier import FFClassifier
+
     if not isinstance(model, FFClassifier):
         raise InputError(f"Passed `tolerance={tolerance}` for a {type(model).__name__}. Only an FFClassifier stops.")
     images = ImageDataModule(**{name: value for name, value in data.items() if not name.startswith("_")})
@@ -69,8 +72,10 @@ def _exit_early(model: ImageClassification, data: Mapping[str, Any], tolerance: 
     model.exit_early(images.val_dataloader(), tolerance=tolerance)
 
 
-def _rows(paths: Sequence[Path], answers: Sequence[Answer], names: Sequence[str]) -> Iterator[list[object]]:
+def _rows(paths: Sequence[Path], answers: "Sequence[Answer]", names: Sequence[str]) -> Iterator[list[object]]:
     """Lines of the table."""
+    import torch
+
     scores = torch.cat([answer.scores for answer in answers])
     blocks = torch.cat([answer.block for answer in answers]).tolist()
     for path, label, block, values in zip(paths, scores.argmax(1).tolist(), blocks, scores.tolist(), strict=True):

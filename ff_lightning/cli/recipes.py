@@ -18,11 +18,20 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ff_lightning.callbacks import BestCheckpoint
 from ff_lightning.cli.parser import Parser, explain
+from ff_lightning.engine.lightning import subcommand_parser
 from ff_lightning.errors import InputError
 from ff_lightning.processor import Answer, ask
 
-LINKED = ("vocab_size", "context")
-"""What a network takes from its data, if the network has an argument and the data an attribute of that name."""
+LINKED = {
+    "network.vocab_size": "TextDataModule",
+    "network.context": "TextDataModule",
+    "network.image_shape": "ImageDataModule",
+    "network.in_features": "ImageDataModule",
+    "network.num_classes": "ImageDataModule",
+    "num_classes": "ImageDataModule",
+}
+"""What a model takes from its data unless it is told, if it has an argument and the data an attribute of that name; and
+which of our data offers it."""
 
 MIXED = {
     "cpu": dict.fromkeys(("bf16-mixed", "bf16", "16-mixed", "16"), torch.bfloat16),
@@ -63,16 +72,23 @@ def _own(word: str) -> str:
     return option + equals + str(recipes[path])
 
 
-class RecipeParser(Parser):
+class RecipeParser(Parser, LightningArgumentParser):
     """Parser whose configurations can be read again."""
 
-    def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
-        """Write a configuration, without defaults that no file can hold: they come back when it is read."""
+    taken: Sequence[str] = ()
+    """Keys of what is taken from the data, and not told."""
+
+    def dump(self, namespace: Namespace, *args: Any, skip_link_targets: bool = True, **kwargs: Any) -> str:
+        """Write a configuration, without what comes back when it is read.
+
+        That is what the data knows, and defaults that no file can hold. What the user told a model stays, though the
+        data knows it, too: jsonargparse would leave it out.
+        """
         plain = namespace.clone()
         for key, value in namespace.items():
-            if isinstance(value, partial):
+            if isinstance(value, partial) or (skip_link_targets and key in self.taken):
                 plain.pop(key)
-        return str(super().dump(plain, *args, **kwargs))
+        return str(super().dump(plain, *args, skip_link_targets=False, **kwargs))
 
 
 class RecipeCLI(LightningCLI):
@@ -82,22 +98,24 @@ class RecipeCLI(LightningCLI):
     """Precision of the training that goes on, if one does."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Let a recipe say what the best checkpoint is, and the network take its vocabulary from the data."""
+        """Let a recipe say what the best checkpoint is, and the model take from the data what it knows."""
         parser.add_lightning_class_args(BestCheckpoint, "best")
-        for name in LINKED:
-            parser.link_arguments(f"data.{name}", f"model.init_args.network.init_args.{name}", apply_on="instantiate")
+        for place in LINKED:
+            parser.link_arguments(f"data.{_name(place)}", key_of(place), apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Keep whether the command itself, and not a file, names a precision."""
+        """Keep what was said, in files or the command, and whether the command itself names a precision."""
         words = sys.argv[1:] if args is None else args
         self.asks_for_precision = any(str(word).split("=")[0] == "--trainer.precision" for word in words)
         super().parse_arguments(parser, args)
+        self.said = parser.parse_args(args, defaults=False)
 
     def before_instantiate_classes(self) -> None:
-        """Drop what is switched off, and half precision of a recipe where float32 is faster."""
-        trainer = self._get(self.config, "trainer")
+        """Drop what is switched off, what need not be taken from the data, and half precision where it is slower."""
+        self._link_the_unsaid()
+        trainer = self._passed().trainer
         if trainer.enable_checkpointing is False:
-            self._parser(self.subcommand).callback_keys.remove("best")
+            subcommand_parser(self, self.subcommand).callback_keys.remove("best")
         precision, said = self._choose(trainer.precision, trainer.accelerator)
         trainer.precision = precision
         if said:
@@ -133,29 +151,66 @@ class RecipeCLI(LightningCLI):
             raise
         self._refuse_other()
 
-    def _network(self) -> dict[str, Any]:
-        """What was passed for the network."""
-        network = self._get(self.config, "model").get("init_args.network")
-        return network.as_dict() if isinstance(network, Namespace) else {}
+    def _passed(self) -> Namespace:
+        """What was passed, to the subcommand if there is one."""
+        passed: Namespace = self.config if self.subcommand is None else self.config[self.subcommand]
+        return passed
+
+    def _link_the_unsaid(self) -> None:
+        """Take from the data what the model has an argument for, and was not told."""
+        parser, config = subcommand_parser(self, self.subcommand), self._passed().model
+        told = self._told()
+        if told.get("network.num_classes") is not None:
+            told["num_classes"] = None  # the model takes that of its network, which is then compared with the data
+        wanted = {key_of(place) for place in LINKED if place not in told}
+        links = parser._links_group._group_actions  # type: ignore[attr-defined]
+        links[:] = [link for link in links if link.dest in wanted and link.dest.removeprefix("model.") in config]
+        if isinstance(parser, RecipeParser):
+            parser.taken = [link.dest for link in links]
+
+    def _told(self) -> dict[str, Any]:
+        """What a recipe or the command says of the things that the data may know."""
+        said = (self.said if self.subcommand is None else self.said[self.subcommand]).get("model", {})
+        keys = {place: key_of(place).removeprefix("model.") for place in LINKED}
+        return {place: said.get(key) for place, key in keys.items() if key in said}
 
     def _refuse_unknown(self, error: Exception) -> None:
-        for name in LINKED:
-            if self._network().get("init_args", {}).get(name, "") is None:
+        """Name what the model needs, and nobody says."""
+        config = self._passed().model
+        for place, source in LINKED.items():
+            key = key_of(place).removeprefix("model.")
+            if config.get(key, "") is None and _needs(config, place):
                 raise InputError(
-                    f"Passed no `model.network.{name}`, and data that does not offer it. Use "
-                    "`ff_lightning.data.TextDataModule`, or say what it is."
+                    f"Passed no `model.{place}`, and data that does not offer it. Use `ff_lightning.data.{source}`, or "
+                    "say what it is."
                 ) from error
 
     def _refuse_other(self) -> None:
-        network = self._network()
-        for name in LINKED:
-            passed, taken = network.get("init_args", {}).get(name), getattr(self.datamodule, name, None)
-            if None in (passed, taken) or passed in (taken, _default(network["class_path"], name)):
-                continue
-            raise InputError(
-                f"Passed `model.network.{name}={passed}` with data of `{name}={taken}`. The network takes it from the "
-                "data: leave it out."
-            )
+        """Refuse what the model was told where the data knows better; ``None`` says that there is no such thing."""
+        for place, told in self._told().items():
+            known = None if told is None else getattr(self.datamodule, _name(place), None)
+            if known is not None and _plain(told) != _plain(known):
+                raise InputError(
+                    f"Passed `model.{place}={_plain(told)}` with data of `{_name(place)}={_plain(known)}`. The model "
+                    "takes it from the data: leave it out."
+                )
+
+
+def key_of(place: str) -> str:
+    """Where an argument of the model stands in a configuration.
+
+    >>> key_of("network.context")
+    'model.init_args.network.init_args.context'
+    """
+    return ".".join(["model", *(f"init_args.{part}" for part in place.split("."))])
+
+
+def _name(place: str) -> str:
+    return place.rpartition(".")[2]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, (tuple, list)) else value
 
 
 def half_precision(precision: Any, accelerator: Any) -> Answer | None:
@@ -163,12 +218,6 @@ def half_precision(precision: Any, accelerator: Any) -> Answer | None:
     device = device_type(accelerator)
     dtype = MIXED.get(device, {}).get(str(precision))
     return None if dtype is None else ask(device, dtype)
-
-
-def precision_of_a_recipe(precision: Any, accelerator: Any) -> Any:
-    """What a recipe's ``precision`` becomes on this machine: ``32-true`` where mixed precision would be slower."""
-    answer = half_precision(precision, accelerator)
-    return precision if answer is None or answer.pays else "32-true"
 
 
 def device_type(accelerator: Any) -> str:
@@ -179,6 +228,10 @@ def device_type(accelerator: Any) -> str:
     return device.type if device else "cpu"
 
 
-def _default(class_path: str, name: str) -> Any:
-    parameter = inspect.signature(locate(class_path)).parameters.get(name)  # type: ignore[arg-type]
-    return None if parameter is None else parameter.default
+def _needs(model: Namespace, place: str) -> bool:
+    """Whether an argument of the model, or of its network, has no default."""
+    *owners, name = place.split(".")
+    for owner in owners:
+        model = model[f"init_args.{owner}"]
+    parameter = inspect.signature(locate(model.class_path)).parameters.get(name)  # type: ignore[arg-type]
+    return parameter is not None and parameter.default is inspect.Parameter.empty

@@ -1,5 +1,6 @@
 """`EventDataModule`: recordings of event cameras as frames, read once and kept in memory."""
 
+import math
 from functools import cached_property
 
 from ff_lightning.data.arguments import check_whole
@@ -63,6 +64,11 @@ class EventDataModule(ImageDataModule):
     def image_shape(self) -> tuple[int, ...]:
         """Frames, polarities, height, width."""
         return self._events.image_shape
+
+    @property
+    def in_features(self) -> int:
+        """Values of one frame, 2 * H * W: what a spiking network takes at a time step."""
+        return math.prod(self.image_shape[1:])
 
     @cached_property
     def _events(self) -> EventSource:

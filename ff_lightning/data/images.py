@@ -1,5 +1,6 @@
 """`ImageDataModule`: images of one shape with one label each, decoded once and kept in memory."""
 
+import math
 from typing import Any
 
 import torch
@@ -100,6 +101,11 @@ class ImageDataModule(LightningDataModule):
     def image_shape(self) -> tuple[int, ...]:
         """Channels, height, width."""
         return self._open().image_shape
+
+    @property
+    def in_features(self) -> int:
+        """Values of an image, C * H * W: what a network without a grid takes."""
+        return math.prod(self.image_shape)
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the images, so that it alone can read pictures: their shape and their classes."""

@@ -72,10 +72,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     @contextmanager
     def same_as(self, path: Path) -> Iterator[None]:
-        """Meanwhile, what is to be written is known to be what was just written to ``path``.
+        """Within this context, a checkpoint to be written has the very content of the file at ``path``.
 
-        It gets another name of that file, which the next checkpoint of either name replaces and leaves to the other.
-        Where the file system has no such names, it is written anew.
+        So nothing is written: the file gets a second name (a hard link), which costs no time and no space. Later
+        checkpoints do not mix them up. A new checkpoint under one name is a new file; the other name keeps the old one.
+        Where the file system has no hard links, the checkpoint is written in full.
+
+        Args:
+            path: of the checkpoint that was written last.
         """
         self._same = path
         try:
@@ -84,6 +88,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             self._same = None
 
     def _linked(self, part: Path) -> bool:
+        """Make ``part`` a second name of the file that :meth:`same_as` was told; whether that was possible."""
         if self._same is None:
             return False
         part.unlink(missing_ok=True)

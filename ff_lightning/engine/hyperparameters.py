@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import warnings
 from types import FrameType
 
@@ -25,7 +24,17 @@ def save_plain_hyperparameters(module: pl.LightningModule, frame: FrameType | No
     with warnings.catch_warnings():  # Lightning warns of modules among them, which are taken out below
         warnings.simplefilter("ignore", UserWarning)
         module.save_hyperparameters(frame=frame)
-    for name, value in list(module.hparams.items()):
-        if not all(isinstance(leaf, PLAIN) for leaf in tree_leaves(value)):
-            del module.hparams[name]
-    module._hparams_initial = copy.deepcopy(module._hparams)  # type: ignore[assignment]
+    objects = [name for name, value in module.hparams.items() if not is_plain(value)]
+    for name in objects:
+        del module.hparams[name]
+    if objects:  # once more without them, so that they are not in `hparams_initial` either
+        module.save_hyperparameters(ignore=objects, frame=frame)
+
+
+def is_plain(value: object) -> bool:
+    """Whether a value is made of nothing but numbers, words, ``None``, lists and dicts.
+
+    >>> is_plain({"lr": 0.1, "betas": [0.9, None]}), is_plain([print])
+    (True, False)
+    """
+    return all(isinstance(leaf, PLAIN) for leaf in tree_leaves(value))

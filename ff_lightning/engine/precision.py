@@ -13,6 +13,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
 
+from ff_lightning.engine.lightning import replace_precision
 from ff_lightning.processor import ask, multiplies_bfloat16
 
 MUON = "bfloat16"
@@ -29,7 +30,7 @@ def follow_first_rank(trainer: pl.Trainer) -> None:
         return
     plugin = strategy.broadcast(trainer.precision_plugin)
     if first != own:
-        strategy._precision_plugin = plugin
+        replace_precision(trainer, plugin)
     rank_zero_info(f"Computing in {first} on all ranks, as on the first one; others would have chosen otherwise.")
 
 

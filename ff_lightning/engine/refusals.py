@@ -5,6 +5,7 @@ from __future__ import annotations
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import LearningRateFinder
 
+from ff_lightning.engine.lightning import is_compiled
 from ff_lightning.errors import InputError
 
 
@@ -18,7 +19,7 @@ def refuse_flags(module: pl.LightningModule) -> None:
         InputError: the Trainer accumulates, clips or looks for a learning rate, or the module is compiled as a whole.
     """
     trainer = module.trainer
-    if module._compiler_ctx is not None:
+    if is_compiled(module):
         raise InputError(
             "Passed a module compiled by `torch.compile`. Blocks are compiled one by one: pass "
             "`compile_blocks=True` to the module instead."

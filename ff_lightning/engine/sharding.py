@@ -13,17 +13,21 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
-from torch import distributed as dist
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
+from ff_lightning.distributed import take_from_first_rank
 from ff_lightning.engine.checkpoints import unfinished
+from ff_lightning.engine.lightning import writes_folders
 from ff_lightning.errors import InputError
 
 READS_PARAMETERS = ("pair", "local_loss")
 """Methods that compute with the parameters of a local module, beside ``forward`` and not through it."""
+
+MENDED = "mended_by_ff_lightning"
+"""Attribute that :func:`mend_checkpoints` leaves on a strategy, so that it changes none twice."""
 
 
 def shard_blocks(modules: Sequence[nn.Module], mesh: DeviceMesh, device: torch.device) -> None:
@@ -54,8 +58,7 @@ def shard_blocks(modules: Sequence[nn.Module], mesh: DeviceMesh, device: torch.d
         if isinstance(module, FSDPModule) or not any(True for _ in module.parameters()):
             continue
         module.to(device)
-        for value in (*module.parameters(), *module.buffers()):
-            dist.broadcast(value.detach(), src=0)
+        take_from_first_rank(module)
         # Not resharded after the forward pass: a local loss reads parameters after it, and the backward pass is next.
         sharded: Any = fully_shard(module, mesh=data_parallel, reshard_after_forward=False)
         for name in READS_PARAMETERS:
@@ -104,21 +107,25 @@ def shard_like(value: Tensor, parameter: Tensor) -> Tensor:
 
 
 def mend_checkpoints(strategy: ModelParallelStrategy) -> None:
-    """Let a strategy write folders that a kill leaves whole, and read files that other strategies wrote.
+    """Change how a strategy writes folders and reads files; called again, it does nothing.
 
-    Lightning writes the folder of a sharded checkpoint over the previous one. It takes the numbers of parameters in a
-    file for those of the whole module, while each optimizer of a block counts its own.
+    Writing a folder: Lightning writes a sharded checkpoint into the folder of the previous one, so a kill in between
+    leaves neither whole. Here a new folder is written beside it, and takes its place when all ranks are done.
+
+    Reading a file, which another strategy wrote: it names the state of each parameter by a number. Lightning expects
+    one count through the parameters of the whole module. But here every block has an optimizer of its own, and each of
+    them counts its own parameters from 0. So each optimizer is given its state by :func:`load_whole_state`.
 
     Args:
-        strategy: its methods are replaced.
+        strategy: its ``save_checkpoint`` and ``load_checkpoint`` are replaced.
     """
-    if getattr(strategy, "_ff_lightning", False):
+    if MENDED in vars(strategy):
         return
     write, read = strategy.save_checkpoint, strategy.load_checkpoint
 
     def save(checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any | None = None) -> None:
         path = Path(strategy.broadcast(str(filepath)))
-        if not strategy._save_distributed_checkpoint:
+        if not writes_folders(strategy):
             write(checkpoint, path, storage_options)
             return
         part = unfinished(path)
@@ -144,7 +151,7 @@ def mend_checkpoints(strategy: ModelParallelStrategy) -> None:
 
     strategy.save_checkpoint = save  # type: ignore[method-assign]
     strategy.load_checkpoint = load  # type: ignore[method-assign]
-    strategy._ff_lightning = True  # type: ignore[attr-defined]
+    setattr(strategy, MENDED, True)
 
 
 def load_whole_state(optimizer: Optimizer, state: dict[str, Any]) -> None:

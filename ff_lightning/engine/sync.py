@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import (
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from ff_lightning.engine.lightning import ddp_options
 from ff_lightning.engine.sharding import ShardedSync
 from ff_lightning.errors import InputError
 
@@ -116,7 +117,7 @@ def gradient_sync(strategy: Strategy) -> GradientSync:
             "which shards every block."
         )
     if isinstance(strategy, DDPStrategy):
-        if strategy._ddp_kwargs.get("static_graph"):
+        if ddp_options(strategy).get("static_graph"):
             raise InputError(
                 "Passed `DDPStrategy(static_graph=True)`. Blocks are trained one by one, so the graph changes at "
                 "every backward pass; use `strategy='ddp'`."

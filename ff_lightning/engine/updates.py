@@ -17,11 +17,13 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.optim import Optimizer
 
-from ff_lightning.distributed import average_batch_statistics, whole
+from ff_lightning.distributed import whole
+from ff_lightning.engine.lightning import before_optimizer_step, count_update
 from ff_lightning.engine.sharding import ShardedSync, shard_like
-from ff_lightning.engine.sync import NoSync, Parameters, gradient_sync
+from ff_lightning.engine.sync import Parameters, gradient_sync
 from ff_lightning.errors import InputError
-from ff_lightning.signals import LocalStep
+from ff_lightning.normalization import settle
+from ff_lightning.signals import LocalStep, StepContext
 from ff_lightning.stages import Stage
 
 Gradients = list[list[list[Tensor | None]]]
@@ -98,25 +100,24 @@ class BlockUpdates:
         self.touched: set[int] = set()
         self.accumulating = False
 
-    def run(self, losses: Iterable[LocalStep], *, divisor: int, update: bool, learning: Sequence[bool]) -> None:
+    def run(self, losses: Iterable[LocalStep], context: StepContext, *, divisor: int, update: bool) -> None:
         """Consume the local losses of one batch.
 
         Args:
             losses: the generator of :meth:`~ff_lightning.FFLightningModule.local_losses`.
+            context: says which local modules learn now.
             divisor: batches that share one update; every loss is divided by it.
             update: whether this batch ends in an update; otherwise gradients accumulate.
-            learning: for every local module, whether it learns now.
         """
         if self.plan.fused:
-            self._fused_backward([step for step in losses if learns(step, learning)], divisor, update)
+            self._fused_backward([step for step in losses if context.learns(*step.blocks)], divisor, update)
         else:
-            self._streamed_backward(losses, divisor, update, learning)
-        if not isinstance(self.sync, NoSync):
-            average_batch_statistics(self.trainer.lightning_module)
+            self._streamed_backward(losses, context, divisor, update)
+        settle(self.trainer.lightning_module)
         if update:
             self._finish()
             elsewhere = self.network.stage.elsewhere  # their learning rates are kept in step here
-            self.touched.update(index for index in elsewhere if learning[index])
+            self.touched.update(index for index in elsewhere if context.learns(index))
             self._end_update()
         self.accumulating = not update
 
@@ -151,12 +152,10 @@ class BlockUpdates:
                     parameter.grad = shard_like(mean, parameter)
         self.accumulating = True
 
-    def _streamed_backward(
-        self, losses: Iterable[LocalStep], divisor: int, update: bool, learning: Sequence[bool]
-    ) -> None:
+    def _streamed_backward(self, losses: Iterable[LocalStep], context: StepContext, divisor: int, update: bool) -> None:
         for step in losses:
             self._finish()
-            if learns(step, learning):
+            if context.learns(*step.blocks):
                 with self.sync.backward():
                     self.backward(step.loss / divisor)
                 for index in step.blocks if update else ():
@@ -208,7 +207,7 @@ class BlockUpdates:
         """
         scaler.unscale_(optimizer)
         clip()
-        self.trainer.precision_plugin._after_closure(self.trainer.lightning_module, optimizer)
+        before_optimizer_step(self.trainer, optimizer)
         scaler.step(optimizer)
 
     def _end_update(self) -> None:
@@ -222,11 +221,4 @@ class BlockUpdates:
         self.touched.clear()
         # The step of one Lightning optimizer is what `global_step` counts. All blocks were stepped through the
         # strategy, which does not count, so that the count is right whatever blocks took part.
-        counter = self.trainer.strategy._lightning_optimizers[-1]
-        counter._on_before_step()
-        counter._on_after_step()
-
-
-def learns(step: LocalStep, learning: Sequence[bool]) -> bool:
-    """Whether all modules that a loss trains learn now."""
-    return all(learning[index] for index in step.blocks)
+        count_update(self.trainer)

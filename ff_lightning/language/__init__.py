@@ -4,6 +4,9 @@ from ff_lightning.candidates import CandidateLoss as CandidateLoss
 from ff_lightning.candidates import LinearContrast as LinearContrast
 from ff_lightning.candidates import LogisticContrast as LogisticContrast
 from ff_lightning.candidates import Softmax as Softmax
+from ff_lightning.language.combination import Combination as Combination
+from ff_lightning.language.combination import Independent as Independent
+from ff_lightning.language.combination import Residual as Residual
 from ff_lightning.language.floors import WittenBell as WittenBell
 from ff_lightning.language.floors import nats_per_token as nats_per_token
 from ff_lightning.language.generation import Sampler as Sampler

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.blocks import Block
-from ff_lightning.candidates import CandidateLoss, SampledContrast
+from ff_lightning.blocks import ClassBlock
+from ff_lightning.candidates import CandidateLoss
 from ff_lightning.distributed import whole
 from ff_lightning.errors import InputError, positive
 from ff_lightning.goodness import Goodness, MeanOfSquares, accumulation_dtype
@@ -19,7 +19,7 @@ from ff_lightning.language.attention import TransformerLayer, hidden_linear
 from ff_lightning.language.functional import rms_norm, unit_energy
 from ff_lightning.language.window_layers import DenseLayer, WindowLayer
 from ff_lightning.losses import MovingThresholdLoss
-from ff_lightning.signals import Contrast, Signal
+from ff_lightning.signals import BlockContext, Contrast, Signal
 
 Readout = tuple[Tensor, Tensor]
 """Weight ``(V, width)`` and bias ``(V,)`` of a :class:`TokenGoodness`, constant."""
@@ -137,17 +137,17 @@ class SequenceContrast(nn.Module):
 
 
 class TokenLayers(nn.Module):
-    """What a block computes: layers, in the first block of a transformer behind the embedding of tokens.
+    """What a block computes: its layers. In the first block of a transformer they stand behind an embedding of tokens.
 
-    Before some layers the embedding can be added again, as long as the stream is at that position:
-    ``x + |x| / |e| * e``. A block that has no embedding of its own finds ``e`` behind its input, where the block below
-    put it.
+    The embedding ``e`` can be added to the stream ``x`` again before some layers, scaled to the length that the stream
+    has at that position: ``x + |x| / |e| * e``. Only the first block has an embedding. So a block below one that is to
+    read it puts ``e`` behind its activities, and the one above takes it from there.
 
     Args:
         layers: from the input upwards.
         embedding: of tokens, for a first block.
         reminders: indices of the layers before which the embedding is added again.
-        carry: put the embedding behind the activities, constant, for the block above.
+        carry: put the embedding behind the activities, as a constant, for the block above.
     """
 
     def __init__(
@@ -203,7 +203,7 @@ class TokenLayers(nn.Module):
         return real, fake
 
 
-class TokenBlock(Block):
+class TokenBlock(ClassBlock):
     """Layers, goodness of every candidate token, and a local loss on the next one.
 
     The raw activities are passed on, detached.
@@ -228,13 +228,11 @@ class TokenBlock(Block):
         residual: bool = False,
         sequences: SequenceContrast | None = None,
     ) -> None:
-        super().__init__(layer, norm=nn.Identity())
-        self.goodness = goodness
-        self.loss = loss
+        super().__init__(layer, goodness, loss, norm=nn.Identity())
         self.residual = residual
         self.sequences = sequences
 
-    def forward(self, x: Tensor, caches: list[Any] | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, caches: list[Any] | None = None) -> Tensor:
         """Activities of the block, as :meth:`TokenLayers.forward` gives them."""
         h: Tensor = self.layer(x, caches)
         return h
@@ -260,34 +258,47 @@ class TokenBlock(Block):
         return self.loss.calibrated(self.predict(h, below, readout), below)
 
     def local_step(
-        self, signal: Signal, generator: torch.Generator | None = None, *, cut: bool = True
+        self, signal: Signal, context: BlockContext = BlockContext(), *, cut: bool = True
     ) -> tuple[Contrast, Signal]:
         """Forward pass and local loss of this block; the signal must be a :class:`TextSignal`."""
         if not isinstance(signal, TextSignal) or signal.labels is None:
             raise InputError("Passed a signal without next tokens. A `TokenBlock` needs a `TextSignal` with `labels`.")
         h, dreams = self._activities(signal)
-        below = signal.below
-        if isinstance(self.loss, SampledContrast) and below.shape[-1] >= MANY and not self.residual:
-            with torch.autocast(h.device.type, enabled=False):
-                energies = self.goodness.energies(h)
-                readout = self.goodness.parameters_or(signal.readout, energies.dtype)
-                contrast = self.loss.among_many(energies, readout, below, signal.labels, generator)
-        else:
-            logits = self.predict(h, below, signal.readout)
-            contrast = self.loss(logits, signal.labels, generator, below)
-            below = self.loss.calibrated(logits, below).detach() if self.residual else below
+        contrast = self.judge(h, signal, context)
         if self.sequences is not None and dreams is not None:
             contrast = contrast._replace(loss=contrast.loss + self.sequences(h, dreams.h, dreams.dreamed))
-        dreams = None if dreams is None else replace(dreams, h=dreams.h.detach())
-        return contrast, replace(signal, h=h.detach(), below=below, dreams=dreams)
+        return contrast, self._passed(signal, h.detach() if cut else h, dreams)
 
-    def judge(self, h: Tensor, signal: Signal, generator: torch.Generator | None) -> Contrast:
-        """Not used: see :meth:`local_step`."""
-        raise NotImplementedError
+    def judge(self, h: Tensor, signal: Signal, context: BlockContext) -> Contrast:
+        """Local loss on the next tokens, of the activities ``(B, T, width)`` of real sequences."""
+        assert isinstance(signal, TextSignal)
+        assert signal.labels is not None
+        if signal.below.shape[-1] < MANY or self.residual:
+            logits = self.predict(h, signal.below, signal.readout)
+            contrast: Contrast = self.loss(logits, signal.labels, context.generator, signal.below)
+            return contrast
+        with torch.autocast(h.device.type, enabled=False):
+            energies = self.goodness.energies(h)
+            readout = self.goodness.parameters_or(signal.readout, energies.dtype)
+            return self.loss.among_many(energies, readout, signal.labels, context.generator, signal.below)
+
+    @torch.no_grad()
+    def rest(self, signal: Signal) -> Signal:
+        """Pass activities on, and where the block corrects predictions the corrected one, without learning."""
+        assert isinstance(signal, TextSignal)
+        h, dreams = self._activities(signal)
+        return self._passed(signal, h, dreams)
+
+    def _passed(self, signal: TextSignal, h: Tensor, dreams: Dreams | None) -> TextSignal:
+        below = signal.below
+        if self.residual:
+            with torch.no_grad():
+                below = self.answer(h.detach(), below, signal.readout)
+        dreams = None if dreams is None else replace(dreams, h=dreams.h.detach())
+        return replace(signal, h=h, below=below, dreams=dreams)
 
     def _activities(self, signal: TextSignal) -> tuple[Tensor, Dreams | None]:
         """Activities of the real sequences, and of the dreams, in one pass if they are equally long."""
-        assert isinstance(signal.h, Tensor)
         if signal.dreams is None:
             return self(signal.h), None
         real, made = signal.h, signal.dreams.h

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from ff_lightning.goodness import Goodness
 from ff_lightning.language.blocks import Dreams, Readout, TextSignal, TokenGoodness, TokenLayers
 from ff_lightning.language.functional import rms_norm
 from ff_lightning.losses import ContrastiveLoss
-from ff_lightning.signals import Contrast, Signal
+from ff_lightning.signals import BlockContext, Contrast, Signal
 
 
 class PositionRMS(nn.Module):
@@ -27,6 +27,21 @@ class PositionRMS(nn.Module):
 
     def forward(self, h: Tensor) -> Tensor:  # noqa: D102
         return rms_norm(h)
+
+
+@dataclass(frozen=True)
+class Streams:
+    """Activities of a block that judges tokens in its input.
+
+    Attributes:
+        real: ``(B, T, width)`` of the real sequences.
+        fakes: ``(B, T, width)``, with a token of the model's own at every position; ``None`` without such negatives.
+        dreams: of sequences that the model made itself; ``None`` without them.
+    """
+
+    real: Tensor
+    fakes: Tensor | None
+    dreams: Dreams | None
 
 
 class CandidateBlock(ContrastiveBlock):
@@ -51,7 +66,7 @@ class CandidateBlock(ContrastiveBlock):
         super().__init__(layer, goodness, loss, norm=PositionRMS())
         self.readout = readout
 
-    def forward(self, x: Tensor, caches: list[Any] | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, caches: list[Any] | None = None) -> Tensor:
         """Activities of the block, as :meth:`~ff_lightning.language.blocks.TokenLayers.forward` gives them."""
         h: Tensor = self.layer(x, caches)
         return h
@@ -73,9 +88,34 @@ class CandidateBlock(ContrastiveBlock):
         return logits
 
     def local_step(
-        self, signal: Signal, generator: torch.Generator | None = None, *, cut: bool = True
+        self, signal: Signal, context: BlockContext = BlockContext(), *, cut: bool = True
     ) -> tuple[Contrast, Signal]:
         """Forward pass and local loss; the signal must be a :class:`TextSignal` with fakes, dreams or both."""
+        self._check(signal)
+        assert isinstance(signal, TextSignal)
+        h = self._streams(signal)
+        return self.judge(h, signal, context), self._passed(signal, h)
+
+    def judge(self, h: Streams, signal: Signal, context: BlockContext) -> Contrast:
+        """Contrast of the real tokens with the model's own, and the readout's loss on the next tokens."""
+        del context
+        assert isinstance(signal, TextSignal)
+        assert signal.labels is not None
+        g_pos = self.goodness(h.real)
+        negatives = [] if h.fakes is None else [self.goodness(h.fakes)]
+        negatives += [] if h.dreams is None else [self.goodness(h.dreams.h)[h.dreams.dreamed]]
+        loss = torch.stack([self.loss(g_pos, g_neg) for g_neg in negatives]).mean()
+        logits = self.answer(h.real.detach(), signal.below, None)
+        loss = loss + F.cross_entropy(logits.flatten(0, -2), signal.labels.flatten())
+        return Contrast(loss, g_pos.detach().flatten(), torch.cat([g.detach().flatten() for g in negatives]))
+
+    @torch.no_grad()
+    def rest(self, signal: Signal) -> Signal:
+        """Pass all streams and the prediction on, without learning."""
+        assert isinstance(signal, TextSignal)
+        return self._passed(signal, self._streams(signal))
+
+    def _check(self, signal: Signal) -> None:
         if not isinstance(signal, TextSignal) or signal.labels is None or (signal.fakes is None and not signal.dreams):
             raise InputError(
                 "Passed a signal without next tokens or negatives. A `CandidateBlock` needs a `TextSignal` with "
@@ -86,26 +126,20 @@ class CandidateBlock(ContrastiveBlock):
                 f"Passed `loss={type(self.loss).__name__}()` with rollouts, which are in no pair with real sequences. "
                 "Use a loss with a threshold, such as `MovingThresholdLoss`."
             )
-        h, fakes, dreams = self._streams(signal)
-        g_pos = self.goodness(h)
-        negatives = [] if fakes is None else [self.goodness(fakes)]
-        negatives += [] if dreams is None else [self.goodness(dreams.h)[dreams.dreamed]]
-        loss = torch.stack([self.loss(g_pos, g_neg) for g_neg in negatives]).mean()
-        logits = self.answer(h.detach(), signal.below, None)
-        loss = loss + F.cross_entropy(logits.flatten(0, -2), signal.labels.flatten())
-        step = Contrast(loss, g_pos.detach().flatten(), torch.cat([g.detach().flatten() for g in negatives]))
-        return step, replace(
-            signal,
-            h=self.norm(h.detach()),
-            below=logits.detach(),
-            fakes=None if fakes is None else self.norm(fakes.detach()),
-            dreams=None if dreams is None else replace(dreams, h=self.norm(dreams.h.detach())),
-        )
 
-    def _streams(self, signal: TextSignal) -> tuple[Tensor, Tensor | None, Dreams | None]:
-        assert isinstance(signal.h, Tensor)
+    def _streams(self, signal: TextSignal) -> Streams:
         if signal.fakes is None:
             h, fakes = self(signal.h), None
         else:
             h, fakes = self.pair(signal.h, signal.fakes)
-        return h, fakes, None if signal.dreams is None else replace(signal.dreams, h=self(signal.dreams.h))
+        return Streams(h, fakes, None if signal.dreams is None else replace(signal.dreams, h=self(signal.dreams.h)))
+
+    @torch.no_grad()
+    def _passed(self, signal: TextSignal, h: Streams) -> TextSignal:
+        return replace(
+            signal,
+            h=self.norm(h.real),
+            below=self.answer(h.real, signal.below, None),
+            fakes=None if h.fakes is None else self.norm(h.fakes),
+            dreams=None if h.dreams is None else replace(h.dreams, h=self.norm(h.dreams.h)),
+        )

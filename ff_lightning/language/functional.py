@@ -17,9 +17,7 @@ FULL = (torch.float32, torch.float64)
 
 
 def _goes_back(*tensors: Tensor) -> bool:
-    """Whether one of the backward passes written here will be used; compiled code has its own."""
-    if torch.compiler.is_compiling():
-        return False
+    """Whether one of the backward passes written here will be used."""
     return torch.is_grad_enabled() and tensors[0].device.type == "cpu" and any(x.requires_grad for x in tensors)
 
 
@@ -143,7 +141,7 @@ def depthwise_convolution(x: Tensor, weight: Tensor, *, padded: bool = False) ->
         ``(B, T, D)``, in the dtype of the autocast.
     """
     taps = weight.shape[2]
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
+    if x.device.type != "cpu":
         x = F.pad(x, (0, 0, taps - 1, 0)) if padded else x
         return F.conv1d(x.transpose(1, 2), weight, groups=weight.shape[0]).transpose(1, 2)
     x, weight = in_type_of_autocast(x, weight)
@@ -218,13 +216,13 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
 
 
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor, *, back: bool = False) -> None:
-    """Write ``x`` turned, or turned back, to ``out``; ``(…, T, D)`` both."""
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
+    """Write ``x`` turned to ``out``, ``(…, T, D)`` both; ``-sin`` turns it back."""
     half = x.shape[-1] // 2
     torch.mul(x, cos, out=out)
-    sign = -1 if back else 1
-    out[..., :half].addcmul_(x[..., half:], sin[:, :half], value=sign)
-    out[..., half:].addcmul_(x[..., :half], sin[:, half:], value=sign)
+    # Without `value`, with which the compiler would round in another place.
+    out[..., :half].addcmul_(x[..., half:], sin[:, :half])
+    out[..., half:].addcmul_(x[..., :half], sin[:, half:])
 
 
 class _RotaryAttention(torch.autograd.Function):
@@ -261,7 +259,7 @@ class _RotaryAttention(torch.autograd.Function):
         torch.baddbmm(to_k, to_scores.mT, q, beta=0, alpha=size**-0.5, out=to_k)
         to_qkv = grad.new_empty(batch, length, 3, heads, size)
         parts = to_qkv.permute(2, 0, 3, 1, 4)
-        _turn(to_parts[:2], cos, sin, parts[:2], back=True)
+        _turn(to_parts[:2], cos, -sin, parts[:2])
         parts[2].copy_(to_parts[2])
         return to_qkv.flatten(2), None, None, None
 

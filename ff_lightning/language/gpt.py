@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 
 from ff_lightning.candidates import CandidateLoss, LinearContrast
-from ff_lightning.errors import InputError
 from ff_lightning.language.blocks import TokenBlock, TokenGoodness
+from ff_lightning.language.combination import Combination, Independent
 from ff_lightning.language.stack import TokenStack, check_sizes, sequence_contrast, transformer_blocks
 
 
@@ -21,19 +21,18 @@ class GPT(TokenStack):
         heads: attention heads of each layer.
         context: largest number of tokens seen at once.
         loss: copied for every block; :class:`~ff_lightning.candidates.LinearContrast` by default.
-        residual: every block corrects the prediction of the block below instead of predicting all by itself.
+        combination: how the predictions of the blocks belong together: each by itself and the last one asked
+            (:class:`~ff_lightning.language.Independent`, the default), or each correcting the one below
+            (:class:`~ff_lightning.language.Residual`).
         dream_weight: of a loss that contrasts real sequences with those that the model made itself, beside the loss
             over tokens; 0 for none.
-        average: predict with the mean of what all blocks say instead of with the last one alone.
-        inherit: blocks above the first are read with a constant copy of its readout instead of their own.
         remind: blocks above the first read the embedding of the token again, beside the activities from below. A
             block that predicts one of many tokens loses sight of the one it stands on.
         expansion: hidden units of the MLP for each channel of the stream.
         taps: positions that the convolutions see.
 
     Raises:
-        InputError: sizes that do not fit each other, a negative ``dream_weight``, or ``residual`` with ``inherit`` or
-            ``average``.
+        InputError: sizes that do not fit each other, or a negative ``dream_weight``.
     """
 
     def __init__(
@@ -46,18 +45,15 @@ class GPT(TokenStack):
         heads: int = 4,
         context: int = 64,
         loss: CandidateLoss | None = None,
-        residual: bool = False,
+        combination: Combination | None = None,
         dream_weight: float = 0.0,
-        average: bool = False,
-        inherit: bool = False,
         remind: bool = False,
         expansion: int = 4,
         taps: int = 4,
     ) -> None:
         sizes = {"vocab_size": vocab_size, "layers": layers, "layers_per_block": layers_per_block, "context": context}
         check_sizes("GPT", **sizes, width=width, expansion=expansion, taps=taps)
-        if residual:
-            _check_residual(average=average, inherit=inherit)
+        combination = Independent() if combination is None else combination
         blocks = transformer_blocks(
             vocab_size,
             width,
@@ -73,27 +69,14 @@ class GPT(TokenStack):
             [
                 TokenBlock(
                     block,
-                    TokenGoodness(width, vocab_size, inherit=inherit and index > 0),
+                    TokenGoodness(width, vocab_size, inherit=combination.inherit and index > 0),
                     copy.deepcopy(loss) or LinearContrast(),
-                    residual=residual,
+                    residual=combination.residual,
                     sequences=sequence_contrast(width, dream_weight),
                 )
                 for index, block in enumerate(blocks)
             ],
             vocab_size=vocab_size,
             context=context,
-            average=average,
-        )
-
-
-def _check_residual(*, average: bool, inherit: bool) -> None:
-    if average:
-        raise InputError(
-            "Passed `residual=True` with `average=True`. Blocks that correct the ones below predict with all of them "
-            "already."
-        )
-    if inherit:
-        raise InputError(
-            "Passed `residual=True` with `inherit=True`. A block that corrects the one below needs a readout of its "
-            "own."
+            average=combination.average,
         )

@@ -14,10 +14,10 @@ from ff_lightning.errors import InputError
 from ff_lightning.goodness import MeanOfSquares
 from ff_lightning.language.blocks import Dreams, TextSignal, TokenGoodness, TokenLayers
 from ff_lightning.language.candidate_blocks import CandidateBlock
-from ff_lightning.language.stack import Draw, TokenStack, check_sizes, transformer_blocks
+from ff_lightning.language.stack import TokenStack, check_sizes, transformer_blocks
 from ff_lightning.language.window_mlp import window_layers
 from ff_lightning.losses import ContrastiveLoss, MovingThresholdLoss
-from ff_lightning.signals import Labelled
+from ff_lightning.signals import Labelled, StepContext
 from ff_lightning.stacks import BlockStack
 
 
@@ -61,7 +61,7 @@ class CandidateStack(TokenStack):
         self.teacher_forced = teacher_forced
 
     def signal(
-        self, tokens: Tensor, targets: Tensor, draw: Draw | None = None, dreams: Dreams | None = None
+        self, tokens: Tensor, targets: Tensor, context: StepContext = StepContext(), dreams: Dreams | None = None
     ) -> TextSignal:
         """What the first block receives in training; see :meth:`TokenStack.signal`."""
         if not self.teacher_forced and dreams is None:
@@ -69,8 +69,8 @@ class CandidateStack(TokenStack):
                 "Passed no dreams to a network built with `teacher_forced=False`, which has no other negatives. Pass "
                 "`rollouts` to the `FFLanguageModel`."
             )
-        signal = super().signal(tokens, targets, draw, dreams)
-        return replace(signal, fakes=self.fakes(tokens, signal.draw(len(self))) if self.teacher_forced else None)
+        signal = super().signal(tokens, targets, context, dreams)
+        return replace(signal, fakes=self.fakes(tokens, context.generator(len(self))) if self.teacher_forced else None)
 
     @torch.no_grad()
     def fakes(self, tokens: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,10 +16,9 @@ from ff_lightning.errors import InputError, positive
 from ff_lightning.language.attention import TransformerLayer
 from ff_lightning.language.blocks import Dreams, Readout, SequenceContrast, TextSignal, TokenBlock, TokenLayers
 from ff_lightning.language.candidate_blocks import CandidateBlock
-from ff_lightning.signals import Labelled
+from ff_lightning.signals import Labelled, StepContext
 from ff_lightning.stacks import BlockStack
 
-Draw = Callable[[int], torch.Generator | None]
 AnyTokenBlock = TokenBlock | CandidateBlock
 
 
@@ -91,19 +90,19 @@ class TokenStack(BlockStack):
         return iter(self.blocks)  # type: ignore[arg-type]
 
     def signal(
-        self, tokens: Tensor, targets: Tensor, draw: Draw | None = None, dreams: Dreams | None = None
+        self, tokens: Tensor, targets: Tensor, context: StepContext = StepContext(), dreams: Dreams | None = None
     ) -> TextSignal:
         """What the first block receives in training.
 
         Args:
             tokens: ``(B, T)`` int64.
             targets: ``(B, T)`` int64, the tokens one position later.
-            draw: source of randomness of each block.
+            context: what is known of the step.
             dreams: sequences of tokens that the network made itself, ``(D, T)``.
         """
+        del context
         readout = next(self.token_blocks()).readout.snapshot() if self.inherit else None
-        draw = draw or (lambda index: None)
-        return TextSignal(tokens, 1, targets, below=self.prior, readout=readout, draw=draw, dreams=dreams)
+        return TextSignal(tokens, targets, below=self.prior, readout=readout, dreams=dreams)
 
     def predictions(
         self, tokens: Tensor, caches: list[list[Any]] | None = None, *, last_only: bool = False
@@ -157,11 +156,15 @@ class TokenStack(BlockStack):
         answers = zip(list(self.token_blocks())[:blocks], self.activities(x), strict=False)
         return torch.stack([block.readout(h, inherited) for block, h in answers])
 
-    def as_one_block(self) -> TokenStack:
-        """The same layers under one loss on top, all tokens at once: the network that backprop trains.
+    def as_one_block(self, num_classes: int | None = None) -> TokenStack:
+        """The same layers under one loss on top, all tokens at once: the network that backprop trains, the twin.
 
         Layers are copied. The last block's readout is kept, or the first one's where it is inherited.
+
+        Args:
+            num_classes: unused: the candidates are the tokens.
         """
+        del num_classes
         blocks = copy.deepcopy(list(self.token_blocks()))
         readout = blocks[0].readout if self.inherit else blocks[-1].readout
         layers = [layer for block in blocks for layer in block.layer]

@@ -88,6 +88,7 @@ class ConvNet(BlockStack):
         widths: filters of each layer, from the input upwards.
         kernel_sizes: side of the filters, of all layers or of each.
         pool_after: layers, counted from 0, that halve the height and width of the map.
+        num_classes: number of classes; that of ``goodness`` by default, or 10.
         layers_per_block: layers trained by one local loss; must divide the number of layers.
         overlapping: train overlapping pairs of blocks; see
             :meth:`~ff_lightning.stacks.BlockStack.spans`.
@@ -108,6 +109,7 @@ class ConvNet(BlockStack):
         *,
         kernel_sizes: int | Sequence[int] = 3,
         pool_after: Sequence[int] = (0, 2, 4),
+        num_classes: int | None = None,
         layers_per_block: int = 1,
         overlapping: bool = False,
         goodness: Goodness | None = None,
@@ -122,8 +124,8 @@ class ConvNet(BlockStack):
             ConvReLU(*sizes, kernel_size=side, pool=index in pool_after, dropout=dropout)
             for index, (sizes, side) in enumerate(zip(channels, sides, strict=True))
         ]
-        goodness = WeightedEnergy() if goodness is None else goodness
-        num_classes = classes_of(goodness)
+        goodness = WeightedEnergy(10 if num_classes is None else num_classes) if goodness is None else goodness
+        num_classes = classes_of(goodness, num_classes)
         blocks: list[ClassBlock] = []
         for stop in range(layers_per_block, len(widths) + 1, layers_per_block):
             inside = layers[stop - layers_per_block : stop]
@@ -139,23 +141,33 @@ class ConvNet(BlockStack):
             )
         super().__init__(blocks)
         self.overlapping = overlapping
+        self.image_shape = tuple(image_shape)
         self.num_classes = num_classes
         self.out_features = torch.Size(shape).numel()
 
 
-def classes_of(goodness: Goodness) -> int:
+def classes_of(goodness: Goodness, num_classes: int | None = None) -> int:
     """How many classes a goodness judges.
 
+    Args:
+        goodness: one a class.
+        num_classes: that the network was told, if it was.
+
     Raises:
-        InputError: it says one number a sample.
+        InputError: the goodness says one number a sample, or judges another number of classes.
     """
-    num_classes: int | None = getattr(goodness, "num_classes", None)
-    if num_classes is None:
+    judged: int | None = getattr(goodness, "num_classes", None)
+    if judged is None:
         raise InputError(
             f"Passed `goodness={type(goodness).__name__}`, one number a sample. A block here needs one a class, such "
             "as `WeightedEnergy` or `ChannelGroups`."
         )
-    return num_classes
+    if num_classes not in (None, judged):
+        raise InputError(
+            f"Passed `num_classes={num_classes}` with `goodness={type(goodness).__name__}(num_classes={judged})`. They "
+            "must be equal: leave out one of them."
+        )
+    return judged
 
 
 def check_sizes(

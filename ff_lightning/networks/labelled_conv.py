@@ -67,16 +67,16 @@ class LabelledConvReLU(nn.Module):
         self.label = label
         self.pool = pool
 
-    def share(self, image: Tensor) -> Tensor:
+    def image_part(self, image: Tensor) -> Tensor:
         """The image part of the pre-activation, ``(N, out_channels, H, W)``, which no label changes."""
         z: Tensor = self.image(self.norm(image).contiguous(memory_format=torch.channels_last))
         return z.contiguous(memory_format=torch.channels_last)  # of one channel, the layout of an image is ambiguous
 
     def forward(self, x: Tensor | Labelled) -> Tensor:  # noqa: D102
         if isinstance(x, Tensor):
-            z = self.share(x)
+            z = self.image_part(x)
         else:
-            z = self.share(x.image) if x.shared is None else x.shared
+            z = self.image_part(x.image) if x.image_part is None else x.image_part
             if self.label is not None:
                 z = add_label(z, self.label(), x.labels)
         return F.relu(F.max_pool2d(z, 2) if self.pool else z, inplace=True)
@@ -103,7 +103,7 @@ def add_label(z: Tensor, table: Tensor, labels: Tensor) -> Tensor:
 class LabelledBlock(ContrastiveBlock):
     """A :class:`~ff_lightning.blocks.Block` that passes the label on, beside its normalised activities."""
 
-    def pass_on(self, x: Tensor | Labelled, h: Tensor) -> Tensor | Labelled:  # type: ignore[override]
+    def pass_on(self, x: Tensor | Labelled, h: Tensor) -> Tensor | Labelled:
         """What the next block receives: activities, with their labels if there are any."""
         passed: Tensor = self.norm(h)
         return Labelled(passed, x.labels) if isinstance(x, Labelled) else passed
@@ -176,5 +176,6 @@ class LabelledConvNet(BlockStack):
             if layer.pool:
                 height, width = height // 2, width // 2
         super().__init__(blocks)
+        self.image_shape = tuple(image_shape)
         self.num_classes = num_classes
         self.out_features = torch.Size((widths[-1], height, width)).numel()

@@ -115,13 +115,13 @@ class LabelledLocalReLU(nn.Module):
         self.num_classes = num_classes
         self.label_scale = label_scale
 
-    def share(self, image: Tensor) -> Tensor:
+    def image_part(self, image: Tensor) -> Tensor:
         """The image part of the pre-activation, ``(B, D)``, which no label changes."""
         z: Tensor = self.image(image)
         return z
 
     def forward(self, x: Tensor | Labelled) -> Tensor:  # noqa: D102
-        return labelled_relu(x, self.share, self.label, self.label_scale)
+        return labelled_relu(x, self.image_part, self.label, self.label_scale)
 
 
 class LocalFields(BlockStack):
@@ -161,7 +161,7 @@ class LocalFields(BlockStack):
         fields: Sequence[int] = (10, 2, 2),
         strides: Sequence[int] = (6, 1, 1),
         paddings: Sequence[int] | None = None,
-        num_classes: int | None = None,
+        num_classes: int | None = 10,
         label_scale: float = 10.0,
         goodness: Goodness | None = None,
         loss: ContrastiveLoss | None = None,
@@ -196,6 +196,7 @@ class LocalFields(BlockStack):
                 for layer, linear in zip([first, *map(LocalReLU, maps[1:])], maps, strict=True)
             ]
         )
+        self.image_shape = tuple(image_shape)
         self.num_classes = num_classes
         self.widths = [linear.out_features for linear in maps]
         self.out_features = self.widths[-1]

@@ -90,7 +90,7 @@ class LabelledReLU(nn.Module):
         self.norm = UnitRMS() if image_norm is None else image_norm
         self.dropout = nn.Dropout(dropout)
 
-    def share(self, image: Tensor) -> Tensor:
+    def image_part(self, image: Tensor) -> Tensor:
         """The image part of the pre-activation, ``(B, out_features)``, which no label changes."""
         image = image.flatten(1)
         refuse_other_size(image, self.in_features)
@@ -98,7 +98,7 @@ class LabelledReLU(nn.Module):
         return z
 
     def forward(self, x: Tensor | Labelled) -> Tensor:  # noqa: D102
-        return labelled_relu(x, self.share, self.label, self.label_scale)
+        return labelled_relu(x, self.image_part, self.label, self.label_scale)
 
 
 class MLP(BlockStack):
@@ -192,13 +192,13 @@ def check_sizes(
 
 
 def labelled_relu(
-    x: Tensor | Labelled, share: Callable[[Tensor], Tensor], label: nn.Linear, label_scale: float
+    x: Tensor | Labelled, image_part: Callable[[Tensor], Tensor], label: nn.Linear, label_scale: float
 ) -> Tensor:
     """ReLU of an image part, computed once for all labels of an image, and a label part.
 
     Args:
         x: images ``(B, …)`` with labels ``(S, B)``, or without (all label inputs 0).
-        share: the image part of the pre-activation, ``(B, D)``.
+        image_part: of the pre-activation, ``(B, D)``.
         label: from one-hot labels to the label part.
         label_scale: value of the hot label input.
 
@@ -206,8 +206,8 @@ def labelled_relu(
         ``(S * B, D)``, or ``(B, D)``.
     """
     if isinstance(x, Tensor):
-        return F.relu(share(x), inplace=True)
-    z = share(x.image) if x.shared is None else x.shared
+        return F.relu(image_part(x), inplace=True)
+    z = image_part(x.image) if x.image_part is None else x.image_part
     hot = F.one_hot(x.labels, label.in_features).to(x.image.dtype) * label_scale
     return F.relu(label(hot).add_(z).flatten(0, 1), inplace=True)
 

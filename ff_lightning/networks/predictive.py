@@ -20,23 +20,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.blocks import ContrastiveBlock
 from ff_lightning.errors import InputError, positive
 from ff_lightning.goodness import accumulation_dtype
 from ff_lightning.losses import ThresholdLoss
-from ff_lightning.networks.predictive_layers import (
-    Calm,
+from ff_lightning.networks.predictions import (
     LatentPrediction,
     LatentPrior,
     Prediction,
-    RecurrentReLU,
+    PredictionBlock,
+    PredictionSignal,
 )
+from ff_lightning.networks.predictive_layers import Calm, Neighbours, NoisePool, RecurrentReLU, SettlingBlock
 from ff_lightning.normalization import UnitLength
-from ff_lightning.signals import Labelled, LocalStep, Signal
-from ff_lightning.stacks import BlockStack
+from ff_lightning.signals import Labelled, LocalStep, Signal, StepContext
+from ff_lightning.stacks import Network
 
 
-class PredictiveCircuits(BlockStack):
+class PredictiveCircuits(Network):
     """The two circuits of predictive Forward-Forward.
 
     The blocks are the layers of the representation circuit. Without a label they make one pass upwards, where
@@ -92,22 +92,25 @@ class PredictiveCircuits(BlockStack):
         if noise < 0:
             raise InputError(f"Passed `noise={noise}`. `noise` must not be negative.")
         sizes = [in_features, *widths, num_classes]
-        layers = [RecurrentReLU(*around, group=group) for around in zip(sizes, sizes[1:], sizes[2:], strict=False)]
+        layers = [
+            RecurrentReLU(*around, group=group, damping=damping)
+            for around in zip(sizes, sizes[1:], sizes[2:], strict=False)
+        ]
         loss = -positive("threshold", threshold)
         super().__init__(
-            [ContrastiveBlock(layer, Calm(), ThresholdLoss(loss, scale=scale), norm=UnitLength()) for layer in layers]
+            [SettlingBlock(layer, Calm(), ThresholdLoss(loss, scale=scale), norm=UnitLength()) for layer in layers]
         )
         self.in_features, self.out_features = in_features, widths[-1]
-        self.num_classes = num_classes
+        self.num_classes: int = num_classes
         self.steps = steps
-        self.damping = damping
         self.label_scale = positive("label_scale", label_scale)
         self.noise = noise
         self.norm = UnitLength()
         self.head = nn.Linear(widths[-1], num_classes)
         pairs = pairwise([in_features, *widths])
         known = [Prediction(above, below, ceiling=None if level else 1.0) for level, (below, above) in enumerate(pairs)]
-        self.predictions = nn.ModuleList([*known, LatentPrediction(latents, widths[-1], latent_rate)])
+        known.append(LatentPrediction(latents, widths[-1], latent_rate))
+        self.predictions = nn.ModuleList(PredictionBlock(prediction) for prediction in known)
         self.prior = LatentPrior(num_classes, latents)
 
     # Representation --------------------------------------------------------------------------------------------
@@ -130,6 +133,22 @@ class PredictiveCircuits(BlockStack):
         image = self.norm(x.image.flatten(1)).to(states[0].dtype)
         return states, [image, *map(self.norm, states), label]
 
+    def forward(self, x: Tensor | Labelled) -> Tensor:
+        """What the top layer passes on in one pass upwards, ``(N, units)``, with the gradient of the whole pass."""
+        h = x
+        for block in self:
+            h = block.pass_on(h, block(h))
+        assert isinstance(h, Tensor)
+        return h
+
+    @torch.no_grad()
+    def activities(self, x: Tensor | Labelled) -> Iterator[Tensor]:
+        """Yield the activities ``(N, units)`` of all layers in one pass upwards, not normalised."""
+        for block in self:
+            h: Tensor = block(x)
+            yield h
+            x = block.pass_on(x, h)
+
     @torch.no_grad()
     def settling(self, x: Labelled) -> Iterator[list[Tensor]]:
         """Yield the activities ``(S * B, units)`` of all layers after every step, without noise and without end.
@@ -141,7 +160,7 @@ class PredictiveCircuits(BlockStack):
         while True:
             below = [driven, *(self.layer(index).below(seen[index]) for index in range(1, len(self)))]
             inputs = zip(below, seen[2:], states, strict=True)
-            states = [self.layer(index).settle(*each, None, self.damping) for index, each in enumerate(inputs)]
+            states = [self.layer(index).settle(*each) for index, each in enumerate(inputs)]
             seen[1:-1] = map(self.norm, states)
             yield states
 
@@ -170,11 +189,12 @@ class PredictiveCircuits(BlockStack):
 
     # Learning --------------------------------------------------------------------------------------------------
 
-    def local_losses(self, signal: Signal) -> Iterator[LocalStep]:
+    def local_losses(self, signal: Signal, context: StepContext = StepContext()) -> Iterator[LocalStep]:
         """Settle on positives and negatives, and yield the losses of both circuits.
 
         Args:
             signal: images with right and wrong labels.
+            context: what is known of the step.
 
         Yields:
             Losses of the layers, by their index, and of the predictions, counted on from there: ``L`` is that of
@@ -183,47 +203,54 @@ class PredictiveCircuits(BlockStack):
         x = signal.h
         if isinstance(x, Tensor) or x.streams != 2:
             raise InputError("Passed a signal without right and wrong labels. Predictive circuits learn from both.")
+        self.begin(context)
         states, seen = self.start(x)
         noise = NoisePool(states, self.noise) if self.noise and self.training else None
         for step in range(self.steps):
-            for index, block in enumerate(self):
-                layer = self.layer(index)
+            settled = []
+            for index in range(len(self)):
                 added = None if noise is None else noise.next(states[index])
-                h = layer.settle(layer.below(seen[index]), seen[index + 2], states[index], added, self.damping)
-                assert isinstance(block, ContrastiveBlock)
-                yield LocalStep(index, *block.contrast(*block.goodness(h).chunk(2)))
-                states.append(h.detach())
-                del h
-            states = states[len(self) :]
+                around = Neighbours(seen[index], seen[index + 2], states[index], added)
+                found, passed = self.visit(index, Signal(around), context)
+                if found is not None:
+                    yield LocalStep(index, *found)
+                settled.append(passed.h)
+                del found, passed
+            states = settled
             seen[1:-1] = map(self.norm, states)
             if step == 0:
-                yield from self.generative_losses(x, states)
+                yield from self.generative_losses(x, states, context)
 
-    def generative_losses(self, x: Labelled, states: Sequence[Tensor]) -> Iterator[LocalStep]:
+    def generative_losses(
+        self, x: Labelled, states: Sequence[Tensor], context: StepContext = StepContext()
+    ) -> Iterator[LocalStep]:
         """Yield how wrong the generative circuit predicts the positives, and take their latent states into the prior.
 
         Args:
             x: images with right labels, then with others.
             states: ``(S * B, units)`` of all layers after the first step of settling.
+            context: what is known of the step.
         """
         layers = [x.image.flatten(1).to(states[0].dtype), *(h[: len(x.image)] for h in states)]
         latent = self.top_prediction.infer(layers[-1], self.steps)
         if self.training:
-            self.prior.update(latent, x.labels[0])
+            self.prior.note(latent, x.labels[0])
         above = [*layers[1:], latent]
-        for level, prediction in enumerate(self.predicting()):
-            yield LocalStep(len(self) + level, prediction.local_loss(above[level], layers[level]))
+        for index, (prediction, h, below) in enumerate(zip(self.predicting(), above, layers, strict=True), len(self)):
+            if context.learns(index):
+                found, _ = prediction.local_step(PredictionSignal(h, below=below), context.at(index))
+                yield LocalStep(index, *found)
 
     # Generation ------------------------------------------------------------------------------------------------
 
     @property
     def top_prediction(self) -> LatentPrediction:
         """The prediction of the top layer from the latent state."""
-        prediction = self.predictions[-1]
-        assert isinstance(prediction, LatentPrediction)
-        return prediction
+        *_, top = self.predicting()
+        assert isinstance(top.layer, LatentPrediction)
+        return top.layer
 
-    def predicting(self) -> Iterator[Prediction]:
+    def predicting(self) -> Iterator[PredictionBlock]:
         """The layers of the generative circuit, from the image upwards."""
         return iter(self.predictions)  # type: ignore[arg-type]
 
@@ -259,29 +286,6 @@ class PredictiveCircuits(BlockStack):
     def sample(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images of classes ``(N,)``, ``(N, in_features)``, from latent states drawn from the prior."""
         return self.generate(self.prior.sample(labels, generator), len(self) + 1)
-
-
-class NoisePool:
-    """Gaussian noise that is drawn once a batch, and read from another place each time.
-
-    Drawing as much anew at every step takes a noticeable share of the time of a step.
-
-    Args:
-        states: activities that noise is needed for.
-        scale: standard deviation.
-    """
-
-    STRIDE = 7919  # a prime, so that places do not soon return
-
-    def __init__(self, states: Sequence[Tensor], scale: float) -> None:
-        self.size = max(h.numel() for h in states)
-        self.pool = torch.randn(2 * self.size, device=states[0].device).mul_(scale).to(states[0].dtype)
-        self.place = 0
-
-    def next(self, like: Tensor) -> Tensor:
-        """Noise of the shape of ``like``."""
-        self.place = (self.place + self.STRIDE) % self.size
-        return self.pool[self.place : self.place + like.numel()].view_as(like)
 
 
 def check_sizes(**sizes: int) -> None:

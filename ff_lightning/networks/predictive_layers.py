@@ -1,20 +1,23 @@
-"""Layers of predictive Forward-Forward: recurrent layers that compete, and predictions of the layer below.
+"""Layers of the representation circuit of predictive Forward-Forward: recurrent layers that compete.
 
-Both circuits learn by rules that need nothing but what meets at a synapse (Ororbia and Mali 2023, 2301.01452,
-sections 2 and 3); :mod:`ff_lightning.networks.predictive` puts them together.
+They learn by a rule that needs nothing but what meets at a synapse (Ororbia and Mali 2023, 2301.01452, section 2);
+:mod:`ff_lightning.networks.predictive` puts the two circuits together.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.distributed import mean_over_ranks
-from ff_lightning.errors import InputError, positive
-from ff_lightning.goodness import SumOfSquares, squared_norm
+from ff_lightning.blocks import ContrastiveBlock
+from ff_lightning.errors import InputError
+from ff_lightning.goodness import SumOfSquares
 from ff_lightning.networks.mlp import refuse_other_size
-from ff_lightning.normalization import UnitLength, UnitRMS
+from ff_lightning.normalization import UnitLength
 
 
 class Calm(SumOfSquares):
@@ -56,6 +59,23 @@ class Rivalry(nn.Module):
         return torch.bmm(groups, strength).transpose(0, 1).flatten(1)
 
 
+@dataclass(frozen=True)
+class Neighbours:
+    """What a layer sees at one step of settling.
+
+    Attributes:
+        below: ``(S * B, …)`` of the layer below, or ``(B, …)`` of an image for all ``S`` streams.
+        above: ``(S * B, …)`` of the layer above, or the labels.
+        last: ``(S * B, units)``, its own activities one step earlier.
+        noise: ``(S * B, units)``, added to what drives it; ``None`` for none.
+    """
+
+    below: Tensor
+    above: Tensor
+    last: Tensor
+    noise: Tensor | None = None
+
+
 class RecurrentReLU(nn.Module):
     """ReLU units driven from below, from above and by their rivals, which keep a share of their last activity.
 
@@ -64,10 +84,12 @@ class RecurrentReLU(nn.Module):
         units: units of this layer.
         above: values that come from above.
         group: units that compete with each other.
+        damping: share of its last activity that a unit keeps at a step, in ``[0, 1)``.
     """
 
-    def __init__(self, below: int, units: int, above: int, *, group: int) -> None:
+    def __init__(self, below: int, units: int, above: int, *, group: int, damping: float = 0.3) -> None:
         super().__init__()
+        self.damping = damping
         self.below = nn.Linear(below, units)
         self.above = nn.Linear(above, units, bias=False)
         self.rivalry = Rivalry(units, group)
@@ -76,13 +98,18 @@ class RecurrentReLU(nn.Module):
         nn.init.orthogonal_(self.above.weight)
         nn.init.normal_(self.below.bias, std=units**-0.5)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Activities ``(N, units)`` of one pass upwards from ``(N, …)``, which is brought to unit length first."""
+    def forward(self, x: Tensor | Neighbours) -> Tensor:
+        """Activities ``(N, units)``: one step of settling among :class:`Neighbours`, or of one pass upwards.
+
+        In a pass upwards ``x`` is what lies below, ``(N, …)``, which is brought to unit length first.
+        """
+        if isinstance(x, Neighbours):
+            return self.settle(self.below(x.below), x.above, x.last, x.noise)
         x = x.flatten(1)
         refuse_other_size(x, self.below.in_features)
         return F.relu(self.below(self.norm(x)), inplace=True)
 
-    def settle(self, driven: Tensor, above: Tensor, last: Tensor, noise: Tensor | None, damping: float) -> Tensor:
+    def settle(self, driven: Tensor, above: Tensor, last: Tensor, noise: Tensor | None = None) -> Tensor:
         """One step of settling: ``(1 - damping) relu(driven + V above - rivalry(last) + noise) + damping last``.
 
         Args:
@@ -91,7 +118,6 @@ class RecurrentReLU(nn.Module):
             above: ``(S * B, above)``.
             last: ``(S * B, units)``, activities one step earlier.
             noise: ``(S * B, units)``.
-            damping: share of the last activities that stays.
 
         Returns:
             ``(S * B, units)``. The gradient passes the ReLU as if there were none, so that silent units learn too.
@@ -100,138 +126,40 @@ class RecurrentReLU(nn.Module):
         drive = drive.view(-1, *driven.shape).add_(driven).flatten(0, 1)
         if noise is not None:
             drive = drive.add_(noise)
-        settled: Tensor = _Settled.apply(drive, last.to(drive.dtype), damping)  # type: ignore[no-untyped-call]
+        settled: Tensor = _Settled.apply(drive, last.to(drive.dtype), self.damping)  # type: ignore[no-untyped-call]
         return settled
 
 
-class Prediction(nn.Module):
-    """Predicts the layer below from the direction of the one above, and learns by error times activity.
+class NoisePool:
+    """Gaussian noise that is drawn once a batch, and read from another place each time.
 
-    The gradient of the squared error passes the bounds of a prediction as if there were none, so what a synapse
-    learns is the error below times the activity above: a Hebbian rule (2301.01452, section 3). It starts from
-    predicting nothing.
+    Drawing as much anew at every step takes a noticeable share of the time of a step.
 
     Args:
-        above: units above.
-        below: units below, or pixels.
-        ceiling: largest value that is predicted, 1 for pixels; ``None`` for none. The smallest is 0.
-
-    Shape:
-        ``(N, above)``, which is brought to unit RMS first, to ``(N, below)``.
+        states: activities that noise is needed for.
+        scale: standard deviation.
     """
 
-    def __init__(self, above: int, below: int, *, ceiling: float | None = None) -> None:
-        super().__init__()
-        self.norm: nn.Module = UnitRMS()
-        self.linear = nn.Linear(above, below)
-        nn.init.zeros_(self.linear.weight)
-        nn.init.zeros_(self.linear.bias)
-        self.ceiling = ceiling
+    STRIDE = 7919  # a prime, so that places do not soon return
 
-    def forward(self, above: Tensor) -> Tensor:  # noqa: D102
-        predicted: Tensor = _Clipped.apply(self.drive(above), self.ceiling)  # type: ignore[no-untyped-call]
-        return predicted
+    def __init__(self, states: Sequence[Tensor], scale: float) -> None:
+        self.size = max(h.numel() for h in states)
+        self.pool = torch.randn(2 * self.size, device=states[0].device).mul_(scale).to(states[0].dtype)
+        self.place = 0
 
-    def drive(self, above: Tensor) -> Tensor:
-        """What reaches the units below, before it is clipped."""
-        driven: Tensor = self.linear(self.norm(above))
-        return driven
-
-    def local_loss(self, above: Tensor, below: Tensor) -> Tensor:
-        """Squared error of the prediction, summed over the units below, a mean over the batch; scalar."""
-        return squared_norm(self(above) - below).mean()
+    def next(self, like: Tensor) -> Tensor:
+        """Noise of the shape of ``like``."""
+        self.place = (self.place + self.STRIDE) % self.size
+        return self.pool[self.place : self.place + like.numel()].view_as(like)
 
 
-class LatentPrediction(Prediction):
-    """Predicts the top layer from a latent state, which nothing drives but the error of its own prediction.
+class SettlingBlock(ContrastiveBlock):
+    """A layer of the representation circuit; what it passes on while it settles is its raw activities."""
 
-    The latent state is of any sign and length. From it the same rule learns as Oja's subspace rule does: the latent
-    units come to span the main directions in which the top layer varies. The synapses of a latent unit count by their
-    direction alone, as if scaled to unit length. Without that they grow for as long as they learn, until steps along
-    the error overshoot and latent states mean nothing any more.
-
-    Args:
-        latents: units of the latent state.
-        below: units of the top layer.
-        rate: step of the latent state along the error.
-
-    Raises:
-        InputError: the rate is not positive.
-    """
-
-    def __init__(self, latents: int, below: int, rate: float) -> None:
-        super().__init__(latents, below)
-        self.norm = nn.Identity()
-        nn.init.orthogonal_(self.linear.weight)
-        self.rate = positive("latent_rate", rate)
-
-    def directions(self) -> Tensor:
-        """Synapses ``(units, latents)``, those of every latent unit of unit length."""
-        return F.normalize(self.linear.weight, dim=0)
-
-    def drive(self, above: Tensor) -> Tensor:
-        """The latent state along its directions."""
-        return F.linear(above, self.directions(), self.linear.bias)
-
-    @torch.no_grad()
-    def infer(self, top: Tensor, steps: int) -> Tensor:
-        """Latent states ``(B, latents)`` of top-layer activities ``(B, units)``: from zero along the error."""
-        latent, back = top.new_zeros(len(top), self.linear.in_features), self.directions().T
-        for _ in range(steps):
-            latent = latent + self.rate * F.linear(top - self(latent), back)
-        return latent
-
-
-class LatentPrior(nn.Module):
-    """What the latent state of each class looks like: a mixture of Gaussians whose components are the classes.
-
-    Mean and covariance of every class follow the latent states of training, in buffers.
-
-    Args:
-        num_classes: components.
-        latents: units of the latent state.
-        momentum: share of the old moments that stays at each training batch.
-    """
-
-    counts: Tensor
-    sums: Tensor
-    products: Tensor
-
-    def __init__(self, num_classes: int, latents: int, *, momentum: float = 0.99) -> None:
-        super().__init__()
-        self.momentum = momentum
-        self.register_buffer("counts", torch.zeros(num_classes))
-        self.register_buffer("sums", torch.zeros(num_classes, latents))
-        self.register_buffer("products", torch.zeros(num_classes, latents, latents))
-
-    @torch.no_grad()
-    def update(self, latent: Tensor, labels: Tensor) -> None:
-        """Take in latent states ``(B, latents)`` of images of classes ``(B,)``."""
-        latent = latent.to(self.sums.dtype)
-        member = F.one_hot(labels, len(self.counts)).to(latent.dtype)
-        with torch.autocast(latent.device.type, enabled=False):
-            sums = member.T @ latent
-            products = torch.einsum("bc,bi,bj->cij", member, latent, latent)
-        found = zip((self.counts, self.sums, self.products), (member.sum(0), sums, products), strict=True)
-        for moment, value in found:
-            moment.mul_(self.momentum).add_(mean_over_ranks(value / len(labels)))  # the same on any number of ranks
-
-    @torch.no_grad()
-    def sample(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw latent states ``(N, latents)`` of classes ``(N,)``.
-
-        Raises:
-            InputError: no image of one of the classes has been seen in training.
-        """
-        if not bool((self.counts[labels] > 0).all()):
-            raise InputError("Passed labels of classes that no training image had. Train first, then sample.")
-        mean = self.sums / self.counts.unsqueeze(1)
-        covariance = self.products / self.counts[:, None, None] - mean.unsqueeze(2) * mean.unsqueeze(1)
-        values, vectors = torch.linalg.eigh(covariance[self.counts > 0].double())
-        root = torch.zeros_like(covariance)
-        root[self.counts > 0] = (vectors * values.clamp_min(0).sqrt().unsqueeze(1)).to(root.dtype)
-        noise = torch.randn(len(labels), mean.shape[1], 1, generator=generator, device=mean.device, dtype=mean.dtype)
-        return mean[labels] + (root[labels] @ noise).squeeze(2)
+    def pass_on(self, x: Tensor | Neighbours, h: Tensor) -> Tensor:
+        """The activities themselves, which the next step reads; in a pass upwards their direction."""
+        passed: Tensor = h if isinstance(x, Neighbours) else self.norm(h)
+        return passed
 
 
 class _Settled(torch.autograd.Function):
@@ -245,15 +173,3 @@ class _Settled(torch.autograd.Function):
     @staticmethod
     def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None]:
         return grads[0] * (1 - ctx.damping), None, None  # type: ignore[attr-defined]
-
-
-class _Clipped(torch.autograd.Function):
-    """``x`` from 0 to a ceiling, with gradient 1 everywhere."""
-
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor, ceiling: float | None) -> Tensor:
-        return x.clamp(0.0, ceiling)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> tuple[Tensor, None]:
-        return grads[0], None

@@ -11,6 +11,7 @@ import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,8 @@ from ff_lightning.goodness import Goodness, MeanOfSquares
 from ff_lightning.losses import ContrastiveLoss, SymBa
 from ff_lightning.networks.mlp import check_sizes, refuse_other_size
 from ff_lightning.normalization import UnitRMS
-from ff_lightning.signals import Labelled, LocalStep, Signal
-from ff_lightning.stacks import BlockStack
+from ff_lightning.signals import Labelled, LocalStep, Signal, StepContext
+from ff_lightning.stacks import Network, Opened
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,48 @@ class TwoWayReLU(nn.Module):
         return h if x.old is None else add_streams(h * (1 - self.damping), x.old * self.damping)
 
 
-class RecurrentMLP(BlockStack):
+@dataclass(frozen=True)
+class Started(Labelled):
+    """Labelled images of which the pass that starts is known."""
+
+    start: Start | None = None
+
+
+class OpenedRecurrent(Opened):
+    """Images as the blocks see them, after the pass that starts; see :class:`~ff_lightning.stacks.Opened`."""
+
+    network: RecurrentMLP
+
+    def __init__(self, network: RecurrentMLP, image: Tensor) -> None:
+        super().__init__(network, image)
+        with torch.no_grad():
+            self.start = network.start(image)
+
+    def with_labels(self, *labels: Tensor) -> Started:
+        """The images with labels, ``(B,)`` each."""
+        return Started(self.image, torch.stack(labels), start=self.start)
+
+    @torch.no_grad()
+    def judge(self, x: Labelled, blocks: int) -> Tensor:
+        """Goodness ``(S * B,)`` as soon as all blocks have seen the labels, summed over all blocks.
+
+        ``blocks`` has no say: the highest block is the first to see a label.
+        """
+        del blocks
+        *_, state = islice(self.network.course(x), len(self.network))
+        return self.network.goodness_of(state).sum(0)
+
+
+class TwoWayBlock(ContrastiveBlock):
+    """A hidden layer; what it passes on is its raw activities, which its neighbours and the next iteration read."""
+
+    def pass_on(self, x: Any, h: Any) -> Any:
+        """The activities themselves; :class:`RecurrentMLP` normalises what neighbours read."""
+        del x
+        return h
+
+
+class RecurrentMLP(Network):
     """Fully connected hidden layers that see the image below and the label above, iterated until they agree.
 
     One pass from the image upwards starts it. Then all layers change at once, ``h = damping * h + (1 - damping) *
@@ -126,7 +168,7 @@ class RecurrentMLP(BlockStack):
         sizes = [in_features, *widths, num_classes]
         super().__init__(
             [
-                ContrastiveBlock(
+                TwoWayBlock(
                     TwoWayReLU(*sizes[index : index + 3], damping=damping),
                     copy.deepcopy(goodness) or MeanOfSquares(),
                     copy.deepcopy(loss) or SymBa(),
@@ -135,14 +177,14 @@ class RecurrentMLP(BlockStack):
             ]
         )
         self.in_features = in_features
-        self.num_classes = num_classes
+        self.num_classes: int = num_classes
         self.label_scale = label_scale
         self.iterations = iterations
         self.judged = tuple(judged)
         self.input = nn.Sequential(UnitRMS() if image_norm is None else image_norm, nn.Dropout(dropout))
         self.out_features = widths[-1]
 
-    def local_losses(self, signal: Signal) -> Iterator[LocalStep]:
+    def local_losses(self, signal: Signal, context: StepContext = StepContext()) -> Iterator[LocalStep]:
         """Yield the local losses iteration by iteration, and in each from the image upwards.
 
         All blocks of an iteration read the activities of the iteration before, so the order within it does not
@@ -150,28 +192,29 @@ class RecurrentMLP(BlockStack):
 
         Args:
             signal: images with two labels each, right and wrong.
+            context: what is known of the step.
 
         Yields:
             One :class:`LocalStep` for a block and an iteration.
         """
         assert isinstance(signal.h, Labelled)
+        self.begin(context)
         with torch.no_grad():
             image, state, label = self._begin(signal.h)
         for iteration in range(self.iterations):
             around = self._around(image, state, label)
             reached = len(self) - 1 - iteration
             for index, block in enumerate(self):
-                if index < reached:
-                    with torch.no_grad():
-                        state[index] = block(around[index])
-                    continue
-                assert isinstance(block, ContrastiveBlock)
-                h = block(around[index])
-                state[index] = h.detach()
-                found = block.contrast(*block.goodness(h).chunk(2))
-                del h
-                yield LocalStep(index, *found)
+                seen = Signal(around[index])
+                found, passed = (None, block.rest(seen)) if index < reached else self.visit(index, seen, context)
+                state[index] = passed.h
+                if found is not None:
+                    yield LocalStep(index, *found)
                 del found
+
+    def open(self, image: Tensor) -> OpenedRecurrent:
+        """The image as the blocks see it, and the activities of the pass that starts, which no label changes."""
+        return OpenedRecurrent(self, image)
 
     @torch.no_grad()
     def goodness(self, x: Tensor | Labelled, *, blocks: int | None = None) -> Tensor:
@@ -186,25 +229,10 @@ class RecurrentMLP(BlockStack):
         """
         first, last = self.judged
         found = [
-            self._goodness_of(state) for iteration, state in enumerate(self._settle(x), start=1) if iteration >= first
+            self.goodness_of(state) for iteration, state in enumerate(self._settle(x), start=1) if iteration >= first
         ]
         assert len(found) == last - first + 1
         return torch.stack(found).mean(0)[:blocks]
-
-    @torch.no_grad()
-    def share(self, image: Tensor) -> Start:
-        """What no label changes: the image as the blocks see it, and the activities of the pass that starts."""
-        return self._start(image)
-
-    @torch.no_grad()
-    def impression(self, x: Labelled, blocks: int) -> Tensor:
-        """Goodness of labels ``(S * B,)`` as soon as all blocks have seen them, summed over all blocks.
-
-        ``blocks`` has no say: the highest block is the first to see a label.
-        """
-        del blocks
-        *_, state = islice(self._course(x), len(self))
-        return self._goodness_of(state).sum(0)
 
     @torch.no_grad()
     def activities(self, x: Tensor | Labelled) -> Iterator[Tensor]:
@@ -218,15 +246,15 @@ class RecurrentMLP(BlockStack):
         shown: Tensor = self[len(self) - 1].norm(state[-1])
         return shown
 
-    def _goodness_of(self, state: list[Tensor]) -> Tensor:
+    def goodness_of(self, state: list[Tensor]) -> Tensor:
         """Goodness ``(L, N)`` of the activities of all blocks at one iteration."""
         return torch.stack([block.goodness(h) for block, h in zip(self, state, strict=True)])
 
     def _settle(self, x: Tensor | Labelled) -> Iterator[list[Tensor]]:
         """Activities of all blocks after every iteration up to the last that is judged."""
-        return islice(self._course(x), self.judged[1])
+        return islice(self.course(x), self.judged[1])
 
-    def _course(self, x: Tensor | Labelled) -> Iterator[list[Tensor]]:
+    def course(self, x: Tensor | Labelled) -> Iterator[list[Tensor]]:
         """Activities of all blocks after every iteration, without an end."""
         image, state, label = self._begin(x)
         while True:
@@ -237,12 +265,13 @@ class RecurrentMLP(BlockStack):
     def _begin(self, x: Tensor | Labelled) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """Image below the lowest block, activities of all blocks at the start, and labels above the highest."""
         if isinstance(x, Tensor):
-            return *self._start(x), None
-        image, state = self._start(x.image) if x.shared is None else x.shared
+            return *self.start(x), None
+        known = x.start if isinstance(x, Started) else None
+        image, state = self.start(x.image) if known is None else known
         label = F.one_hot(x.labels.flatten(), self.num_classes).to(image.dtype) * self.label_scale
         return image, list(state), label
 
-    def _start(self, image: Tensor) -> Start:
+    def start(self, image: Tensor) -> Start:
         """The image ``(B, in_features)``, and activities after one pass from it upwards, ``(B, D)`` each."""
         image = image.flatten(1)
         refuse_other_size(image, self.in_features)

@@ -16,7 +16,7 @@ from ff_lightning.blocks import ClassBlock
 from ff_lightning.candidates import CandidateLoss, Softmax
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import ChannelGroups, Goodness, MeanActivity
-from ff_lightning.networks.conv import StandardImage
+from ff_lightning.networks.conv import StandardImage, classes_of
 from ff_lightning.normalization import GroupStandard
 from ff_lightning.optim import HiddenMatrix
 from ff_lightning.signals import Labelled
@@ -95,11 +95,12 @@ class ResidualBlock(ClassBlock):
         self.starts = starts
         self.halves = halves
 
-    def forward(self, x: Tensor | Carried) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor | Carried) -> Tensor:
         """Activities of the block, ``(B, …)``, not normalised and without the shortcut."""
-        return super().forward(x.x if isinstance(x, Carried) else x)
+        h: Tensor = super().forward(x.x if isinstance(x, Carried) else x)
+        return h
 
-    def pass_on(self, x: Tensor | Carried, h: Tensor) -> Carried:  # type: ignore[override]
+    def pass_on(self, x: Tensor | Carried, h: Tensor) -> Carried:
         """What the next block receives: normalised activities, joined by the shortcut where there is one."""
         y: Tensor = self.norm(h)
         shortcut = x.shortcut if isinstance(x, Carried) else y
@@ -151,6 +152,8 @@ class ResNet(BlockStack):
         dropout: float = 0.2,
     ) -> None:
         check_sizes(image_shape, width, stages, layers_per_stage, num_classes, dropout)
+        goodness = ChannelGroups(num_classes, MeanActivity()) if goodness is None else goodness
+        classes_of(goodness, num_classes)
         blocks: list[ResidualBlock] = []
         channels, side = image_shape[0], tuple(image_shape[1:])
         for index in range((last := stages * layers_per_stage) + 1):
@@ -165,7 +168,7 @@ class ResNet(BlockStack):
             blocks.append(
                 ResidualBlock(
                     layer if blocks else nn.Sequential(StandardImage(image_shape), layer),
-                    (goodness or ChannelGroups(num_classes, MeanActivity())).sized((wide, *side)),
+                    goodness.sized((wide, *side)),
                     copy.deepcopy(loss) or Softmax(),
                     norm=copy.deepcopy(norm) or GroupStandard(num_classes),
                     joint=joint,
@@ -175,6 +178,7 @@ class ResNet(BlockStack):
             )
             channels = 2 * wide if joint is Joint.CONCAT else wide
         super().__init__(blocks)
+        self.image_shape = tuple(image_shape)
         self.num_classes = num_classes
         self.out_features = torch.Size((channels, *side)).numel()
 

@@ -5,12 +5,15 @@ layer treats both halves by the same weights, so that it computes ``W(x + x') + 
 through the layer once, and pairs are sums of pre-activations: ``2 z(x)`` and ``z(x) + z(x')``. Goodness is the mean
 square of the rectified sums over the channels, at every position of a map.
 
-What layers above the first learn from differs from layer to layer in the authors' settings
-(github.com/neurophysics-cnrsthales/contrastive-forward-forward), and is an argument here, ``own_pairs``. A layer with
-pairs of its own takes the activities of single images from below (those of the positive stream: an image beside itself
-has the activities of the image, twice as strong, and every sample is standardised), and pairs them anew. A layer
-without reads the two streams of the layer below, activities of positive and of negative pairs, as in Hinton's FF. Once
-trained, all layers are used alike, on single images.
+A layer above the first can learn in two ways. The authors choose one for every layer
+(github.com/neurophysics-cnrsthales/contrastive-forward-forward); here the argument ``own_pairs`` does.
+
+- With pairs of its own, a layer reads single images and pairs them anew. The positive stream of the layer below serves
+  as these: an image beside itself has the activities of the image, twice as strong, and standardising takes that away.
+- Without, a layer reads both streams of the layer below, as in Hinton's FF: the activities of positive and of negative
+  pairs.
+
+Once trained, all layers are used alike, on single images.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,25 +31,20 @@ from ff_lightning.blocks import ContrastiveBlock
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import RectifiedEnergy
 from ff_lightning.losses import ContrastiveLoss
-from ff_lightning.normalization import Standardise
-from ff_lightning.signals import Contrast, Labelled, LocalStep, Signal
+from ff_lightning.normalization import Standardise, frozen_statistics
+from ff_lightning.signals import BlockContext, Contrast, Labelled, LocalStep, Signal, StepContext
 from ff_lightning.stacks import BlockStack
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PairSignal(Signal):
-    """Images, and with which other image of the batch each is paired.
+    """Images, and with which other image of the batch each is paired; ``h`` has one or both streams of pairs.
 
     Attributes:
-        h: ``(B, …)`` single images or activities of them, or ``(2 * B, …)`` activities of both streams.
-        streams: 1 or 2, accordingly.
-        shift: image ``i`` is paired with image ``i - shift`` of the batch.
-        first: the lowest block whose loss is wanted; blocks below are passed through without one.
+        partner: ``(B,)`` int64, the other image of every image.
     """
 
-    streams: int = 1
-    shift: int = 1
-    first: int = 0
+    partner: Tensor
 
 
 class Triangle(nn.Module):
@@ -69,23 +68,35 @@ class SelfContrastBlock(ContrastiveBlock):
         super().__init__(layer, RectifiedEnergy(), loss, norm=norm)
         self.own_pairs = own_pairs
 
-    def pairs(self, signal: PairSignal) -> tuple[Tensor, Tensor]:
-        """Pre-activations of positive and of negative pairs, each ``(B, C, …)``."""
-        assert isinstance(signal.h, Tensor)
-        if self.own_pairs:
-            z = self(signal.h.chunk(signal.streams)[0])
-            return 2 * z, z + z.roll(signal.shift, 0)
-        z_pos, z_neg = self(signal.h).chunk(2)
-        return z_pos, z_neg
+    def forward(self, x: Tensor | PairSignal) -> Any:
+        """Pre-activations of single samples ``(N, …)``, or of positive and of negative pairs, each ``(B, …)``."""
+        if isinstance(x, Tensor):
+            return super().forward(x)
+        if not self.own_pairs:
+            return super().forward(x.h).chunk(2)
+        z = super().forward(x.h[: len(x.partner)])
+        return 2 * z, z + z[x.partner]
 
     def local_step(
-        self, signal: Signal, generator: torch.Generator | None = None, *, cut: bool = True
+        self, signal: Signal, context: BlockContext = BlockContext(), *, cut: bool = True
     ) -> tuple[Contrast, Signal]:
         """Forward pass and local loss on pairs; see :class:`~ff_lightning.blocks.Block`."""
         assert isinstance(signal, PairSignal)
-        z_pos, z_neg = self.pairs(signal)
-        passed = self.norm(torch.cat([z_pos.detach(), z_neg.detach()]))
-        return self.contrast(self.goodness(z_pos), self.goodness(z_neg)), replace(signal, h=passed, streams=2)
+        z = self(signal)
+        passed = self.pass_on(signal.h, torch.cat([stream.detach() for stream in z]) if cut else torch.cat(z))
+        return self.judge(z, signal, context), replace(signal, h=passed)
+
+    def judge(self, h: tuple[Tensor, Tensor], signal: Signal, context: BlockContext) -> Contrast:
+        """Local loss of the pre-activations of both kinds of pairs."""
+        del signal, context
+        return self.contrast(*map(self.goodness, h))
+
+    @torch.no_grad()
+    def rest(self, signal: Signal, *, paired: bool = False) -> Signal:
+        """Pass single samples on, or with ``paired`` both streams of pairs, without learning."""
+        with frozen_statistics(self):
+            z = torch.cat(self(signal)) if paired else self(signal.h)
+            return replace(signal, h=self.pass_on(signal.h, z))
 
 
 class SelfContrastStack(BlockStack):
@@ -104,26 +115,28 @@ class SelfContrastStack(BlockStack):
         if not self.own_pairs[0]:
             raise InputError(f"Passed `own_pairs={self.own_pairs}`. There are no streams below the first block.")
 
-    def local_losses(self, signal: Signal) -> Iterator[LocalStep]:
-        """Yield the local loss of every block from ``signal.first`` upwards; see :class:`BlockStack`.
+    def local_losses(self, signal: Signal, context: StepContext = StepContext()) -> Iterator[LocalStep]:
+        """Yield the local loss of every block that learns; see :class:`~ff_lightning.stacks.BlockStack`.
 
         Pairs are formed in the highest block that need not be lower; what lies below sees single images.
 
         Args:
             signal: images, a :class:`PairSignal`.
+            context: what is known of the step.
         """
         assert isinstance(signal, PairSignal)
-        start = max(index for index in range(signal.first + 1) if self.own_pairs[index])
-        for index, block in enumerate(self):
+        top = self.begin(context)
+        first = next((index for index in range(len(self)) if context.learns(index)), len(self))
+        paired = max((index for index in range(first + 1) if index < len(self) and self.own_pairs[index]), default=0)
+        for index in range(top + 1):
+            block = self[index]
             assert isinstance(block, SelfContrastBlock)
-            learns = index >= signal.first
-            with torch.set_grad_enabled(learns and torch.is_grad_enabled()):
-                zs = [block(signal.h)] if index < start else list(block.pairs(signal))
-            if learns:
-                yield LocalStep(index, *block.contrast(*map(block.goodness, zs)))
-            # What is passed on is made only now: whoever wants no further loss saves it.
-            zs = [z.detach() for z in zs]
-            signal = replace(signal, h=block.norm(torch.cat(zs)), streams=len(zs))
+            if context.learns(index):
+                found, signal = block.local_step(signal, context.at(index))
+                yield LocalStep(index, *found)
+                del found
+            else:
+                signal = block.rest(signal, paired=index >= paired)
 
 
 class SelfContrastMLP(SelfContrastStack):
@@ -207,6 +220,7 @@ class SelfContrastConv(SelfContrastStack):
             )
         super().__init__(blocks)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.image_shape = tuple(image_shape)
         shrunk = 2 ** len(widths)
         self.out_features = widths[-1] * math.ceil(height / shrunk) * math.ceil(width / shrunk)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -21,14 +22,32 @@ from ff_lightning.losses import ContrastiveLoss, SymBa
 from ff_lightning.networks.mlp import check_sizes, refuse_other_size
 from ff_lightning.networks.spike_encodings import RateEncoding, SpikeEncoding
 from ff_lightning.networks.spiking_layers import LIF, LIFState, SpikingLayer
-from ff_lightning.signals import Labelled, LocalStep, Signal
-from ff_lightning.stacks import BlockStack
+from ff_lightning.signals import BlockContext, Contrast, Labelled, LocalStep, Signal, StepContext
+from ff_lightning.stacks import Network
 
 States = list[LIFState | None]
 
 
+@dataclass(frozen=True)
+class Spikes:
+    """What a spiking block receives at one time step.
+
+    Attributes:
+        spikes: ``(B, D)`` or ``(S * B, D)`` from below.
+        labels: ``(S, B)`` int64; ``None`` for none.
+        state: the block's own, after the step before; ``None`` at rest.
+    """
+
+    spikes: Tensor
+    labels: Tensor | None = None
+    state: LIFState | None = None
+
+
 class SpikingBlock(ContrastiveBlock):
     """A layer of spiking units with a contrastive loss on its traces (tier T1).
+
+    Its activities are a :class:`~ff_lightning.networks.spiking_layers.LIFState`, and so is what it passes on: the block
+    above reads its spikes, the block itself the rest of it at the next step.
 
     Args:
         layer: the units and their synapses.
@@ -41,30 +60,22 @@ class SpikingBlock(ContrastiveBlock):
     def __init__(self, layer: SpikingLayer, goodness: Goodness, loss: ContrastiveLoss) -> None:
         super().__init__(layer, goodness, loss)
 
-    def forward(  # type: ignore[override]
-        self, x: Tensor, labels: Tensor | None = None, state: LIFState | None = None
-    ) -> LIFState:
+    def forward(self, x: Spikes) -> LIFState:
         """One time step; see :class:`~ff_lightning.networks.spiking_layers.SpikingLayer`."""
-        stepped: LIFState = self.layer(x, labels, state)
+        stepped: LIFState = self.layer(x.spikes, x.labels, x.state)
         return stepped
 
-    def time_step(self, index: int, x: Tensor, labels: Tensor, state: LIFState | None) -> tuple[LocalStep, LIFState]:
-        """One time step and its local loss.
+    def judge(self, h: LIFState, signal: Signal, context: BlockContext) -> Contrast:
+        """Local loss of the traces of both streams."""
+        return super().judge(h.trace, signal, context)
 
-        Args:
-            index: the block's place in its stack.
-            x: spikes from below.
-            labels: ``(2, B)``, right and wrong ones.
-            state: after the step before.
-
-        Returns:
-            The local loss, and the detached state after this step.
-        """
-        after = self(x, labels, state)
-        return LocalStep(index, *self.contrast(*self.goodness(after.trace).chunk(2))), after.detached()
+    def pass_on(self, x: Spikes, h: LIFState) -> LIFState:
+        """The state itself."""
+        del x
+        return h
 
 
-class SpikingMLP(BlockStack):
+class SpikingMLP(Network):
     """Fully connected layers of leaky integrate-and-fire units, each of which is told the label.
 
     In training frames are drawn from torch's own generator, which
@@ -152,7 +163,7 @@ class SpikingMLP(BlockStack):
         """Firing rates of the last block, ``(N, D)`` in [0, 1], with the gradient through layers and time."""
         return self._mean(states[-1].spikes for states in self._run(x, len(self)))
 
-    def local_losses(self, signal: Signal) -> Iterator[LocalStep]:
+    def local_losses(self, signal: Signal, context: StepContext = StepContext()) -> Iterator[LocalStep]:
         """Yield the local loss of every block at every time step, or at every ``learn_every``-th.
 
         A block learns before the block above sees its spikes of the next step; its own spikes of this step are those
@@ -160,6 +171,7 @@ class SpikingMLP(BlockStack):
 
         Args:
             signal: :class:`~ff_lightning.signals.Labelled` samples of two streams, right and wrong labels.
+            context: what is known of the step.
 
         Yields:
             One :class:`LocalStep` a block and time step.
@@ -167,17 +179,17 @@ class SpikingMLP(BlockStack):
         x, labels = _parts(signal.h)
         if labels is None or len(labels) != 2:
             raise InputError("Passed a signal without right and wrong labels. A `SpikingMLP` contrasts labels (2, B).")
+        self.begin(context)
         states: States = [None] * len(self)
         for number, spikes in enumerate(self.frames(x), start=1):
-            for index, block in enumerate(self.spiking_blocks()):
-                if number % self.learn_every:
-                    with torch.no_grad():
-                        state = block(spikes, labels, states[index])
-                else:
-                    step, state = block.time_step(index, spikes, labels, states[index])
-                    yield step
-                    del step
-                states[index], spikes = state, state.spikes
+            for index, block in enumerate(self):
+                seen = Signal(Spikes(spikes, labels, states[index]))
+                rests = number % self.learn_every != 0
+                found, passed = (None, block.rest(seen)) if rests else self.visit(index, seen, context)
+                if found is not None:
+                    yield LocalStep(index, *found)
+                del found
+                states[index], spikes = passed.h, passed.h.spikes
 
     @torch.no_grad()
     def activities(self, x: Tensor | Labelled) -> Iterator[Tensor]:
@@ -219,7 +231,7 @@ class SpikingMLP(BlockStack):
         for spikes in self.frames(sample):
             after: list[LIFState] = []
             for block, state in zip(self.spiking_blocks(), states, strict=False):
-                after.append(block(after[-1].spikes if after else spikes, labels, state))
+                after.append(block(Spikes(after[-1].spikes if after else spikes, labels, state)))
             states = [*after]
             yield after
 

@@ -37,7 +37,7 @@ class LIFState(NamedTuple):
     spikes: Tensor
     trace: Tensor
 
-    def detached(self) -> LIFState:
+    def detach(self) -> LIFState:
         """The same values, without a graph."""
         return LIFState(*(part.detach() for part in self))
 

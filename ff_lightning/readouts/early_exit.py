@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ff_lightning.distributed import gather_rows
 from ff_lightning.errors import InputError
 from ff_lightning.readouts.goodness import Answer, Readout, all_labels, swept
 from ff_lightning.signals import Labelled
-from ff_lightning.stacks import BlockStack
+from ff_lightning.stacks import BlockStack, Network
 
 
 class EarlyExit(Readout):
@@ -25,51 +26,63 @@ class EarlyExit(Readout):
 
     Args:
         margins: for every block but the last, the lead that suffices, in units of goodness summed up to that block;
-            ``inf`` never answers. :meth:`calibrated` finds them.
+            ``inf`` never answers.
+        tolerance: accuracy that may be lost on validation images, in ``[0, 1]``, when margins are chosen by them;
+            ``None`` keeps the margins as they are.
         first_block: see :class:`~ff_lightning.readouts.Readout`; blocks below do not answer.
 
     Raises:
-        InputError: a margin is negative or NaN.
+        InputError: a margin is negative or NaN, or the tolerance out of range.
     """
 
-    def __init__(self, margins: Sequence[float], *, first_block: int = 0) -> None:
+    leads: Tensor
+
+    def __init__(self, margins: Sequence[float], *, tolerance: float | None = None, first_block: int = 0) -> None:
         super().__init__(first_block)
         if not all(margin >= 0 for margin in margins):
             raise InputError(f"Passed `margins={list(margins)}`. `margins` must not be negative.")
-        self.margins = [float(margin) for margin in margins]
-
-    @classmethod
-    def calibrated(cls, goodness: Tensor, labels: Tensor, *, tolerance: float, first_block: int = 0) -> EarlyExit:
-        """Margins that answer as early as they can without losing more accuracy than allowed.
-
-        From the lowest block upwards: of the images that come to a block, as many as possible are answered there, those
-        with the greatest lead first, while the answers lost against the last block, less those won, stay within an
-        equal share of the allowance for each block but the last. What a block leaves of its share goes to the next.
-
-        Args:
-            goodness: ``(L, B, C)`` of validation images, as of :func:`~ff_lightning.readouts.label_goodness`.
-            labels: ``(B,)`` int64, their classes.
-            tolerance: accuracy that may be lost on them, in ``[0, 1]``.
-            first_block: see :class:`~ff_lightning.readouts.Readout`.
-
-        Raises:
-            InputError: ``tolerance`` is out of range.
-        """
-        if not 0 <= tolerance <= 1:
+        if tolerance is not None and not 0 <= tolerance <= 1:
             raise InputError(f"Passed `tolerance={tolerance}`. `tolerance` must be in [0, 1].")
-        sums = goodness[first_block:].cumsum(0)
+        self.tolerance = tolerance
+        self.register_buffer("leads", torch.tensor([float(margin) for margin in margins], dtype=torch.float64))
+        self._observed: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def margins(self) -> list[float]:
+        """The lead that suffices, for every block but the last."""
+        margins: list[float] = self.leads.tolist()
+        return margins
+
+    def observe(self, goodness: Tensor, labels: Tensor) -> None:  # noqa: D102
+        if self.tolerance is not None:
+            self._observed.append((goodness, labels))
+
+    def choose(self) -> None:
+        """Find the margins that answer as early as they can without losing more accuracy than allowed.
+
+        An answer is lost where the block is wrong and the last block would have been right; it is won the other way
+        round. The allowance, ``tolerance`` times the number of images, is shared out equally among all blocks but the
+        last. From the lowest block upwards, each answers the images with the greatest lead, as many as it can while
+        answers lost less answers won stay within its share. What it leaves of its share goes to the next block.
+        """
+        if self.tolerance is None or not self._observed:
+            return
+        rows = gather_rows(torch.cat([goodness.transpose(0, 1) for goodness, _ in self._observed]))
+        labels = gather_rows(torch.cat([labels for _, labels in self._observed]))
+        self._observed = []
+        sums = rows.transpose(0, 1)[self.first_block :].cumsum(0)
         right = sums.argmax(2) == labels
         going_on = torch.ones_like(labels, dtype=torch.bool)
-        margins, allowed = [math.inf] * first_block, 0.0
+        margins, allowed = [math.inf] * self.first_block, 0.0
         for scores, correct in zip(sums[:-1], right[:-1], strict=True):
-            allowed += tolerance * len(labels) / (len(sums) - 1)
+            allowed += self.tolerance * len(labels) / (len(sums) - 1)
             margin, lost = _margin(lead(scores)[going_on], (right[-1].int() - correct.int())[going_on], allowed)
             margins.append(margin)
             allowed -= lost
             going_on &= lead(scores) < margin
-        return cls(margins, first_block=first_block)
+        self.leads.copy_(torch.tensor(margins))
 
-    def check(self, network: BlockStack) -> None:
+    def check(self, network: Network) -> None:
         """Check that there is a margin for every block but the last.
 
         Raises:
@@ -77,38 +90,39 @@ class EarlyExit(Readout):
                 below.
         """
         super().check(network)
-        if type(network).activities is not BlockStack.activities:
+        if not isinstance(network, BlockStack):
             raise InputError(
                 f"Passed `readout=EarlyExit` with a {type(network).__name__}, which passes activities on in a way of "
                 "its own. An early exit needs blocks that read the one below and nothing else."
             )
-        if len(self.margins) != len(network) - 1:
+        if len(self.leads) != len(network) - 1:
             raise InputError(
-                f"Passed {len(self.margins)} `margins`. The network has {len(network)} blocks, and all but the last "
+                f"Passed {len(self.leads)} `margins`. The network has {len(network)} blocks, and all but the last "
                 "need one."
             )
 
-    def forward(self, network: BlockStack, image: Tensor, num_classes: int) -> Tensor:  # noqa: D102
+    def forward(self, network: Network, image: Tensor, num_classes: int) -> Tensor:  # noqa: D102
         return self.answer(network, image, num_classes).scores
 
-    def answer(self, network: BlockStack, image: Tensor, num_classes: int) -> Answer:
+    def answer(self, network: Network, image: Tensor, num_classes: int) -> Answer:
         """Scores of images ``(B, …)``, summed up to the block that answered, and that block."""
         parts = [self._some(network, some, num_classes) for some in swept(network, image, num_classes)]
         return Answer(torch.cat([part.scores for part in parts]), torch.cat([part.block for part in parts]))
 
     @torch.no_grad()
-    def _some(self, network: BlockStack, image: Tensor, num_classes: int) -> Answer:
+    def _some(self, network: Network, image: Tensor, num_classes: int) -> Answer:
         sweep = not network.gives_classes
         x = Labelled(image, all_labels(len(image), num_classes, image.device)) if sweep else image
         rows = torch.arange(len(image), device=image.device)  # of the images that go on
         scores = torch.zeros(len(image), num_classes, device=image.device)
         answered = torch.full_like(rows, len(network) - 1)
+        margins = [*self.margins, 0.0]
         for index, block in enumerate(network):
             h: Tensor = block(x)
             if index >= self.first_block:
                 g = block.goodness(h)
                 scores = scores.to(g.dtype).index_add(0, rows, g.view(num_classes, -1).T if sweep else g)
-                unclear = lead(scores[rows]) < (self.margins[index] if index < len(self.margins) else 0.0)
+                unclear = lead(scores[rows]) < margins[index]
                 answered[rows[~unclear]] = index
                 rows = rows[unclear]
                 h = kept(h, unclear)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ff_lightning.distributed import mean_over_ranks
 from ff_lightning.errors import InputError
 from ff_lightning.signals import Labelled
-from ff_lightning.stacks import BlockStack
+from ff_lightning.stacks import Network
 
 SWEPT_AT_ONCE = 2500
 """Rows, images times labels, whose activities are alive together in a sweep, unless one image alone has more."""
@@ -37,7 +37,7 @@ class Answer:
     block: Tensor
 
 
-def label_goodness(network: BlockStack, image: Tensor, num_classes: int) -> Tensor:
+def label_goodness(network: Network, image: Tensor, num_classes: int) -> Tensor:
     """Goodness that every block gives to every label, in batched passes without gradient.
 
     The image part of the first block is computed once for all labels. Activities of at most 2,500 images times labels
@@ -68,7 +68,7 @@ def all_labels(batch: int, num_classes: int, device: torch.device) -> Tensor:
     return torch.arange(num_classes, device=device).unsqueeze(1).expand(num_classes, batch)
 
 
-def swept(network: BlockStack, image: Tensor, num_classes: int) -> Sequence[Tensor]:
+def swept(network: Network, image: Tensor, num_classes: int) -> Sequence[Tensor]:
     """Cut a batch into parts that are swept one after the other; an exported program takes it whole."""
     if torch.compiler.is_compiling():
         return [image]
@@ -89,7 +89,7 @@ class Readout(nn.Module, ABC):
             raise InputError(f"Passed `first_block={first_block}`. `first_block` must not be negative.")
         self.first_block = first_block
 
-    def check(self, network: BlockStack) -> None:
+    def check(self, network: Network) -> None:
         """Check that the readout fits the stack.
 
         Raises:
@@ -101,16 +101,36 @@ class Readout(nn.Module, ABC):
                 f"most {len(network) - 1}."
             )
 
+    def attach(self, network: Network, num_classes: int) -> None:
+        """Take from the task what the readout was not told, and check that it fits.
+
+        Args:
+            network: the stack that it will read.
+            num_classes: number of classes.
+
+        Raises:
+            InputError: it does not fit.
+        """
+        del num_classes
+        self.check(network)
+
     @abstractmethod
-    def forward(self, network: BlockStack, image: Tensor, num_classes: int) -> Tensor:
+    def forward(self, network: Network, image: Tensor, num_classes: int) -> Tensor:
         """Scores ``(B, num_classes)`` of images ``(B, …)``; the highest is the prediction. No gradient."""
 
-    def answer(self, network: BlockStack, image: Tensor, num_classes: int) -> Answer:
+    def answer(self, network: Network, image: Tensor, num_classes: int) -> Answer:
         """Scores of images ``(B, …)``, and which block gave them: the last one, unless a readout stops earlier."""
         scores = self(network, image, num_classes)
         return Answer(scores, torch.full((len(scores),), len(network) - 1, device=scores.device))
 
-    def local_loss(self, network: BlockStack, image: Tensor, labels: Tensor) -> Tensor | None:
+    def observe(self, goodness: Tensor, labels: Tensor) -> None:
+        """Look at the goodness ``(L, B, C)`` of validation images and their classes ``(B,)``, to choose by it."""
+        del goodness, labels
+
+    def choose(self) -> None:
+        """Calibrate by all that was observed, at the end of a validation; every rank must call it."""
+
+    def local_loss(self, network: Network, image: Tensor, labels: Tensor) -> Tensor | None:
         """Loss that trains the readout's own parameters on detached activities, or ``None``."""
         del network, image, labels
         return None
@@ -122,19 +142,12 @@ class GoodnessReadout(Readout):
     Hinton leaves out the first block of four (section 3.3: ``first_block=1``).
     """
 
-    def forward(self, network: BlockStack, image: Tensor, num_classes: int) -> Tensor:  # noqa: D102
+    def forward(self, network: Network, image: Tensor, num_classes: int) -> Tensor:  # noqa: D102
         return self.combine(label_goodness(network, image, num_classes))
 
     def combine(self, goodness: Tensor) -> Tensor:
         """Scores ``(B, C)`` from the goodness of every block, ``(L, B, C)``."""
         return goodness[self.first_block :].sum(0)
-
-    def observe(self, goodness: Tensor, labels: Tensor) -> None:
-        """Look at the goodness ``(L, B, C)`` of validation images; a readout may choose by it."""
-        del goodness, labels
-
-    def choose(self) -> None:
-        """Choose by all that was observed, at the end of a validation."""
 
 
 class LastBlock(GoodnessReadout):
@@ -174,7 +187,7 @@ class ChosenBlocks(GoodnessReadout):
         self.correct: Tensor
         self.register_buffer("correct", torch.zeros(depth, depth, dtype=torch.float64), persistent=False)
 
-    def check(self, network: BlockStack) -> None:  # noqa: D102
+    def check(self, network: Network) -> None:  # noqa: D102
         if len(network) != len(self.correct):
             raise InputError(
                 f"Passed `depth={len(self.correct)}` with a network of {len(network)} blocks. They must be equal."

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ff_lightning.errors import InputError
+from ff_lightning.normalization import RunningMean
 
 if TYPE_CHECKING:
     from ff_lightning.module import FFLightningModule
@@ -99,6 +100,9 @@ def block_seconds(module: FFLightningModule, batch: Any) -> list[float]:
             rounds.append(_round(module, batch))
     for buffer, kept in buffers:
         buffer.copy_(kept)
+    for part in module.modules():
+        if isinstance(part, RunningMean):
+            part.forget()
     for parameter, gradient in zip(parameters, gradients, strict=True):
         parameter.grad = gradient
     return [min(times) for times in zip(*rounds, strict=True)]

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, cast
 import lightning.pytorch as pl
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
-from lightning.pytorch.overrides.distributed import _sync_module_states
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -17,7 +16,8 @@ from torch import distributed as dist
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
 
-from ff_lightning.distributed import one_copy
+from ff_lightning.distributed import one_copy, take_from_first_rank
+from ff_lightning.engine.lightning import replace_sigterm, restore_sigterm
 from ff_lightning.engine.sync import NoSync
 from ff_lightning.errors import InputError
 from ff_lightning.stacks import BlockStack
@@ -88,7 +88,7 @@ class LayerParallelStrategy(DDPStrategy):
     def configure_ddp(self) -> None:
         """In place of the wrapper of DDP: weights and seed of the first rank, and groups of processes for signals."""
         assert self.lightning_module is not None
-        _sync_module_states(self.lightning_module)
+        take_from_first_rank(self.lightning_module)
         self.module.seed = self.broadcast(self.module.seed)
         if self._envelopes is None or self._tensors is None:
             self._envelopes = dist.new_group(backend="gloo")
@@ -101,9 +101,7 @@ class LayerParallelStrategy(DDPStrategy):
             self._stage = None
             depth = len(self.module.network)
             self.module.network.stage = Stage(range(depth), depth)
-        trainer = self.module.trainer
-        trainer.fit_loop.epoch_loop.__dict__.pop("_broadcast_sigterm_tensor", None)
-        trainer._signal_connector.__dict__.pop("_sigterm_notifier_fn", None)
+        restore_sigterm(self.module.trainer)
         super().teardown()
 
     def refuse(self, trainer: pl.Trainer) -> None:
@@ -147,9 +145,7 @@ class LayerParallelStrategy(DDPStrategy):
                 raise SIGTERMException
 
         self._told_to_stop = False
-        trainer = self.module.trainer
-        trainer._signal_connector._sigterm_notifier_fn = note  # type: ignore[method-assign, assignment]
-        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = stop_if_told  # type: ignore[method-assign]
+        replace_sigterm(self.module.trainer, note, stop_if_told)
 
     # Training --------------------------------------------------------------------------------------------------
 

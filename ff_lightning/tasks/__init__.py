@@ -2,7 +2,6 @@
 
 from ff_lightning.tasks.classifier import FFClassifier as FFClassifier
 from ff_lightning.tasks.language import FFLanguageModel as FFLanguageModel
-from ff_lightning.tasks.language import LanguageTwin as LanguageTwin
 from ff_lightning.tasks.predictive import FFPredictive as FFPredictive
 from ff_lightning.tasks.representation import FFRepresentation as FFRepresentation
 from ff_lightning.tasks.self_contrast import FFSelfContrast as FFSelfContrast

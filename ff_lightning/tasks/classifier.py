@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from ff_lightning.errors import InputError
@@ -13,12 +13,9 @@ from ff_lightning.metrics import LabelContrast
 from ff_lightning.negatives import LabelNegatives, UniformWrongLabel
 from ff_lightning.readouts import Answer, GoodnessReadout, Readout, label_goodness
 from ff_lightning.readouts.early_exit import EarlyExit
-from ff_lightning.signals import Labelled, LocalStep, Signal
-from ff_lightning.stacks import BlockStack
-from ff_lightning.tasks.evaluation import ClassificationMetrics, ImageClassification
-
-JUDGED_AT_ONCE = 3
-"""Labels whose activities are alive together while negatives are chosen: the memory of a training step, about."""
+from ff_lightning.signals import LocalStep, Signal
+from ff_lightning.stacks import Network
+from ff_lightning.tasks.evaluation import ClassificationMetrics, ImageClassification, agreed_classes
 
 
 class FFClassifier(ImageClassification):
@@ -31,7 +28,7 @@ class FFClassifier(ImageClassification):
     Args:
         network: a stack whose first layer takes :class:`~ff_lightning.signals.Labelled`, or one of
             :class:`~ff_lightning.blocks.ClassBlock`, such as :class:`~ff_lightning.networks.ConvNet`.
-        num_classes: number of classes.
+        num_classes: number of classes; that of the network by default.
         negatives: draws wrong labels; uniform by default. Blocks that give every class a goodness need none.
         readout: how a prediction is taken; goodness summed over all blocks by default.
         **kwargs: see :class:`~ff_lightning.FFLightningModule`.
@@ -42,20 +39,21 @@ class FFClassifier(ImageClassification):
 
     def __init__(
         self,
-        network: BlockStack,
+        network: Network,
         *,
-        num_classes: int = 10,
+        num_classes: int | None = None,
         negatives: LabelNegatives | None = None,
         readout: Readout | None = None,
         **kwargs: Any,
     ) -> None:
         self.repeats_blocks = network.repeats_blocks
-        super().__init__(network, num_classes=num_classes, **kwargs)
-        if getattr(network, "num_classes", num_classes) != num_classes:
+        if getattr(network, "num_classes", 0) is None:
             raise InputError(
-                f"Passed `num_classes={num_classes}` with a network built for "
-                f"`num_classes={getattr(network, 'num_classes', None)}`. They must be equal."
+                f"Passed `network={type(network).__name__}` built for `num_classes=None`. A classifier needs a label "
+                "in its input, or a goodness for every class."
             )
+        num_classes = agreed_classes(num_classes, network, readout)
+        super().__init__(network, num_classes=num_classes, **kwargs)
         if negatives is not None and network.gives_classes:
             raise InputError(
                 f"Passed `negatives={type(negatives).__name__}` with a network whose blocks give every class a "
@@ -63,7 +61,7 @@ class FFClassifier(ImageClassification):
             )
         self.negatives = UniformWrongLabel() if negatives is None else negatives
         self.readout = GoodnessReadout() if readout is None else readout
-        self.readout.check(network)
+        self.readout.attach(network, num_classes)
         self.contrast = LabelContrast(len(network))
 
     def local_modules(self) -> Sequence[nn.Module]:
@@ -78,26 +76,25 @@ class FFClassifier(ImageClassification):
         whatever strategy the updates are made.
         """
         x, y = self.checked(batch)
-        loss = self.readout.local_loss(self.network, x, y)
-        if loss is not None:
-            yield LocalStep(len(self.network), loss)
-        yield from self.network.local_losses(self._signal(x, y))
+        context = self.step_context()
+        for index in range(len(self.network), len(self.local_modules())):  # the readout, if it has something to learn
+            loss = self.readout.local_loss(self.network, x, y) if context.learns(index) else None
+            if loss is not None:
+                yield LocalStep(index, loss)
+        yield from self.network.local_losses(self.signal(x, y), context)
 
-    def _signal(self, x: Tensor, y: Tensor) -> Signal:
-        """What the first block receives: images, with their label and with a wrong one where blocks contrast them."""
-        if self.network.gives_classes:
-            return Signal(x, 1, y, self.generator, self.global_step)
-        if not self.network.stage.reads_input:
-            return Signal(x, labels=y)
-        shared = self.network.share(x)
+    def signal(self, x: Tensor, y: Tensor) -> Signal:
+        """What the network receives: images, with their label and with a wrong one where blocks contrast them.
 
-        def judge(labels: Tensor, blocks: int) -> Tensor:
-            some = torch.split(labels, JUDGED_AT_ONCE)
-            judged = [self.network.impression(Labelled(x, rows, shared), blocks) for rows in some]
-            return torch.cat(judged).view_as(labels)
-
-        wrong = self.negatives(y, self.num_classes, judge, self.generator())
-        return Signal(Labelled(x, torch.stack([y, wrong]), shared), labels=y)
+        Args:
+            x: images ``(B, …)``.
+            y: their classes, ``(B,)`` int64.
+        """
+        if self.network.gives_classes or not self.network.stage.reads_input:
+            return Signal(x, y)
+        opened = self.network.open(x)
+        wrong = self.negatives(y, self.num_classes, opened.goodness, self.generator())
+        return Signal(opened.with_labels(y, wrong), y)
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores ``(B, num_classes)`` of images ``(B, …)``; the highest is the prediction."""
@@ -109,7 +106,7 @@ class FFClassifier(ImageClassification):
         return self.readout.answer(self.network, x, self.num_classes)
 
     def exit_early(self, batches: Iterable[Any], *, tolerance: float) -> EarlyExit:
-        """Put an early exit in place of the goodness readout; see :meth:`EarlyExit.calibrated`.
+        """Put an early exit in place of the goodness readout, and choose its margins.
 
         Args:
             batches: ``(x, y)`` of validation images.
@@ -125,31 +122,32 @@ class FFClassifier(ImageClassification):
             raise InputError(
                 f"`exit_early` was called with `readout={type(self.readout).__name__}`. It needs goodness."
             )
+        margins, first = [math.inf] * (len(self.network) - 1), self.readout.first_block
+        readout = EarlyExit(margins, tolerance=tolerance, first_block=first).to(self.device)
+        readout.check(self.network)
         pairs = [(x.to(self.device), y.to(self.device)) for x, y in batches]
         if not pairs:
             raise InputError("Passed no `batches`. Margins of an early exit are found on validation images.")
-        goodness = torch.cat([label_goodness(self.network, x, self.num_classes) for x, _ in pairs], dim=1)
-        labels = torch.cat([y for _, y in pairs])
-        self.readout = EarlyExit.calibrated(goodness, labels, tolerance=tolerance, first_block=self.readout.first_block)
-        return self.readout
+        for x, y in pairs:
+            readout.observe(label_goodness(self.network, x, self.num_classes), y)
+        readout.choose()
+        self.readout = readout
+        return readout
 
     def evaluate(self, batch: Any, stage: str, metrics: ClassificationMetrics) -> None:
         """Accuracy of the readout; what every block makes of the labels is logged at the end of the epoch."""
         x, y = self.checked(batch)
         goodness = label_goodness(self.network, x, self.num_classes)
-        if isinstance(self.readout, GoodnessReadout):
-            scores = self.readout.combine(goodness)
-            if stage == "val" and not self.trainer.sanity_checking:
-                self.readout.observe(goodness, y)
-        else:
-            scores = self(x)
+        scores = self.readout.combine(goodness) if isinstance(self.readout, GoodnessReadout) else self(x)
+        if stage == "val" and not self.trainer.sanity_checking:
+            self.readout.observe(goodness, y)
         self.log_accuracy(scores, y, stage, metrics)
         self.contrast.update(goodness, y, [block.threshold for block in self.network])
 
     def on_validation_epoch_end(self) -> None:
         """Log accuracy, separation and goodness gap of every block; let the readout choose."""
         self._log_contrast("val")
-        if isinstance(self.readout, GoodnessReadout) and not self.trainer.sanity_checking:
+        if not self.trainer.sanity_checking:
             self.readout.choose()
 
     def on_test_epoch_end(self) -> None:

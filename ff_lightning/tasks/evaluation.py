@@ -12,7 +12,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
 from ff_lightning.readouts import Answer
-from ff_lightning.stacks import BlockStack
+from ff_lightning.stacks import Network
 
 
 class ImageClassification(FFLightningModule, ABC):
@@ -23,15 +23,34 @@ class ImageClassification(FFLightningModule, ABC):
 
     Args:
         network: the blocks to train.
-        num_classes: number of classes, 2 or more.
+        num_classes: number of classes, 2 or more; that of the network by default.
         **kwargs: see :class:`~ff_lightning.FFLightningModule`.
+
+    Raises:
+        InputError: see :func:`agreed_classes`.
     """
 
-    def __init__(self, network: BlockStack, *, num_classes: int, **kwargs: Any) -> None:
+    def __init__(self, network: Network, *, num_classes: int | None = None, **kwargs: Any) -> None:
+        num_classes = agreed_classes(num_classes, network)
         super().__init__(network, **kwargs)
         self.num_classes = num_classes
         self.val_metrics = ClassificationMetrics(num_classes)
         self.test_metrics = ClassificationMetrics(num_classes)
+
+    def setup(self, stage: str) -> None:
+        """Check that the data has the classes that the model tells apart, as far as it says so itself.
+
+        Raises:
+            InputError: it has fewer or more.
+        """
+        super().setup(stage)
+        data = getattr(self.trainer, "datamodule", None)
+        known = getattr(data, "num_classes", None)
+        if stage != "predict" and known is not None and known != self.num_classes:
+            raise InputError(
+                f"Passed a {type(self).__name__} of `num_classes={self.num_classes}` with a {type(data).__name__} of "
+                f"`num_classes={known}`. They must be equal."
+            )
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
@@ -93,6 +112,38 @@ class ClassificationMetrics(nn.Module):
         predicted = scores.argmax(1)
         self.accuracy.update(predicted, labels)
         self.confusion.update(predicted, labels)
+
+
+def agreed_classes(num_classes: int | None, *parts: nn.Module | None) -> int:
+    """The number of classes, from whoever knows it.
+
+    Args:
+        num_classes: that a task was told, if it was.
+        *parts: its network and readout, which may have a ``num_classes`` of their own.
+
+    Raises:
+        InputError: two of them say different numbers, or nobody says one.
+    """
+    known = {"": num_classes} | {type(part).__name__: _classes_of(part) for part in parts}
+    told = {name: count for name, count in known.items() if count is not None}
+    if not told:
+        raise InputError(
+            f"Passed no `num_classes`, and `network={type(parts[0]).__name__}`, which does not say it either. Say how "
+            "many classes there are."
+        )
+    first, count = next(iter(told.items()))
+    for name, other in told.items():
+        if other != count:
+            first = f"`{first}(num_classes={count})`" if first else f"`num_classes={count}`"
+            raise InputError(f"Passed {first} with `{name}(num_classes={other})`. They must be equal.")
+    return count
+
+
+def _classes_of(part: nn.Module | None) -> int | None:
+    """What a network or readout says, or else the first block of a stack: its goodness, or its layer, has classes."""
+    first = [part[0].goodness, part[0].layer] if isinstance(part, Network) else []
+    counts = [getattr(each, "num_classes", None) for each in (part, *first)]
+    return next((count for count in counts if count is not None), None)
 
 
 def check_labels(labels: Tensor, num_classes: int) -> None:

@@ -1,4 +1,4 @@
-"""Next-token Forward-Forward, and its twin."""
+"""Next-token Forward-Forward."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ DREAMS = -2
 class FFLanguageModel(LanguageModelling):
     """Language model whose blocks each contrast the real next token with tokens of the model's own prediction.
 
-    The network's parts decide the arm: :class:`~ff_lightning.candidates.LinearContrast` draws from the block's own
-    prediction (tier T1, the default), :class:`~ff_lightning.candidates.LogisticContrast` with ``from_below=True``
-    and ``residual=True`` corrects the prediction below (T1), :class:`~ff_lightning.candidates.Softmax` compares
-    all tokens at once (T2), :class:`~ff_lightning.language.HintonGPT` judges the token in its input (T1). So does how
-    they predict: a ``GPT`` with its last block alone, or with ``average=True`` with the mean of what all blocks say.
+    The network's parts decide the arm. :class:`~ff_lightning.candidates.LinearContrast` draws from the block's own
+    prediction (tier T1, the default). :class:`~ff_lightning.candidates.LogisticContrast` with ``from_below=True`` and
+    :class:`~ff_lightning.language.Residual` correct the prediction below (T1).
+    :class:`~ff_lightning.candidates.Softmax` compares all tokens at once (T2).
+    :class:`~ff_lightning.language.HintonGPT` judges the token in its input (T1). So do they decide how a ``GPT``
+    predicts: with its last block alone, or with the mean of what all blocks say (``Independent(average=True)``).
 
     Args:
         network: such as :class:`~ff_lightning.language.GPT`.
@@ -65,15 +66,3 @@ class FFLanguageModel(LanguageModelling):
         if self.rollouts.due(self.global_step):
             self.rollouts.refresh(self.network, tokens, self.global_step, generator)
         return self.rollouts.draw(min(tokens.shape[1], self.rollouts.tokens.shape[1]), generator)
-
-
-class LanguageTwin(LanguageModelling):
-    """The same network trained end to end by backprop: all layers are one block, under one softmax over tokens.
-
-    Args:
-        network: the network that FF would train; its layers are copied.
-        **kwargs: see :class:`~ff_lightning.FFLightningModule`.
-    """
-
-    def __init__(self, network: TokenStack, **kwargs: Any) -> None:
-        super().__init__(network.as_one_block(), **kwargs)

@@ -79,7 +79,9 @@ class LanguageModelling(FFLightningModule):
     def local_losses(self, batch: Any) -> Iterator[LocalStep]:
         """The losses of the blocks, each with randomness of its own."""
         tokens, targets = self.windows(batch)
-        yield from self.network.local_losses(self.network.signal(tokens, targets, self.generator, self.dreams(tokens)))
+        context = self.step_context()
+        signal = self.network.signal(tokens, targets, context, self.dreams(tokens))
+        yield from self.network.local_losses(signal, context)
 
     def dreams(self, tokens: Tensor) -> Dreams | None:
         """Sequences that the model made itself, for a step on ``(B, T)`` tokens; ``None`` for none."""

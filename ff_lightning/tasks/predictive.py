@@ -27,7 +27,7 @@ class FFPredictive(FFClassifier):
 
     Args:
         network: the two circuits.
-        num_classes: number of classes.
+        num_classes: number of classes; that of the network by default.
         negatives: draws wrong labels, judged by the softmax head in nats; uniform by default.
         readout: which layers are asked; all by default.
         **kwargs: see :class:`~ff_lightning.FFLightningModule`.
@@ -37,7 +37,7 @@ class FFPredictive(FFClassifier):
         self,
         network: PredictiveCircuits,
         *,
-        num_classes: int = 10,
+        num_classes: int | None = None,
         negatives: LabelNegatives | None = None,
         readout: GoodnessReadout | None = None,
         **kwargs: Any,
@@ -52,11 +52,13 @@ class FFPredictive(FFClassifier):
     def local_losses(self, batch: Any) -> Iterator[LocalStep]:
         """The loss of the softmax head, then those of both circuits as the network settles."""
         x, y = self.checked(batch)
+        context, head = self.step_context(), 2 * len(self.network) + 1
         logits = self.network.classify(x)
-        yield LocalStep(2 * len(self.network) + 1, F.cross_entropy(logits, y))
+        if context.learns(head):
+            yield LocalStep(head, F.cross_entropy(logits, y))
         belief = logits.detach().log_softmax(1).T
         wrong = self.negatives(y, self.num_classes, lambda labels, _: belief.gather(0, labels), self.generator())
-        yield from self.network.local_losses(Signal(Labelled(x, torch.stack([y, wrong])), labels=y))
+        yield from self.network.local_losses(Signal(Labelled(x, torch.stack([y, wrong])), y), context)
 
     def evaluate(self, batch: Any, stage: str, metrics: ClassificationMetrics) -> None:
         """Accuracy of the label sweep and of the head, and the error of reconstructions with the predicted labels."""

@@ -12,8 +12,8 @@ from ff_lightning.errors import InputError
 from ff_lightning.negatives import HybridMask
 from ff_lightning.readouts import LinearReadout, NestedReadout
 from ff_lightning.signals import LocalStep, Signal
-from ff_lightning.stacks import BlockStack
-from ff_lightning.tasks.evaluation import ClassificationMetrics, ImageClassification
+from ff_lightning.stacks import Network
+from ff_lightning.tasks.evaluation import ClassificationMetrics, ImageClassification, agreed_classes
 
 
 class FFRepresentation(ImageClassification):
@@ -25,24 +25,25 @@ class FFRepresentation(ImageClassification):
     Args:
         network: a stack whose first layer takes plain images.
         readout: the linear softmax, or nested ones.
-        num_classes: number of classes.
+        num_classes: number of classes; that of the readout, or of the network, by default.
         negatives: makes negative images out of a batch.
         **kwargs: see :class:`~ff_lightning.FFLightningModule`.
     """
 
     def __init__(
         self,
-        network: BlockStack,
+        network: Network,
         readout: LinearReadout,
         *,
-        num_classes: int = 10,
+        num_classes: int | None = None,
         negatives: HybridMask | None = None,
         **kwargs: Any,
     ) -> None:
+        num_classes = agreed_classes(num_classes, network, readout)
         super().__init__(network, num_classes=num_classes, **kwargs)
         self.negatives = HybridMask() if negatives is None else negatives
         self.readout = readout
-        self.readout.check(network)
+        self.readout.attach(network, num_classes)
         depths = len(readout.shallow) + 1 if isinstance(readout, NestedReadout) else 0
         self.by_depth = nn.ModuleList(MulticlassAccuracy(num_classes, average="micro") for _ in range(depths))
 
@@ -58,20 +59,25 @@ class FFRepresentation(ImageClassification):
     def local_losses(self, batch: Any) -> Iterator[LocalStep]:
         """The losses of the blocks, without labels, then that of the readout.
 
-        It reads what the blocks passed on for the positives, which was computed before any update.
+        It reads what the blocks passed on for the positives, which was computed before any update. Where some of them
+        rest, it reads them by itself.
         """
         x, y = self.checked(batch)
-        top = len(self.network)
-        if not any(self.learning()[:top]):
+        context, top = self.step_context(), len(self.network)
+        reads = context.learns(top)
+        alone = reads and not context.learns(*range(top))
+        if alone:
             yield LocalStep(top, self.readout.local_loss(self.network, x, y))
+        if context.highest(top) < 0:
             return
         parts = []
-        for step in self.network.local_losses(Signal.pair(*self.pairs(batch))):
-            if step.block >= self.readout.first_block:
+        for step in self.network.local_losses(Signal.pair(*self.pairs(batch)), context):
+            if reads and not alone and step.block >= self.readout.first_block:
                 parts.append(self._part(step, len(x)))
             yield step
             del step
-        yield LocalStep(top, self.readout.loss(self.readout.joined(parts), y))
+        if parts:
+            yield LocalStep(top, self.readout.loss(self.readout.joined(parts), y))
 
     def _part(self, step: LocalStep, batch: int) -> Tensor:
         """What the readout reads of a block; a copy, so that nothing of the negatives is kept."""

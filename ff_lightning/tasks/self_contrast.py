@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch.cli import OptimizerCallable
 
-from ff_lightning.negatives import other_image
+from ff_lightning.negatives import other_images
 from ff_lightning.networks.scff import PairSignal, SelfContrastStack
 from ff_lightning.readouts import LinearReadout
 from ff_lightning.signals import LocalStep
@@ -24,7 +24,7 @@ class FFSelfContrast(FFRepresentation):
     Args:
         network: a self-contrastive stack.
         readout: the linear softmax.
-        num_classes: number of classes.
+        num_classes: number of classes; that of the readout by default.
         readout_optimizer: builds the optimizer of the readout; ``optimizer`` by default.
         **kwargs: see :class:`~ff_lightning.FFLightningModule`.
     """
@@ -34,7 +34,7 @@ class FFSelfContrast(FFRepresentation):
         network: SelfContrastStack,
         readout: LinearReadout,
         *,
-        num_classes: int = 10,
+        num_classes: int | None = None,
         readout_optimizer: OptimizerCallable | None = None,
         **kwargs: Any,
     ) -> None:
@@ -49,9 +49,8 @@ class FFSelfContrast(FFRepresentation):
     def local_losses(self, batch: Any) -> Iterator[LocalStep]:
         """The readout's loss, on the blocks before their update, then those of the blocks without labels."""
         x, y = self.checked(batch)
-        *blocks, readout = self.learning()
-        if readout:
-            yield LocalStep(len(self.network), self.readout.local_loss(self.network, x, y))
-        if any(blocks):
-            shift = other_image(len(x), self.generator())
-            yield from self.network.local_losses(PairSignal(x, shift=shift, first=blocks.index(True)))
+        context, top = self.step_context(), len(self.network)
+        if context.learns(top):
+            yield LocalStep(top, self.readout.local_loss(self.network, x, y))
+        partner = other_images(len(x), self.generator())
+        yield from self.network.local_losses(PairSignal(x, partner=partner), context)

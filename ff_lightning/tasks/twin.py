@@ -2,44 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import Any
 
-from torch import Tensor, nn
-from torch.nn import functional as F
+from ff_lightning.errors import InputError
+from ff_lightning.language.stack import TokenStack
+from ff_lightning.module import FFLightningModule
+from ff_lightning.stacks import Network
+from ff_lightning.tasks.classifier import FFClassifier
+from ff_lightning.tasks.evaluation import agreed_classes
+from ff_lightning.tasks.language import FFLanguageModel
 
-from ff_lightning.signals import LocalStep
-from ff_lightning.stacks import BlockStack
-from ff_lightning.tasks.evaluation import ImageClassification
+
+class _MadeToFit:
+    """Makes the twin that fits the network; apart, since the command line reads arguments off a ``__new__``."""
+
+    def __new__(cls, network: Network | None = None, **kwargs: Any) -> Any:
+        """Make a twin of images or of text; a copy is made without a network."""
+        del kwargs
+        kind: type = cls
+        if cls is BackpropTwin:
+            kind = TextTwin if isinstance(network, TokenStack) else ImageTwin
+        if kind not in (TextTwin, ImageTwin):
+            raise InputError(
+                f"`{cls.__name__}` is a subclass of `BackpropTwin`, which is final: subclass a task instead."
+            )
+        return super().__new__(kind)
 
 
-class BackpropTwin(ImageClassification):
-    """Image classifier of the same blocks and norms, a linear softmax on top, trained by backprop throughout.
+class BackpropTwin(_MadeToFit, FFLightningModule):
+    """The network as one block (:meth:`~ff_lightning.stacks.Network.as_one_block`), trained by backprop throughout.
 
-    It is driven by the same engine, as a network of one block: optimizer, schedulers, accumulation and clipping
-    mean the same. Its images carry no label.
+    Images and vectors carry no label, and a linear softmax stands on top of the last block. Of a language model, the
+    layers are one block under one softmax over all tokens. The same engine drives it, as a network of one block:
+    optimizer, schedulers, accumulation and clipping mean the same; so do evaluation and prediction.
+
+    It is made as an :class:`~ff_lightning.FFClassifier` or an :class:`~ff_lightning.FFLanguageModel`, whatever its
+    network calls for. What only FF has, such as negatives, it does not take.
 
     Args:
-        network: the stack that FF would train; gradients flow through all of it here.
-        num_classes: number of classes.
+        network: the network that FF would train; gradients flow through all of it here.
+        num_classes: number of classes, if the network does not know it.
         **kwargs: see :class:`~ff_lightning.FFLightningModule`.
+
+    Raises:
+        InputError: neither the network nor ``num_classes`` says how many classes there are, or they disagree.
     """
 
-    def __init__(self, network: BlockStack, *, num_classes: int = 10, **kwargs: Any) -> None:
-        super().__init__(network, num_classes=num_classes, **kwargs)
-        features = int(getattr(network, "out_features"))  # noqa: B009
-        self.whole = nn.Sequential(network, nn.Flatten(), nn.Linear(features, num_classes))
+    def __init__(self, network: Network, *, num_classes: int | None = None, **kwargs: Any) -> None:
+        super().__init__(network, **kwargs)  # never run: it tells the command line which arguments there are
 
-    def local_modules(self) -> Sequence[nn.Module]:
-        """The whole network as one block."""
-        return [self.whole]
 
-    def local_losses(self, batch: Any) -> Iterator[LocalStep]:
-        """Yield one loss: cross-entropy of the softmax on top, nats."""
-        x, y = self.checked(batch)
-        yield LocalStep(0, F.cross_entropy(self(x).float(), y))
+class ImageTwin(BackpropTwin, FFClassifier):
+    """The twin of a network of images, vectors or events."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits ``(B, num_classes)`` of images ``(B, …)``."""
-        logits: Tensor = self.whole(x)
-        return logits
+    def __init__(self, network: Network, *, num_classes: int | None = None, **kwargs: Any) -> None:
+        whole = network.as_one_block(agreed_classes(num_classes, network))
+        FFClassifier.__init__(self, whole, **kwargs)
+
+
+class TextTwin(BackpropTwin, FFLanguageModel):
+    """The twin of a language model."""
+
+    def __init__(self, network: TokenStack, *, num_classes: int | None = None, **kwargs: Any) -> None:
+        FFLanguageModel.__init__(self, network.as_one_block(), **kwargs)

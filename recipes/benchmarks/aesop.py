@@ -34,8 +34,9 @@ from ff_lightning.language.stack import TokenStack
 from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.optim import CosineDecay
 from ff_lightning.processor import prepare_cpu
-from ff_lightning.tasks.language import FFLanguageModel, LanguageTwin
+from ff_lightning.tasks.language import FFLanguageModel
 from ff_lightning.tasks.language_modelling import LanguageModelling
+from ff_lightning.tasks.twin import BackpropTwin
 
 WINDOW = 10
 
@@ -59,7 +60,7 @@ def model(args: argparse.Namespace, data: StringsDataModule) -> LanguageModellin
         "lr_scheduler": partial(CosineDecay, warmup=0.05, final=0.05),
     }
     if args.arm == "twin":
-        return LanguageTwin(network, **options)
+        return BackpropTwin(network, **options)
     buffer = None
     if rollouts and args.arm != "frozen":
         prefix = (WINDOW, WINDOW)

@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from ff_lightning.candidates import CandidateLoss, LinearContrast, LogisticContrast, Softmax
 from ff_lightning.data import ByteTokenizer, TextDataModule, TiktokenTokenizer, Tokenizer
-from ff_lightning.language import GPT, HintonGPT
+from ff_lightning.language import GPT, HintonGPT, Independent, Residual
 from ff_lightning.language.floors import nats_per_token
 from ff_lightning.language.frozen import frozen_nats
 from ff_lightning.language.rollouts import SleepBuffer
@@ -38,8 +38,9 @@ from ff_lightning.language.stack import TokenStack
 from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.optim import CosineDecay, MuonAdamW
 from ff_lightning.processor import prepare_cpu
-from ff_lightning.tasks.language import FFLanguageModel, LanguageTwin
+from ff_lightning.tasks.language import FFLanguageModel
 from ff_lightning.tasks.language_modelling import LanguageModelling
+from ff_lightning.tasks.twin import BackpropTwin
 
 WARMUP = 50
 TIERS = {"own": "T1", "logistic": "T1", "residual": "T1", "softmax": "T2", "hinton": "T1"}
@@ -65,7 +66,8 @@ def network(args: argparse.Namespace, layers: int, arm: str = "own", layers_per_
         "residual": LogisticContrast(args.negatives, from_below=True),
         "softmax": Softmax(),
     }
-    parts: dict[str, Any] = {"residual": arm == "residual", "inherit": args.inherit and layers > layers_per_block}
+    inherit = args.inherit and layers > layers_per_block
+    parts: dict[str, Any] = {"combination": Residual() if arm == "residual" else Independent(inherit=inherit)}
     parts |= {"remind": args.remind}
     return GPT(vocab_size, loss=losses[arm], dream_weight=0.1 if args.rollouts else 0.0, **parts, **sizes)
 
@@ -144,12 +146,12 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         result |= {"average_up_to_block": ff["average_up_to_block"]}
         result |= {"accuracy": ff["accuracy"], "ff_seconds": ff["seconds"], "curve": {"ff": ff["curve"]}}
     if args.twin:
-        twin = measure(args, "backprop", LanguageTwin(network(args, args.layers), **theirs))
+        twin = measure(args, "backprop", BackpropTwin(network(args, args.layers), **theirs))
         result |= {"backprop": twin["nats"], "backprop_accuracy": twin["accuracy"]}
         result |= {"backprop_seconds": twin["seconds"]}
         result["curve"] = result.get("curve", {}) | {"backprop": twin["curve"]}
     if args.one_layer:
-        result["one_layer_backprop"] = measure(args, "one layer", LanguageTwin(network(args, 1), **theirs))["nats"]
+        result["one_layer_backprop"] = measure(args, "one layer", BackpropTwin(network(args, 1), **theirs))["nats"]
     if args.floors:
         result |= floors(args)
     return result

@@ -77,7 +77,7 @@ def gpt_chain(args: argparse.Namespace, depth: int) -> Chain:
         stack,
         lambda batch: block.layer.embedding(batch[:, :-1]),
         list(block.layer),
-        lambda h, batch: block.loss(block.predict(h, stack.prior, None), stack.prior, batch[:, 1:], None).loss,
+        lambda h, batch: block.loss(block.predict(h, stack.prior, None), batch[:, 1:], None, stack.prior).loss,
     )
 
 

@@ -40,7 +40,7 @@ from recipe import SILENT, load, provenance
 from torch.utils.data import DataLoader, TensorDataset
 
 from ff_lightning.callbacks import BestCheckpoint, TrainingProgress
-from ff_lightning.cli.app import default_callbacks
+from ff_lightning.cli.train import default_callbacks
 
 KINDS = ("step", "logged", "epoch")
 PIXELS, IMAGES = 784, 55_000

@@ -42,7 +42,7 @@ from torch import distributed as dist
 from torch.utils.data import DataLoader, TensorDataset
 
 import ff_lightning as ff
-from ff_lightning.blocks import Block
+from ff_lightning.blocks import ContrastiveBlock
 from ff_lightning.goodness import MeanOfSquares
 from ff_lightning.losses import SymBa
 from ff_lightning.networks import MLP
@@ -134,7 +134,7 @@ def network(args: argparse.Namespace, *, sleeps: bool) -> BlockStack:
         return MLP(args.width, [args.width] * args.blocks, num_classes=None)
     seconds = args.sleep / (2 * args.batch)  # a row of either stream
     layers = [SleepingLayer(args.width, seconds) for _ in range(args.blocks)]
-    return BlockStack([Block(layer, MeanOfSquares(), SymBa()) for layer in layers])
+    return BlockStack([ContrastiveBlock(layer, MeanOfSquares(), SymBa()) for layer in layers])
 
 
 def train(args: argparse.Namespace) -> None:

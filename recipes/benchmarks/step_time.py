@@ -37,8 +37,9 @@ from ff_lightning.data.text import TextDataModule
 from ff_lightning.language.gpt import GPT
 from ff_lightning.optim import CosineDecay, MuonAdamW
 from ff_lightning.processor import prepare_cpu
-from ff_lightning.tasks.language import FFLanguageModel, LanguageTwin
+from ff_lightning.tasks.language import FFLanguageModel
 from ff_lightning.tasks.language_modelling import LanguageModelling
+from ff_lightning.tasks.twin import BackpropTwin
 
 CLASSES = 10
 PIXELS = 784
@@ -222,7 +223,7 @@ def gpt(args: argparse.Namespace, watches: list[Stopwatch]) -> dict[str, Any]:
         loss=LinearContrast(args.negatives),
     )
     parts = {"optimizer": partial(MuonAdamW, lr=4e-3, muon_lr=0.02), "lr_scheduler": CosineDecay}
-    models = [LanguageTwin(network, **parts), FFLanguageModel(network, **parts)][::-1]
+    models = [BackpropTwin(network, **parts), FFLanguageModel(network, **parts)][::-1]
     flags: dict[str, Any] = {"max_steps": args.steps, "precision": args.precision, "accelerator": args.accelerator}
     trainers = [pl.Trainer(callbacks=[watch], limit_val_batches=0, **SILENT | flags) for watch in watches]
     side_by_side(list(zip(trainers, models, texts, strict=True)))

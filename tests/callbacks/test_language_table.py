@@ -20,7 +20,8 @@ from ff_lightning.errors import InputError
 from ff_lightning.language.floors import nats_per_token
 from ff_lightning.language.frozen import frozen_nats
 from ff_lightning.language.gpt import GPT
-from ff_lightning.tasks.language import FFLanguageModel, LanguageTwin
+from ff_lightning.tasks.language import FFLanguageModel
+from ff_lightning.tasks.twin import BackpropTwin
 from tests.texts import CONTEXT, MUON, Batches, gpt, model
 from tests.training import classifier, loader, trainer
 
@@ -165,12 +166,12 @@ def test_the_line_below_names_tier_and_span() -> None:
     assert describe(model(network=gpt())) == "T1: 3 layers, 1 in a block"
     assert describe(model(network=gpt(loss=LogisticContrast(4), **four))) == "T1: 4 layers, 2 in a block"
     assert describe(model(network=gpt(loss=Softmax(), **four))) == "T2: 4 layers, 2 in a block"
-    assert describe(LanguageTwin(gpt(loss=Softmax()), optimizer=MUON)) == "backprop end to end: 3 layers"
+    assert describe(BackpropTwin(gpt(loss=Softmax()), optimizer=MUON)) == "backprop end to end: 3 layers"
     assert describe(model(network=gpt(layers=1))) == "T1: 1 layer, 1 in a block"
 
 
 def test_the_twin_is_one_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    twin = LanguageTwin(gpt(), optimizer=MUON)
+    twin = BackpropTwin(gpt(), optimizer=MUON)
     trainer(tmp_path, callbacks=[LanguageTable()]).validate(twin, Batches(8, 8), verbose=False)
     shown = capsys.readouterr().out
     assert list(rows(shown)) == ["whole network"]

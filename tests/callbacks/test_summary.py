@@ -10,7 +10,8 @@ from rich.table import Table
 
 import ff_lightning as ff
 from ff_lightning.callbacks.summary import BlockSummary, summary_table
-from ff_lightning.cli.app import default_callbacks, main
+from ff_lightning.cli import main
+from ff_lightning.cli.train import default_callbacks
 from ff_lightning.networks import MLP
 from ff_lightning.readouts import LinearReadout
 from tests.texts import gpt

@@ -12,7 +12,7 @@ from torch import nn
 
 import ff_lightning as ff
 from ff_lightning.cli import main
-from ff_lightning.cli.export import write_program
+from ff_lightning.cli.programs import write_program
 from ff_lightning.errors import InputError
 from ff_lightning.losses import SymBa, TwoThresholdLoss
 from ff_lightning.networks import MLP, ConvNet, LabelBias, LabelledConvNet, RecurrentMLP, SelfContrastConv
@@ -20,7 +20,6 @@ from ff_lightning.readouts import LastBlock, LinearReadout
 from ff_lightning.readouts.early_exit import EarlyExit
 from tests.command_line import error_of
 
-RECIPES = Path(__file__).parents[2] / "recipes"
 # Torch speaks to its own developers while it exports.
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -86,11 +85,10 @@ def test_an_onnx_program_gives_the_same_scores(name: str, tmp_path: Path) -> Non
         torch.testing.assert_close(torch.from_numpy(scores), own(x).detach(), rtol=1e-4, atol=1e-5)
 
 
-def test_the_command_line_exports_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    configs = [word for name in ("digits_mlp", "with/smoke") for word in ("--config", str(RECIPES / f"{name}.yaml"))]
-    quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
-    assert main(["fit", *configs, *quiet, "--trainer.default_root_dir", str(tmp_path)]) == 0
-    checkpoint, out = str(tmp_path / "last.ckpt"), tmp_path / "programs" / "digits.pt2"
+def test_the_command_line_exports_a_checkpoint(
+    digits_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint, out = str(digits_run / "last.ckpt"), tmp_path / "programs" / "digits.pt2"
     assert main(["export", "--ckpt_path", checkpoint, "--output", str(out)]) == 0
     own = ff.FFClassifier.load_from_checkpoint(checkpoint).eval()
     x = torch.rand(5, 1, 8, 8)
@@ -106,6 +104,6 @@ def test_an_early_exit_is_no_program_of_fixed_size(tmp_path: Path) -> None:
 
 
 def test_missing_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ff_lightning.cli.export.find_spec", lambda name: None if name == "onnxscript" else object())
+    monkeypatch.setattr("ff_lightning.cli.programs.find_spec", lambda name: None if name == "onnxscript" else object())
     with pytest.raises(InputError, match=r"ONNX needs onnxscript: pip install 'ff-lightning\[export\]'"):
         write_program(model("twin"), (1, 8, 8), tmp_path / "m.onnx")

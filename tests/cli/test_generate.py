@@ -11,17 +11,12 @@ import torch
 
 import ff_lightning as ff
 from ff_lightning.cli import main
-from ff_lightning.cli.generate import load_language_model, pieces
+from ff_lightning.cli.generate import pieces
+from ff_lightning.cli.models import load_language_model
 from ff_lightning.data import ByteTokenizer, CharacterTokenizer, TextDataModule
+from tests.command_line import QUIET, SMALL, configs
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-SMALL = ["--model.network.width", "32", "--model.network.layers", "2", "--data.context", "24"]
-QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 BYTES = ["--data.tokenizer", "ff_lightning.data.ByteTokenizer"]
-
-
-def configs(*names: str) -> list[str]:
-    return [word for name in names for word in ("--config", str(RECIPES / f"{name}.yaml"))]
 
 
 @pytest.fixture(scope="module")
@@ -29,20 +24,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Train what was not trained before, and give its checkpoint."""
     folder = tmp_path_factory.mktemp("runs")
 
-    def train(*args: str, name: str, base: tuple[str, ...] = ("pydoc_gpt", "with/smoke")) -> str:
+    def train(*args: str, name: str, overlays: tuple[str, ...] = ()) -> str:
         place = folder / name
         if not place.exists():
-            small = SMALL if "pydoc_gpt" in base else []
             root = ["--trainer.default_root_dir", str(place)]
-            assert main(["fit", *configs(*base), *small, *QUIET, *root, *args]) == 0
+            assert main(["fit", *configs("pydoc_gpt", "with/smoke", *overlays), *SMALL, *QUIET, *root, *args]) == 0
         return str(place / "last.ckpt")
 
     return train
 
 
 @pytest.fixture
-def checkpoint(run: Callable[..., str]) -> str:
-    return run("--trainer.limit_train_batches", "20", name="characters")
+def checkpoint(text_run: Path) -> str:
+    return str(text_run / "last.ckpt")
 
 
 def written(capsys: pytest.CaptureFixture[str], *args: str) -> str:
@@ -91,9 +85,9 @@ def test_neither_recipe_nor_text_is_needed(
     assert written(capsys, "--ckpt_path", str(kept), "--prompt", "import ").startswith("import ")
 
 
-@pytest.mark.parametrize("overlay", ["with/language_twin", "with/residual"])
+@pytest.mark.parametrize("overlay", ["with/twin", "with/residual"])
 def test_other_models_write_too(overlay: str, run: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
-    path = run(name=Path(overlay).stem, base=("pydoc_gpt", "with/smoke", overlay))
+    path = run(name=Path(overlay).stem, overlays=(overlay,))
     assert len(written(capsys, "--ckpt_path", path, "--prompt", "The ", "--max_new_tokens", "30")) == 35
 
 
@@ -197,8 +191,8 @@ def test_a_checkpoint_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert_refused(capsys, [], "ckpt_path")
 
 
-def test_a_classifier_does_not_write(run: Callable[..., str], capsys: pytest.CaptureFixture[str]) -> None:
-    path = run(name="digits", base=("digits_mlp", "with/smoke"))
+def test_a_classifier_does_not_write(digits_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(digits_run / "last.ckpt")
     assert_refused(capsys, ["--ckpt_path", path], "not of a language model trained on a text: it has no tokenizer")
 
 

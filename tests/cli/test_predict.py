@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,27 +14,21 @@ from sklearn.datasets import load_digits
 import ff_lightning as ff
 from ff_lightning.cli import main
 from ff_lightning.data import ImageDataModule
-from tests.command_line import error_of
+from tests.command_line import QUIET, configs, error_of
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+
+@pytest.fixture
+def checkpoint(digits_run: Path) -> str:
+    return str(digits_run / "last.ckpt")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
-    """Train what was not trained before, and give its checkpoint."""
-    folder = tmp_path_factory.mktemp("runs")
-
-    def train(*overlays: str, recipe: str = "digits_mlp", epochs: int = 6) -> str:
-        place = folder / "-".join([recipe, *overlays])
-        if not place.exists():
-            names = [recipe, *(f"with/{overlay}" for overlay in overlays)]
-            configs = [word for name in names for word in ("--config", str(RECIPES / f"{name}.yaml"))]
-            root = ["--trainer.default_root_dir", str(place), "--trainer.max_epochs", str(epochs)]
-            assert main(["fit", *configs, *QUIET, *root]) == 0
-        return str(place / "last.ckpt")
-
-    return train
+def twin(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Checkpoint of a twin of two updates."""
+    folder = tmp_path_factory.mktemp("twin")
+    words = [*configs("digits_mlp", "with/twin", "with/smoke"), *QUIET, "--trainer.default_root_dir", str(folder)]
+    assert main(["fit", *words]) == 0
+    return str(folder / "last.ckpt")
 
 
 @pytest.fixture
@@ -59,10 +52,8 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_the_table_says_what_the_model_says(
-    run: Callable[..., str], pictures: tuple[Path, list[int]], tmp_path: Path
-) -> None:
-    checkpoint, (folder, classes) = run(), pictures
+def test_the_table_says_what_the_model_says(checkpoint: str, pictures: tuple[Path, list[int]], tmp_path: Path) -> None:
+    folder, classes = pictures
     out = tmp_path / "new" / "out.csv"
     words = ["predict", "--folder", str(folder), "--ckpt_path", checkpoint, "--output", str(out)]
     assert main([*words, "--batch_size", "7"]) == 0
@@ -80,10 +71,9 @@ def test_the_table_says_what_the_model_says(
 
 
 def test_with_a_tolerance_easy_pictures_are_answered_below(
-    run: Callable[..., str], pictures: tuple[Path, list[int]], tmp_path: Path
+    checkpoint: str, pictures: tuple[Path, list[int]], tmp_path: Path
 ) -> None:
-    checkpoint, (folder, _) = run(), pictures
-    out = tmp_path / "out.csv"
+    folder, out = pictures[0], tmp_path / "out.csv"
     words = ["predict", f"--folder={folder}", "--ckpt_path", checkpoint, "--output", str(out)]
     assert main([*words, "--tolerance", "0.02"]) == 0
     blocks = [int(row["block"]) for row in table(out)]
@@ -95,11 +85,9 @@ def test_with_a_tolerance_easy_pictures_are_answered_below(
     assert min(blocks) < 2
 
 
-def test_other_classifiers_predict_too(
-    run: Callable[..., str], pictures: tuple[Path, list[int]], tmp_path: Path
-) -> None:
+def test_other_classifiers_predict_too(twin: str, pictures: tuple[Path, list[int]], tmp_path: Path) -> None:
     folder, out = pictures[0], tmp_path / "out.csv"
-    words = ["predict", "--folder", str(folder), "--ckpt_path", run("twin"), "--output", str(out)]
+    words = ["predict", "--folder", str(folder), "--ckpt_path", twin, "--output", str(out)]
     assert main(words) == 0
     assert len(table(out)) == 30
 
@@ -117,23 +105,23 @@ def test_other_classifiers_predict_too(
 def test_what_makes_no_sense_is_named_and_nothing_is_written(
     args: list[str],
     says: str,
-    run: Callable[..., str],
+    checkpoint: str,
     pictures: tuple[Path, list[int]],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     out = tmp_path / "out.csv"
-    words = ["predict", "--folder", str(pictures[0]), "--ckpt_path", run(), "--output", str(out)]
+    words = ["predict", "--folder", str(pictures[0]), "--ckpt_path", checkpoint, "--output", str(out)]
     assert says in error_of(capsys, *words, *args)
     assert not out.exists()
 
 
 def test_a_broken_picture_is_named(
-    run: Callable[..., str], pictures: tuple[Path, list[int]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: str, pictures: tuple[Path, list[int]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, out = pictures[0], tmp_path / "out.csv"
     (folder / "15.png").write_bytes(b"no picture")
-    words = ["predict", "--folder", str(folder), "--ckpt_path", run(), "--output", str(out)]
+    words = ["predict", "--folder", str(folder), "--ckpt_path", checkpoint, "--output", str(out)]
     said = error_of(capsys, *words)
     assert "Cannot read the picture" in said
     assert "15.png" in said
@@ -141,17 +129,16 @@ def test_a_broken_picture_is_named(
 
 
 def test_a_twin_does_not_stop_early(
-    run: Callable[..., str], pictures: tuple[Path, list[int]], capsys: pytest.CaptureFixture[str]
+    twin: str, pictures: tuple[Path, list[int]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["predict", "--folder", str(pictures[0]), "--ckpt_path", run("twin"), "--tolerance", "0.1"]
+    words = ["predict", "--folder", str(pictures[0]), "--ckpt_path", twin, "--tolerance", "0.1"]
     assert "Only an FFClassifier stops" in error_of(capsys, *words)
 
 
 def test_a_language_model_is_refused(
-    run: Callable[..., str], pictures: tuple[Path, list[int]], capsys: pytest.CaptureFixture[str]
+    text_run: Path, pictures: tuple[Path, list[int]], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = run("smoke", recipe="pydoc_gpt", epochs=1)
-    words = ["predict", "--folder", str(pictures[0]), "--ckpt_path", path]
+    words = ["predict", "--folder", str(pictures[0]), "--ckpt_path", str(text_run / "last.ckpt")]
     assert "not of an image classifier" in error_of(capsys, *words)
 
 

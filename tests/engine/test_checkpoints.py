@@ -20,19 +20,16 @@ from ff_lightning.engine.checkpoints import AtomicCheckpointIO, check_checkpoint
 from ff_lightning.errors import InputError
 from ff_lightning.losses import Swish
 from ff_lightning.schedules import HoldThenDecay
+from tests.command_line import QUIET, RECIPES, configs
 from tests.training import classifier, loader, trainer
 
-RECIPES = Path(__file__).parents[2] / "recipes"
-SMOKE = ["--config", str(RECIPES / "digits_mlp.yaml"), "--config", str(RECIPES / "with/smoke.yaml")]
-QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+SMOKE = configs("digits_mlp", "with/smoke")
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def checkpoint(digits_run: Path) -> Path:
     """Checkpoint of a run from a recipe."""
-    folder = tmp_path_factory.mktemp("run")
-    assert main(["fit", *SMOKE, *QUIET, "--trainer.default_root_dir", str(folder)]) == 0
-    return folder / "last.ckpt"
+    return digits_run / "last.ckpt"
 
 
 class Trap:

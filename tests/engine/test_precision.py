@@ -14,7 +14,7 @@ import yaml
 
 from ff_lightning.cli import main
 from ff_lightning.processor import SETTING
-from tests.training import ROOT
+from tests.two_ranks import ROOT
 
 RECIPE = [word for name in ("digits_conv", "with/bf16", "with/smoke") for word in ("--config", f"recipes/{name}.yaml")]
 pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:Checkpoint directory")
@@ -123,7 +123,7 @@ import lightning.pytorch as pl
 import torch
 
 import ff_lightning as ff
-from ff_lightning.cli.recipes import precision_of_a_recipe
+from ff_lightning.cli.recipes import half_precision
 from ff_lightning.data import ImageDataModule
 from ff_lightning.networks import ConvNet
 from ff_lightning.goodness import WeightedEnergy
@@ -131,7 +131,7 @@ from ff_lightning.optim import MuonAdamW
 
 torch.set_num_threads(1)
 quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
-own = precision_of_a_recipe("bf16-mixed", "cpu")
+own = "bf16-mixed" if half_precision("bf16-mixed", "cpu").pays else "32-true"
 trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", precision=own, max_steps=2, **quiet)
 pl.seed_everything(0)
 network = ConvNet((1, 8, 8), [20], pool_after=[])

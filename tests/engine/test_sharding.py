@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +13,22 @@ from torch import Tensor
 
 import ff_lightning as ff
 from ff_lightning.callbacks import SampleText
-from ff_lightning.cli.generate import load_language_model
+from ff_lightning.cli.models import load_language_model
 from ff_lightning.engine.checkpoints import AtomicCheckpointIO, check_checkpoint, unfinished
 from ff_lightning.engine.sharding import replace_folder
 from tests import texts
-from tests.ddp_cases import RESUMED, SaveBetween
+from tests.ddp_cases import RESUMED
 from tests.sharded_cases import CASES, fit
-from tests.training import assert_same_weights, classifier, loader, on_two_ranks, trainer
+from tests.training import assert_same_weights, classifier, loader, trainer
 
 BATCHES = 7
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 
 
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def two_ranks(two_ranks_folder: Path) -> Path:
     """Folder with the checkpoints of every case after training on two ranks."""
-    folder = tmp_path_factory.mktemp("two_ranks")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        fit(folder / "one", RESUMED, sharded=False, ranks=1, callbacks=[SaveBetween()])
-    on_two_ranks("tests.sharded_cases", folder)
-    return folder
+    return two_ranks_folder / "sharded"
 
 
 def weights(folder: Path, name: str, how: str = "sharded") -> dict[str, Tensor]:

@@ -338,15 +338,6 @@ def test_a_strategy_is_refused_before_anything_is_set_up(tmp_path: Path) -> None
     assert not torch.distributed.is_initialized()
 
 
-def test_lightning_still_has_what_the_engine_relies_on(tmp_path: Path) -> None:
-    run = fit(tmp_path, classifier(), max_steps=1)
-    counter = run.strategy._lightning_optimizers[-1]
-    assert callable(counter._on_before_step)
-    assert callable(counter._on_after_step)
-    assert hasattr(run.fit_loop.epoch_loop, "_batches_that_stepped")
-    assert callable(run.precision_plugin._after_closure)
-
-
 def pairs_of_blocks(tmp_path: Path, update: Literal["streamed", "fused"], **kwargs: Any) -> ff.FFClassifier:
     """Trained for six updates on digits in overlapping pairs."""
     torch.manual_seed(0)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from ff_lightning.candidates import LogisticContrast
 from ff_lightning.errors import InputError
+from ff_lightning.language.combination import Independent, Residual
 from ff_lightning.language.floors import nats_per_token
 from ff_lightning.language.frozen import frozen_nats, random_layers
 from ff_lightning.language.gpt import GPT
@@ -51,7 +52,9 @@ def test_a_trained_network_gives_the_same_floor_as_a_new_one() -> None:
     assert nats(trained, steps=5) == nats(new, steps=5)
 
 
-@pytest.mark.parametrize("parts", [{}, {"inherit": True}, {"residual": True, "loss": LogisticContrast(4)}])
+@pytest.mark.parametrize(
+    "parts", [{}, {"combination": Independent(inherit=True)}, {"combination": Residual(), "loss": LogisticContrast(4)}]
+)
 def test_all_layers_are_random_and_only_the_readout_learns(parts: dict[str, Any]) -> None:
     stack = random_layers(gpt(**parts), seed=0)
     (block,) = stack.token_blocks()

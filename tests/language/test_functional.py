@@ -84,7 +84,8 @@ def test_squared_relu_mlp_under_autocast() -> None:
     assert y.dtype == torch.bfloat16
     for value, expected in zip(found, exact, strict=True):
         assert value.dtype == torch.float32
-        torch.testing.assert_close(value, expected, rtol=0.05, atol=0.3)
+        off = (value - expected).norm() / expected.norm()
+        assert off < 0.03, "sums that cancel are rounded as coarsely as their terms"
 
 
 def test_rms_norm() -> None:

@@ -13,15 +13,16 @@ from ff_lightning.candidates import LinearContrast, LogisticContrast, Softmax
 from ff_lightning.errors import InputError
 from ff_lightning.language.attention import CausalConvolution, RotaryAttention
 from ff_lightning.language.blocks import Dreams, TokenGoodness
+from ff_lightning.language.combination import Independent, Residual
 from ff_lightning.language.gpt import GPT
 from tests import references
-from tests.texts import CONTEXT, awake, gpt, windows
+from tests.texts import CONTEXT, SEEDED, awake, gpt, windows
 
 ARMS: dict[str, dict[str, Any]] = {
     "own": {},
-    "inherit": {"inherit": True},
+    "inherit": {"combination": Independent(inherit=True)},
     "remind": {"remind": True},
-    "residual": {"residual": True, "loss": LogisticContrast(4, from_below=True)},
+    "residual": {"combination": Residual(), "loss": LogisticContrast(4, from_below=True)},
     "logistic": {"loss": LogisticContrast(4)},
     "softmax": {"loss": Softmax()},
 }
@@ -101,8 +102,7 @@ def test_the_loss_of_a_block_reaches_its_own_parameters_alone(arm: str) -> None:
 def gradients(network: GPT) -> list[dict[str, Tensor]]:
     """Gradients of every block on one batch with the same draws."""
     tokens, targets = windows(3)[:, :-1], windows(3)[:, 1:]
-    draw = lambda index: torch.Generator().manual_seed(index)  # noqa: E731
-    for step in network.local_losses(network.signal(tokens, targets, draw)):
+    for step in network.local_losses(network.signal(tokens, targets), SEEDED):
         step.loss.backward()
     return [{n: p.grad.clone() for n, p in b.named_parameters() if p.grad is not None} for b in network.token_blocks()]
 
@@ -121,12 +121,12 @@ def test_what_lies_above_changes_no_gradient_below_by_a_bit(arm: str) -> None:
 
 
 def test_an_inherited_readout_is_the_one_from_the_start_of_the_step() -> None:
-    network = awake(gpt(inherit=True))
+    network = awake(gpt(combination=Independent(inherit=True)))
     tokens, targets = windows(3)[:, :-1], windows(3)[:, 1:]
     signal = network.signal(tokens, targets, lambda index: torch.Generator().manual_seed(index))
-    reference = [step.loss.item() for step in network.local_losses(signal)]
+    reference = [step.loss.item() for step in network.local_losses(signal, SEEDED)]
     losses = []
-    for step in network.local_losses(signal):
+    for step in network.local_losses(signal, SEEDED):
         losses.append(step.loss.item())
         with torch.no_grad():
             for parameter in network[step.block].goodness.parameters():
@@ -183,7 +183,11 @@ def test_one_block_is_the_same_function() -> None:
     assert len(whole) == 1
     assert torch.equal(whole(tokens), network(tokens))
     assert {id(p) for p in whole.parameters()}.isdisjoint(id(p) for p in network.parameters())
-    for arm in ({"inherit": True}, {"remind": True}, {"remind": True, "layers": 4, "layers_per_block": 2}):
+    for arm in (
+        {"combination": Independent(inherit=True)},
+        {"remind": True},
+        {"remind": True, "layers": 4, "layers_per_block": 2},
+    ):
         other = awake(gpt(**arm))
         assert torch.equal(other.as_one_block()(tokens), other(tokens))
 
@@ -203,7 +207,7 @@ def test_a_reminded_block_reads_the_embedding_beside_the_activities() -> None:
 
 
 def test_goodness_of_every_block() -> None:
-    network = awake(gpt(inherit=True))
+    network = awake(gpt(combination=Independent(inherit=True)))
     tokens = windows(2)[:, :-1]
     goodness = network.goodness(tokens)
     assert goodness.shape == (3, 2, CONTEXT, network.vocab_size)
@@ -233,8 +237,6 @@ def test_bf16_is_close_to_float32(arm: str) -> None:
         ({"width": 18, "heads": 4}, "width=18, heads=4"),
         ({"context": 0}, "context=0"),
         ({"taps": 0}, "taps=0"),
-        ({"residual": True, "inherit": True}, "readout of its own"),
-        ({"residual": True, "average": True}, "`average=True`.*predict with all of them already"),
         ({"dream_weight": -0.1}, r"`dream_weight=-0\.1`.*positive"),
     ],
 )
@@ -265,8 +267,7 @@ def test_dreams_add_hintons_loss_and_change_nothing_of_the_tokens(length: int) -
     tokens, targets, dreams = windows(3)[:, :-1], windows(3)[:, 1:], dreamt(length)
 
     def losses(dreams: Dreams | None) -> list[Any]:
-        draw = lambda index: torch.Generator().manual_seed(index)  # noqa: E731
-        return list(network.local_losses(network.signal(tokens, targets, draw, dreams)))
+        return list(network.local_losses(network.signal(tokens, targets, dreams=dreams), SEEDED))
 
     h, made = tokens, dreams.h
     for block, step, alone in zip(network, losses(dreams), losses(None), strict=True):
@@ -288,8 +289,8 @@ def test_dreams_train_the_layers_and_leave_the_readout_alone() -> None:
     found = []
     for dreams in (dreamt(), None):
         network.zero_grad()
-        draw = lambda index: torch.Generator().manual_seed(index)  # noqa: E731
-        for step in network.local_losses(network.signal(windows(3)[:, :-1], windows(3)[:, 1:], draw, dreams)):
+        signal = network.signal(windows(3)[:, :-1], windows(3)[:, 1:], dreams=dreams)
+        for step in network.local_losses(signal, SEEDED):
             step.loss.backward()
         found.append({name: p.grad for name, p in network.named_parameters()})
     for name, grad in found[0].items():

@@ -12,6 +12,7 @@ from ff_lightning.errors import InputError
 from ff_lightning.language.blocks import Dreams
 from ff_lightning.language.hinton import HintonGPT, HintonMLP
 from ff_lightning.losses import SymBa
+from ff_lightning.signals import StepContext
 from tests import references
 from tests.texts import CONTEXT, awake, hinton_gpt, hinton_mlp, text, windows
 
@@ -51,7 +52,8 @@ def test_negatives_of_a_sure_network_are_what_it_is_sure_of(make: Make) -> None:
         network.prior.fill_(-50)[7] = 0
     asked: list[int] = []
     tokens = windows(3)[:, :-1]
-    signal = network.signal(tokens, windows(3)[:, 1:], lambda index: asked.append(index) or seeded(index))
+    context = StepContext(lambda index: asked.append(index) or seeded(index))
+    signal = network.signal(tokens, windows(3)[:, 1:], context)
     assert asked == [3]
     assert bool((signal.fakes[:, 0] == 7).all())
     sure = network(tokens).softmax(-1).amax(-1)[:, :-1] > 1 - 1e-6

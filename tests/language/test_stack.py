@@ -15,7 +15,7 @@ from ff_lightning.errors import InputError
 from ff_lightning.language.attention import CausalConvolution, RotaryAttention, TransformerLayer
 from ff_lightning.language.generation import Sampler, continued, stream
 from ff_lightning.language.stack import TokenStack, check_sizes, check_span
-from tests.texts import CONTEXT, awake, gpt, hinton_gpt, hinton_mlp, window_mlp, windows
+from tests.texts import CONTEXT, SEEDED, awake, gpt, hinton_gpt, hinton_mlp, window_mlp, windows
 
 Make = Callable[..., Any]
 NETWORKS: dict[str, Make] = {
@@ -165,10 +165,10 @@ def test_tokens_are_the_same_with_and_without_a_cache(name: str, length: int) ->
 def gradients(network: TokenStack) -> list[dict[str, Tensor]]:
     """Gradients of every block on one batch with the same draws, and the same second stream if there is one."""
     tokens, fakes = text_and_fakes()
-    signal = network.signal(tokens, windows(3)[:, 1:], lambda index: torch.Generator().manual_seed(index))
+    signal = network.signal(tokens, windows(3)[:, 1:], SEEDED)
     if signal.fakes is not None:
         signal = replace(signal, fakes=fakes)
-    for step in network.local_losses(signal):
+    for step in network.local_losses(signal, SEEDED):
         step.loss.backward()
     return [{n: p.grad.clone() for n, p in b.named_parameters() if p.grad is not None} for b in network.token_blocks()]
 

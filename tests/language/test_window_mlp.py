@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from ff_lightning.candidates import LinearContrast, Softmax
 from ff_lightning.errors import InputError
 from ff_lightning.language.window_mlp import WindowMLP
+from ff_lightning.signals import StepContext
 from tests.texts import awake, text, window_mlp, windows
 
 
@@ -43,7 +44,8 @@ def test_own_negatives_learn_a_real_text_in_every_block() -> None:
     train, held_out = windows(120 * 24), windows(64, start=60_000)
     for step, batch in enumerate(train.split(24)):
         draws = [torch.Generator().manual_seed(2 * step + block) for block in range(2)]
-        for local in network.local_losses(network.signal(batch[:, :-1], batch[:, 1:], draws.__getitem__)):
+        signal, context = network.signal(batch[:, :-1], batch[:, 1:]), StepContext(draws.__getitem__)
+        for local in network.local_losses(signal, context):
             optimizers[local.block].zero_grad()
             local.loss.backward()
             optimizers[local.block].step()

@@ -14,7 +14,7 @@ from ff_lightning.candidates import Softmax
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import ChannelGroups, MeanOfSquares, ProjectedActivity, WeightedEnergy
 from ff_lightning.networks import ConvNet, ConvReLU
-from ff_lightning.signals import Signal
+from ff_lightning.signals import Signal, StepContext
 from tests.training import digits
 
 PIXELS, CLASSES = digits(12, torch.float64)
@@ -30,14 +30,18 @@ def network(widths: tuple[int, ...] = (6, 8, 10), **kwargs: Any) -> ConvNet:
     return stack
 
 
-def signal(update: int = 0) -> Signal:
-    return Signal(IMAGES, 1, CLASSES, lambda index: torch.Generator().manual_seed(index), update)
+def signal() -> Signal:
+    return Signal(IMAGES, CLASSES)
+
+
+def context(update: int = 0) -> StepContext:
+    return StepContext(lambda index: torch.Generator().manual_seed(index), update)
 
 
 def gradients(stack: ConvNet, update: int = 0) -> list[dict[str, Tensor]]:
     """Of every block after all local losses of a batch."""
     stack.zero_grad()
-    for step in stack.local_losses(signal(update)):
+    for step in stack.local_losses(signal(), context(update)):
         step.loss.backward()
     return [{n: p.grad.clone() for n, p in block.named_parameters() if p.grad is not None} for block in stack]
 
@@ -100,7 +104,7 @@ def test_updates_of_lower_blocks_ignore_the_upper_ones_bit_for_bit(goodness: Any
 def test_overlapping_updates_reach_neighbours_and_no_further(update: int, pairs: list[tuple[int, ...]]) -> None:
     stack = network((6, 6, 6, 6, 6), overlapping=True)
     reached = []
-    for step in stack.local_losses(signal(update)):
+    for step in stack.local_losses(signal(), context(update)):
         stack.zero_grad()
         step.loss.backward()
         blocks = {index for index, block in enumerate(stack) for p in block.parameters() if p.grad is not None}
@@ -119,7 +123,7 @@ def test_the_gradient_of_a_pair_is_that_of_the_sum_of_both_losses() -> None:
     for block, one in zip(stack, found, strict=True):
         for name, parameter in block.named_parameters():
             torch.testing.assert_close(one[name], parameter.grad)
-    (step,) = stack.local_losses(signal())
+    (step,) = stack.local_losses(signal(), context())
     torch.testing.assert_close(step.loss - step.below.loss, both[1])
 
 

@@ -91,7 +91,7 @@ def test_the_image_part_is_computed_once(labels: LabelPart) -> None:
     layer(x).square().sum().backward()
     expected = [p.grad.clone() for p in layer.parameters()]
     layer.zero_grad()
-    shared = layer.share(IMAGES)
+    shared = layer.image_part(IMAGES)
     before = shared.detach().clone()
     h = layer(Labelled(IMAGES, x.labels, shared))
     assert torch.equal(shared, before)
@@ -162,7 +162,7 @@ def test_an_early_exit_sees_what_a_sweep_sees(labels: LabelPart) -> None:
 def test_images_without_a_label_are_told_nothing(labels: LabelPart) -> None:
     net = double(labels)
     layer = net[0].layer
-    torch.testing.assert_close(layer(IMAGES), layer.share(IMAGES).relu())
+    torch.testing.assert_close(layer(IMAGES), layer.image_part(IMAGES).relu())
     twin = ff.BackpropTwin(net).double()
     (step,) = twin.local_losses((IMAGES, CLASSES))
     step.loss.backward()

@@ -28,7 +28,7 @@ IMAGES = IMAGES.view(-1, 1, 8, 8)
 def network(**kwargs: Any) -> LocalFields:
     """Three blocks for the digits: grids of 3x3, 2x2 and 1x1 positions."""
     torch.manual_seed(0)
-    sizes = {"channels": [5, 6, 7], "fields": [4, 2, 2], "strides": [2, 1, 1], "loss": SymBa(10.0)}
+    sizes = {"channels": [5, 6, 7], "fields": [4, 2, 2], "strides": [2, 1, 1], "loss": SymBa(10.0), "num_classes": None}
     return LocalFields((1, 8, 8), **sizes | kwargs)
 
 
@@ -101,10 +101,10 @@ def test_a_label_reaches_every_unit_of_the_first_block() -> None:
     layer = net[0].layer
     labels = torch.stack([CLASSES, (CLASSES + 1) % 10])
     h = layer(Labelled(IMAGES, labels))
-    parts = layer.share(IMAGES).repeat(2, 1) + 10.0 * layer.label.weight.T[labels.flatten()]
+    parts = layer.image_part(IMAGES).repeat(2, 1) + 10.0 * layer.label.weight.T[labels.flatten()]
     torch.testing.assert_close(h, parts.relu(), rtol=1e-5, atol=1e-5)
-    assert torch.equal(layer(Labelled(IMAGES, labels, layer.share(IMAGES))), h)
-    assert torch.equal(layer(IMAGES), layer.share(IMAGES).relu())
+    assert torch.equal(layer(Labelled(IMAGES, labels, layer.image_part(IMAGES))), h)
+    assert torch.equal(layer(IMAGES), layer.image_part(IMAGES).relu())
 
 
 @pytest.mark.parametrize("num_classes", [None, 10])
@@ -135,7 +135,7 @@ def test_it_learns_digits(how: str, tmp_path: Path) -> None:
         net = network(peer_weight=0.03, **WIDE)
         task = ff.FFRepresentation(net, LinearReadout(sum(net.widths), 10, first_block=0), optimizer=ADAM)
     else:
-        task = ff.BackpropTwin(network(**WIDE), optimizer=ADAM)
+        task = ff.BackpropTwin(network(**WIDE), num_classes=10, optimizer=ADAM)
     run = trainer(tmp_path, max_epochs=6, num_sanity_val_steps=0)
     run.fit(task, ImageDataModule("digits", batch_size=50))
     assert run.callback_metrics["val/accuracy"] > 0.85

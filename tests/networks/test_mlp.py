@@ -89,7 +89,7 @@ def test_a_shared_image_part_serves_several_passes(overlay: bool) -> None:
     layer(Labelled(IMAGES, LABELS)).square().sum().backward()
     expected = [parameter.grad.clone() for parameter in layer.parameters()]
     layer.zero_grad()
-    shared = layer.share(IMAGES)
+    shared = layer.image_part(IMAGES)
     before = shared.detach().clone()
     with torch.no_grad():
         judged = layer(Labelled(IMAGES, LABELS[1:], shared.detach()))
@@ -218,7 +218,7 @@ def test_parts_are_copied_for_every_block() -> None:
 
 def test_peer_normalisation_has_the_width_of_its_block() -> None:
     network = MLP(64, [12, 8], peer_weight=0.03)
-    assert [block.peer.running_mean.numel() for block in network] == [12, 8]
+    assert [block.peer.means.value.numel() for block in network] == [12, 8]
     assert [block.peer.weight for block in network] == [0.03, 0.03]
 
 

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from ff_lightning.errors import InputError
 from ff_lightning.networks import PredictiveCircuits
-from ff_lightning.networks.predictive_layers import LatentPrior, Rivalry
+from ff_lightning.networks.predictions import LatentPrior
+from ff_lightning.networks.predictive_layers import Rivalry
+from ff_lightning.normalization import settle
 from ff_lightning.signals import Labelled, Signal
 from tests import references_predictive as reference
 from tests.training import digits
@@ -58,7 +60,7 @@ class Paper:
         ]
         self.predictions = [
             reference.Prediction(p.linear.weight.tolist(), p.linear.bias.tolist(), p.ceiling)
-            for p in network.predicting()
+            for p in (block.layer for block in network.predicting())
         ]
 
     def train(self, x: Labelled) -> None:
@@ -73,8 +75,8 @@ class Paper:
                 new, change = [], []
                 for index, layer in enumerate(self.layers):
                     around = (seen[index], seen[index + 2], z[index])
-                    h = reference.settled(layer, *around, net.damping)
-                    pushed = reference.stirred(h, is_positive, 1.0, net.damping)
+                    h = reference.settled(layer, *around, net[0].layer.damping)
+                    pushed = reference.stirred(h, is_positive, 1.0, net[0].layer.damping)
                     change.append(reference.layer_gradients(layer, *around, [-v for v in pushed]))
                     new.append(h)
                 after.append(new)
@@ -124,7 +126,7 @@ def test_latent_states_stay_finite_however_long_synapses_grow() -> None:
     prediction = circuits().top_prediction
     top = torch.rand(5, prediction.linear.out_features)
     expected = prediction.infer(top, 50)
-    prediction.linear.weight.data.mul_(10.0)
+    prediction.layer.linear.weight.data.mul_(10.0)
     torch.testing.assert_close(prediction.infer(top, 50), expected)
     assert expected.abs().max() < 10
 
@@ -134,7 +136,7 @@ def test_every_update_of_every_synapse_is_the_papers() -> None:
     try:
         network = circuits()
         for prediction in network.predicting():
-            prediction.linear.weight.data.uniform_(-0.5, 1.5)  # so that both bounds of a prediction are met
+            prediction.layer.linear.weight.data.uniform_(-0.5, 1.5)  # so that both bounds of a prediction are met
         paper = Paper(network)
         given = signal(dtype=torch.float64)
         assert isinstance(given.h, Labelled)
@@ -219,7 +221,8 @@ def test_the_prior_draws_the_moments_of_each_class() -> None:
     labels = torch.arange(2).repeat(500)
     spread = torch.tensor([[1.0, 0.0], [1.0, 0.5]])
     latent = torch.randn(1000, 2) @ spread.T + labels.unsqueeze(1) * 5.0
-    prior.update(latent, labels)
+    prior.note(latent, labels)
+    settle(prior)
     drawn = prior.sample(torch.ones(4000, dtype=torch.long), torch.Generator().manual_seed(0))
     given = latent[labels == 1]
     torch.testing.assert_close(drawn.mean(0), given.mean(0), rtol=0, atol=0.1)
@@ -231,9 +234,10 @@ def test_the_prior_draws_the_moments_of_each_class() -> None:
 def test_the_prior_remembers_in_proportion_to_its_momentum() -> None:
     prior = LatentPrior(2, 1, momentum=0.5)
     for value in (1.0, 4.0):
-        prior.update(torch.tensor([[value]]), torch.tensor([0]))
-    assert prior.counts.tolist() == [1.5, 0.0]
-    assert prior.sums[0].item() / prior.counts[0].item() == pytest.approx(3.0)
+        prior.note(torch.tensor([[value]]), torch.tensor([0]))
+        settle(prior)
+    assert prior.counts.value.tolist() == [0.75, 0.0]
+    assert prior.sums.value[0].item() / prior.counts.value[0].item() == pytest.approx(3.0)
 
 
 def test_images_come_back_in_their_shape_and_range() -> None:
@@ -244,6 +248,7 @@ def test_images_come_back_in_their_shape_and_range() -> None:
     assert back.shape == x.shape
     assert bool((back == back.clamp(0, 1)).all())
     list(network.local_losses(signal(50)))
+    settle(network)
     drawn = network.sample(y, torch.Generator().manual_seed(1))
     assert drawn.shape == (4, 64)
     assert bool((drawn == drawn.clamp(0, 1)).all())

@@ -86,9 +86,9 @@ def test_before_the_label_arrives_goodness_is_the_same_for_all_labels() -> None:
 
 
 @pytest.mark.parametrize("widths", [(7, 5), (4, 6, 5), (6,)])
-def test_an_impression_is_the_goodness_once_all_blocks_have_seen_the_label(widths: tuple[int, ...]) -> None:
+def test_opened_images_judge_labels_once_all_blocks_have_seen_the_label(widths: tuple[int, ...]) -> None:
     net, depth = network(widths), len(widths)
-    found = net.impression(Labelled(IMAGES, LABELS), 1)
+    found = net.open(IMAGES).goodness(LABELS, 1).flatten()
     runs = [course for row in LABELS for course in courses(net, row, depth)]
     expected = [sum(references_hinton.judged_goodness(course, depth, depth)) for course in runs]
     torch.testing.assert_close(found.tolist(), expected, rtol=1e-10, atol=1e-12)
@@ -96,13 +96,13 @@ def test_an_impression_is_the_goodness_once_all_blocks_have_seen_the_label(width
 
 def test_what_no_label_changes_is_computed_once_with_one_mask_of_dropped_pixels() -> None:
     net = network(dropout=0.5)
-    shared = net.share(IMAGES)
-    assert not any(h.requires_grad for h in (shared[0], *shared[1]))
-    given = Labelled(IMAGES, LABELS[:2], shared)
+    opened = net.open(IMAGES)
+    assert not any(h.requires_grad for h in (opened.start[0], *opened.start[1]))
+    given = opened.with_labels(*LABELS[:2])
     steps = [[step.g_pos for step in net.local_losses(Signal(given))] for _ in range(2)]
     assert all(torch.equal(first, second) for first, second in zip(*steps, strict=True))
-    assert torch.equal(net.impression(given, 1), net.impression(given, 1))
-    assert not torch.equal(net.share(IMAGES)[0], shared[0])
+    assert torch.equal(opened.goodness(LABELS, 1), opened.goodness(LABELS, 1))
+    assert not torch.equal(net.open(IMAGES).start[0], opened.start[0])
 
 
 def test_a_loss_reaches_one_iteration_of_one_block() -> None:

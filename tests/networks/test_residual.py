@@ -33,7 +33,7 @@ def test_goodness_and_gradients_equal_the_paper(layers: int) -> None:
     assert len(filters) == len(stack) == 2 * layers + 1
     expected = references_conv.deeper_forward(IMAGES, filters, 10, layers)
     torch.testing.assert_close(stack.goodness(IMAGES), torch.stack(expected).detach())
-    for step, g in zip(stack.local_losses(Signal(IMAGES, 1, CLASSES)), expected, strict=True):
+    for step, g in zip(stack.local_losses(Signal(IMAGES, CLASSES)), expected, strict=True):
         reference = F.cross_entropy(g, CLASSES)
         torch.testing.assert_close(step.loss, reference)
         step.loss.backward()

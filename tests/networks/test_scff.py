@@ -13,7 +13,7 @@ from ff_lightning.errors import InputError
 from ff_lightning.losses import TwoThresholdLoss
 from ff_lightning.networks import SelfContrastConv, SelfContrastMLP
 from ff_lightning.networks.scff import PairSignal, SelfContrastStack, Triangle
-from ff_lightning.signals import LocalStep
+from ff_lightning.signals import LocalStep, StepContext
 from tests import references_scff as references
 from tests.training import assert_same_weights, digits, weights
 
@@ -41,7 +41,13 @@ def maps() -> Tensor:
 
 
 def steps(stack: SelfContrastStack, x: Tensor, first: int = 0, shift: int = 2) -> list[LocalStep]:
-    return list(stack.local_losses(PairSignal(x, shift=shift, first=first)))
+    learning = [index >= first for index in range(len(stack))]
+    return list(stack.local_losses(paired(x, shift), StepContext(learning=learning)))
+
+
+def paired(x: Tensor, shift: int) -> PairSignal:
+    """Every image beside the one ``shift`` places before it."""
+    return PairSignal(x, partner=(torch.arange(len(x)) - shift) % len(x))
 
 
 @pytest.mark.parametrize("own_pairs", PAIRINGS)
@@ -127,7 +133,7 @@ def test_a_loss_reaches_its_own_block_alone_bit_for_bit(
     changed = []
     for scale in (1.0, 1000.0):
         stack = make(own_pairs)
-        for step in stack.local_losses(PairSignal(x, shift=2)):
+        for step in stack.local_losses(paired(x, 2)):
             before = weights(stack)
             (step.loss * (1.0 if step.block == 0 else scale)).backward()
             moved = [index for index, block in enumerate(stack) for p in block.parameters() if p.grad is not None]
@@ -146,8 +152,8 @@ def test_a_loss_reaches_its_own_block_alone_bit_for_bit(
 
 @pytest.mark.parametrize("own_pairs", PAIRINGS)
 def test_blocks_can_be_stepped_one_by_one(own_pairs: list[bool]) -> None:
-    stack, signal, found = conv(own_pairs), PairSignal(maps(), shift=2), []
-    for index, block in enumerate(stack):
+    stack, signal, found = conv(own_pairs), paired(maps(), 2), []
+    for block in stack:
         step, signal = block.local_step(signal)
         found.append(step.loss)
     assert torch.equal(torch.stack(found), torch.stack([step.loss for step in steps(stack, maps())]))

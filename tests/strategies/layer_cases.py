@@ -1,10 +1,9 @@
-"""Trainings that must give the same bits on one process and layer-parallel on two; a script under torchrun."""
+"""Trainings that must give the same bits on one process and layer-parallel on two."""
 
 from __future__ import annotations
 
 import os
 import signal
-import sys
 import time
 import warnings
 from collections import Counter
@@ -26,7 +25,7 @@ import ff_lightning as ff
 from ff_lightning.data import ImageDataModule
 from ff_lightning.data.text import TextDataModule
 from ff_lightning.errors import InputError
-from ff_lightning.language import GPT
+from ff_lightning.language import GPT, Independent, Residual
 from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.negatives import HardWrongLabel
 from ff_lightning.optim import MuonAdamW
@@ -82,8 +81,10 @@ CASES = {
     ),
     "conv, label bias, hard, adamw": Case(labelled_conv, {"negatives": HardWrongLabel(0.5), "optimizer": ADAMW}),
     "gpt, own, muon, clipped": Case(gpt, {"optimizer": MUON, **HARD}),
-    "gpt, residual, adamw": Case(partial(gpt, residual=True), {"optimizer": ADAMW}, cuts=[2]),
-    "gpt, inherited, sgd, bf16": Case(partial(gpt, inherit=True), {"optimizer": SGD}, [2], "bf16-mixed"),
+    "gpt, residual, adamw": Case(partial(gpt, combination=Residual()), {"optimizer": ADAMW}, cuts=[2]),
+    "gpt, inherited, sgd, bf16": Case(
+        partial(gpt, combination=Independent(inherit=True)), {"optimizer": SGD}, [2], "bf16-mixed"
+    ),
 }
 RESUMED = "mlp, hard, adamw, accumulated, clipped, decay"
 
@@ -158,6 +159,11 @@ class Terminate(pl.Callback):
             time.sleep(0.05)
 
 
+def before(folder: Path) -> None:
+    """The checkpoint of one process that two ranks go on from."""
+    fit(folder, RESUMED, ranks=1, callbacks=[SaveBetween("one.ckpt")])
+
+
 def main(folder: Path) -> None:
     """Train every case on this rank and store its weights."""
     warnings.filterwarnings("ignore")
@@ -182,7 +188,3 @@ def main(folder: Path) -> None:
         fit(folder, "mlp, uniform, sgd", ranks=2, callbacks=[terminate])
     told["stopped_at"] = terminate.run.global_step
     torch.save(told, folder / f"told, rank {rank}.pt")
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -19,8 +19,8 @@ from ff_lightning.language import HintonMLP
 from ff_lightning.readouts import LinearReadout
 from ff_lightning.strategies import LayerParallelStrategy
 from ff_lightning.strategies.layer_parallel import refuse_task
-from tests.strategies.layer_cases import BATCHES, CASES, RESUMED, WIDTH, SaveBetween, Seen, fit
-from tests.training import assert_same_weights, classifier, mlp, on_two_ranks, trainer, weights
+from tests.strategies.layer_cases import BATCHES, CASES, RESUMED, WIDTH, Seen, fit
+from tests.training import assert_same_weights, classifier, mlp, trainer, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before:UserWarning")
 
@@ -34,13 +34,10 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
+@pytest.fixture
+def two_ranks(two_ranks_folder: Path) -> Path:
     """Folder with what two ranks have made of every case."""
-    folder = tmp_path_factory.mktemp("two_ranks")
-    fit(folder, RESUMED, ranks=1, callbacks=[SaveBetween("one.ckpt")])
-    on_two_ranks("tests.strategies.layer_cases", folder)
-    return folder
+    return two_ranks_folder / "layers"
 
 
 def load(folder: Path, name: str, rank: int) -> dict[str, Any]:

@@ -19,24 +19,26 @@ from ff_lightning.candidates import LogisticContrast, Softmax
 from ff_lightning.data.text import TextDataModule
 from ff_lightning.data.tokenizers import ByteTokenizer
 from ff_lightning.errors import InputError
+from ff_lightning.language.combination import Independent, Residual
 from ff_lightning.language.generation import Sampler
 from ff_lightning.language.gpt import GPT
 from ff_lightning.optim import CosineDecay
-from ff_lightning.tasks.language import FFLanguageModel, LanguageTwin
+from ff_lightning.tasks.language import FFLanguageModel
+from ff_lightning.tasks.twin import BackpropTwin
 from tests.texts import CONTEXT, MUON, Batches, awake, gpt, model, text, windows
 from tests.training import assert_same_weights, trainer, weights
 
 ARMS: dict[str, dict[str, Any]] = {
     "own": {},
-    "inherit": {"inherit": True},
-    "residual": {"residual": True, "loss": LogisticContrast(4, from_below=True)},
+    "inherit": {"combination": Independent(inherit=True)},
+    "residual": {"combination": Residual(), "loss": LogisticContrast(4, from_below=True)},
     "softmax": {"loss": Softmax()},
 }
 EVERY_ARM = pytest.mark.parametrize("arm", ARMS)
 SPREAD = 4000  # where validation windows start
 
 
-def loss_of(module: FFLanguageModel | LanguageTwin, tmp_path: Path) -> dict[str, float]:
+def loss_of(module: FFLanguageModel | BackpropTwin, tmp_path: Path) -> dict[str, float]:
     (values,) = trainer(tmp_path).validate(module, Batches(64, 32, SPREAD), verbose=False)
     return dict(values)
 
@@ -62,7 +64,7 @@ def test_the_loss_of_a_real_text_falls_in_every_block(arm: str, tmp_path: Path) 
 
 
 def test_the_twin_learns_through_all_layers(tmp_path: Path) -> None:
-    twin = LanguageTwin(gpt(), optimizer=MUON)
+    twin = BackpropTwin(gpt(), optimizer=MUON)
     before = weights(twin)
     trainer(tmp_path, max_epochs=2).fit(twin, Batches(640, 32))
     assert loss_of(twin, tmp_path)["val/loss"] < 3.2
@@ -112,7 +114,9 @@ def test_resume_equals_never_stopped(tmp_path: Path, at: int) -> None:
     def one(seed: int) -> tuple[FFLanguageModel, TextDataModule]:
         data = TextDataModule("pydoc", context=CONTEXT, batch_size=8, batches_per_epoch=5)
         torch.manual_seed(0)
-        network = GPT(data.vocab_size, width=16, layers=3, heads=2, context=CONTEXT, inherit=True)
+        network = GPT(
+            data.vocab_size, width=16, layers=3, heads=2, context=CONTEXT, combination=Independent(inherit=True)
+        )
         module = model(network=network, lr_scheduler=partial(CosineDecay, warmup=0.2), clip_norm=1.0)
         module.seed = seed
         return module, data

@@ -17,12 +17,13 @@ from ff_lightning.language.rollouts import SleepBuffer
 from ff_lightning.language.stack import TokenStack
 from ff_lightning.language.window_mlp import WindowMLP
 from ff_lightning.losses import MovingThresholdLoss
-from ff_lightning.tasks.language import DREAMS, FFLanguageModel, LanguageTwin
+from ff_lightning.tasks.language import DREAMS, FFLanguageModel
+from ff_lightning.tasks.twin import BackpropTwin
 from tests.texts import CONTEXT, Batches, awake, gpt, hinton_gpt, hinton_mlp, model, text, window_mlp, windows
 from tests.training import ADAM, assert_same_weights, trainer, weights
 
 
-def loss_of(module: FFLanguageModel | LanguageTwin, tmp_path: Path) -> float:
+def loss_of(module: FFLanguageModel | BackpropTwin, tmp_path: Path) -> float:
     (values,) = trainer(tmp_path).validate(module, Batches(64, 32, 4000), verbose=False)
     return float(values["val/loss"])
 
@@ -100,7 +101,7 @@ def test_judges_learn_a_real_text(arm: str, tmp_path: Path) -> None:
 
 def test_the_twin_of_a_judge_learns(tmp_path: Path) -> None:
     for network in (hinton_gpt(), hinton_mlp(teacher_forced=False)):
-        twin = LanguageTwin(network, optimizer=ADAM)
+        twin = BackpropTwin(network, optimizer=ADAM)
         before = loss_of(twin, tmp_path)
         trainer(tmp_path).fit(twin, Batches(320, 32))
         assert loss_of(twin, tmp_path) < before - 0.1

@@ -40,6 +40,6 @@ def test_the_gradient_of_the_twin_is_that_of_plain_backprop() -> None:
         h = h / h.square().mean(1, keepdim=True).sqrt()
         h = (h @ weight.T + bias).relu()
     h = h / h.square().mean(1, keepdim=True).sqrt()
-    nn.functional.cross_entropy(twin.whole[-1](h), y).backward()
+    nn.functional.cross_entropy(twin.network[0].goodness.linear(h), y).backward()
     torch.testing.assert_close(first.weight.grad, reference[0].grad)
     torch.testing.assert_close(second.weight.grad, reference[1].grad)

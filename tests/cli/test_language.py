@@ -9,25 +9,19 @@ import pytest
 import torch
 
 import ff_lightning as ff
-from ff_lightning.cli import main, prediction_lines
+from ff_lightning.cli import main
+from ff_lightning.cli.app import prediction_lines
 from ff_lightning.cli.parser import shorten
 from ff_lightning.data import ByteTokenizer, CharacterTokenizer, TextDataModule
-from tests.command_line import error_of
+from tests.command_line import QUIET, SMALL, configs, error_of
 
-RECIPES = Path(__file__).parents[1] / "recipes"
-QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 NETWORK = "--model.network"
-SIZES = [f"{NETWORK}.width", "16", f"{NETWORK}.layers", "2", f"{NETWORK}.layers_per_block", "1"]
 LOSS = [f"{NETWORK}.loss", "ff_lightning.candidates.LinearContrast", f"{NETWORK}.loss.negatives"]
 SLEEP = ["--model.rollouts", "ff_lightning.language.rollouts.SleepBuffer", "--model.rollouts.prefix", "[2, 4]"]
 BPE = ["--data.tokenizer", "ff_lightning.data.TiktokenTokenizer", "--data.tokenizer.name"]
 
 
-def configs(*names: str) -> list[str]:
-    return [word for name in names for word in ("--config", str(RECIPES / f"{name}.yaml"))]
-
-
-TEXT = [*configs("pydoc_gpt", "with/smoke"), *SIZES, "--data.context", "16", "--data.batch_size", "2"]
+TEXT = [*configs("pydoc_gpt", "with/smoke"), *SMALL, "--data.batch_size", "2"]
 
 
 @pytest.fixture(autouse=True)
@@ -35,20 +29,17 @@ def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with the checkpoint of a language model and that of a classifier."""
-    folder = tmp_path_factory.mktemp("runs")
-    for name, args in (("text", TEXT), ("digits", configs("digits_mlp", "with/smoke"))):
-        assert main(["fit", *args, *QUIET, "--trainer.default_root_dir", str(folder / name)]) == 0
-    return folder
+@pytest.fixture
+def checkpoints(digits_run: Path, text_run: Path) -> dict[str, str]:
+    """The checkpoint of a language model and that of a classifier."""
+    return {"text": str(text_run / "last.ckpt"), "digits": str(digits_run / "last.ckpt")}
 
 
 @pytest.mark.parametrize(
     ("args", "says"),
     [
         (["--data.source", "empty.txt"], "Passed `source='empty.txt'`. The train text of it is empty"),
-        (["--data.source", "short.txt"], "A text of 4 tokens is shorter than a window of `context=16` tokens"),
+        (["--data.source", "short.txt"], "A text of 4 tokens is shorter than a window of `context=24` tokens"),
         (
             ["--data.tokenizer", "words"],
             "`data.tokenizer` (ff_lightning.data.TextDataModule): 'words' is not the dotted",
@@ -62,13 +53,13 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ([*LOSS, "0"], "Passed `negatives=0`. `negatives` must be a whole number, 1 or more."),
         ([*LOSS, "-3"], "Passed `negatives=-3`."),
         ([f"{NETWORK}.layers", "3", f"{NETWORK}.layers_per_block", "2"], "Passed `layers=3, layers_per_block=2`."),
-        ([f"{NETWORK}.heads", "3"], "Passed `width=16, heads=3`."),
+        ([f"{NETWORK}.heads", "3"], "Passed `width=32, heads=3`."),
         ([f"{NETWORK}.dream_weight", "-1"], "Passed `dream_weight=-1.0`."),
         ([f"{NETWORK}.dream_weight", "0.1"], "Passed `rollouts=None` with a network that contrasts"),
-        ([*SLEEP, "--model.rollouts.context", "16"], "Passed `rollouts` with a network that does not judge sequences."),
+        ([*SLEEP, "--model.rollouts.context", "24"], "Passed `rollouts` with a network that does not judge sequences."),
         (
-            [*SLEEP, "--model.rollouts.context", "17", f"{NETWORK}.dream_weight", "0.1"],
-            "Passed `rollouts` with `context=17` for a network of `context=16`.",
+            [*SLEEP, "--model.rollouts.context", "25", f"{NETWORK}.dream_weight", "0.1"],
+            "Passed `rollouts` with `context=25` for a network of `context=24`.",
         ),
     ],
 )
@@ -95,9 +86,9 @@ def test_a_missing_encoding_names_the_variable_to_set(
 @pytest.mark.parametrize(
     ("checkpoint", "args", "says"),
     [
-        ("text", [f"{NETWORK}.width", "32"], "It does not fit `FFLanguageModel` as the recipe builds it: "),
+        ("text", [f"{NETWORK}.width", "16"], "It does not fit `FFLanguageModel` as the recipe builds it: "),
         ("text", [f"{NETWORK}.layers", "4"], "`network.blocks.2.layer.layers.0.attention_taps.weight` is missing"),
-        ("text", configs("with/language_twin"), "It does not fit `LanguageTwin` as the recipe builds it: "),
+        ("text", configs("with/twin"), "It does not fit `TextTwin` as the recipe builds it: "),
         ("text", ["--data.source", "other.txt"], "for a vocabulary of 1"),
         ("text", ["--data.source", "same.txt"], "trained with another vocabulary than that of 'same.txt'"),
         ("digits", [], "`network.prior` is missing"),
@@ -105,12 +96,17 @@ def test_a_missing_encoding_names_the_variable_to_set(
 )
 @pytest.mark.parametrize("subcommand", ["fit", "validate"])
 def test_a_checkpoint_of_something_else_is_refused(
-    subcommand: str, checkpoint: str, args: list[str], says: str, checkpoints: Path, capsys: pytest.CaptureFixture[str]
+    subcommand: str,
+    checkpoint: str,
+    args: list[str],
+    says: str,
+    checkpoints: dict[str, str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     size = TextDataModule().vocab_size
     Path("other.txt").write_text("words " * 100)
     Path("same.txt").write_text("".join(map(chr, range(200, 200 + size))) * 20)
-    path = ["--ckpt_path", str(checkpoints / checkpoint / "last.ckpt")]
+    path = ["--ckpt_path", checkpoints[checkpoint]]
     assert says in error_of(capsys, subcommand, *TEXT, *QUIET, *path, *args)
 
 
@@ -118,15 +114,15 @@ def test_a_checkpoint_of_something_else_is_refused(
     ("checkpoint", "args", "says"),
     [
         ("digits", [], "not of a language model trained on a text: it has no tokenizer"),
-        ("text", ["--prompt", "a" * 17], "It must be (B, T) with T, its tokens, from 1 to `context=16`."),
+        ("text", ["--prompt", "a" * 25], "It must be (B, T) with T, its tokens, from 1 to `context=24`."),
         ("text", ["--prompt", "ï"], "The text has 'ï' (U+00EF) at position 0"),
         ("text", ["--temperature", "0"], "Passed `temperature=0.0`. `temperature` must be positive"),
     ],
 )
 def test_what_cannot_be_continued_is_refused(
-    checkpoint: str, args: list[str], says: str, checkpoints: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: str, args: list[str], says: str, checkpoints: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = ["--ckpt_path", str(checkpoints / checkpoint / "last.ckpt")]
+    path = ["--ckpt_path", checkpoints[checkpoint]]
     assert says in error_of(capsys, "generate", *path, *args)
 
 
@@ -137,34 +133,35 @@ def test_an_unknown_class_is_no_riddle() -> None:
     assert shorten(message) == "`data`: 'words' is not the dotted path of a class"
 
 
-def predict(folder: Path, *args: str) -> None:
-    root = ["--trainer.default_root_dir", str(folder), "--ckpt_path", str(folder / "last.ckpt")]
-    assert main(["predict", *TEXT, *QUIET, *root, *args]) == 0
+def predict(checkpoint: str, *args: str) -> Path:
+    """The folder that predictions are written to."""
+    words = ["--trainer.default_root_dir", "here", "--ckpt_path", checkpoint]
+    assert main(["predict", *TEXT, *QUIET, *words, *args]) == 0
+    return Path("here/predict")
 
 
-def test_predict_writes_the_likeliest_tokens_as_text(checkpoints: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = checkpoints / "text"
-    predict(folder, "--trainer.precision", "32-true", "--data.eval_batch_size", "3")
-    path = folder / "predict" / "predictions.jsonl"
+def test_predict_writes_the_likeliest_tokens_as_text(
+    checkpoints: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = predict(checkpoints["text"], "--trainer.precision", "32-true", "--data.eval_batch_size", "3")
+    path = folder / "predictions.jsonl"
     assert f"Wrote {path}" in caplog.text
     written = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
-    data = TextDataModule(context=16, eval_batch_size=6)  # two batches of three windows
+    data = TextDataModule(context=24, eval_batch_size=6)  # two batches of three windows
     data.setup("validate")
-    model = ff.FFLanguageModel.load_from_checkpoint(folder / "last.ckpt").eval()
+    model = ff.FFLanguageModel.load_from_checkpoint(checkpoints["text"]).eval()
     tokens = model.predict_step(next(iter(data.val_dataloader())), 0)
     assert written == [data.tokenizer.decode(row) for row in tokens]
-    assert {len(text) for text in written} == {16}
+    assert {len(text) for text in written} == {24}
 
 
 def test_predict_without_windows_says_that_nothing_is_written(
-    checkpoints: Path, caplog: pytest.LogCaptureFixture
+    checkpoints: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    kept = checkpoints / "text" / "predict"
-    before = list(kept.glob("*.jsonl"))
     with pytest.warns(UserWarning, match="across ranks is zero"):
-        predict(checkpoints / "text", "--data.validation", "0")
+        folder = predict(checkpoints["text"], "--data.validation", "0")
     assert "Wrote no predictions" in caplog.text
-    assert list(kept.glob("*.jsonl")) == before
+    assert not list(folder.glob("*.jsonl"))
 
 
 def test_lines_of_predictions() -> None:

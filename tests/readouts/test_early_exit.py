@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,8 @@ from ff_lightning.goodness import ChannelGroups
 from ff_lightning.networks import MLP, DenseReLU, ResNet
 from ff_lightning.readouts import GoodnessReadout, LinearReadout, label_goodness
 from ff_lightning.readouts.early_exit import EarlyExit, lead
-from ff_lightning.stacks import BlockStack
+from ff_lightning.signals import LocalStep, Signal, StepContext
+from ff_lightning.stacks import BlockStack, Network
 from tests.training import ADAM, digits, mlp, trainer
 
 IMAGES, CLASSES = digits(300, torch.float64)
@@ -122,12 +123,21 @@ def noisy_goodness(seed: int) -> tuple[Tensor, Tensor]:
     return signal + torch.randn(3, 500, 10, generator=generator), labels
 
 
+def chosen(goodness: Tensor, labels: Tensor, tolerance: float, first_block: int = 0) -> EarlyExit:
+    """An early exit whose margins were chosen by two batches."""
+    readout = EarlyExit([math.inf, math.inf], tolerance=tolerance, first_block=first_block)
+    for some in (slice(0, 123), slice(123, None)):
+        readout.observe(goodness[:, some], labels[some])
+    readout.choose()
+    return readout
+
+
 @pytest.mark.parametrize("tolerance", [0.0, 0.004, 0.02, 0.1])
 @pytest.mark.parametrize("first_block", [0, 1])
 @pytest.mark.parametrize("seed", range(5))
 def test_no_more_accuracy_is_lost_than_allowed(tolerance: float, first_block: int, seed: int) -> None:
     goodness, labels = noisy_goodness(seed)
-    readout = EarlyExit.calibrated(goodness, labels, tolerance=tolerance, first_block=first_block)
+    readout = chosen(goodness, labels, tolerance, first_block)
     scores, blocks = one_by_one(goodness, readout.margins, first_block)
     full = (goodness[first_block:].sum(0).argmax(1) == labels).double().mean()
     early = (torch.tensor(scores).argmax(1) == labels).double().mean()
@@ -140,7 +150,7 @@ def test_more_tolerance_stops_earlier() -> None:
     goodness, labels = noisy_goodness(0)
     asked = []
     for tolerance in (0.0, 0.01, 0.05, 0.5):
-        margins = EarlyExit.calibrated(goodness, labels, tolerance=tolerance).margins
+        margins = chosen(goodness, labels, tolerance).margins
         asked.append(sum(one_by_one(goodness, margins, 0)[1]))
     assert asked == sorted(asked, reverse=True)
     assert asked[-1] < asked[0] / 3
@@ -163,11 +173,17 @@ def test_a_trained_classifier_stops_early_and_keeps_its_accuracy(tmp_path: Path)
     assert again.margins == readout.margins
 
 
-class Skipping(BlockStack):
-    """Passes activities on in a way of its own."""
+class Skipping(Network):
+    """Visits blocks in an order of its own."""
 
-    def activities(self, x: Tensor) -> object:  # type: ignore[override]
-        return super().activities(x)
+    def activities(self, x: Tensor) -> Iterator[Tensor]:
+        yield from (block(x) for block in self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def local_losses(self, signal: Signal, context: StepContext = StepContext()) -> Iterator[LocalStep]:
+        yield from ()
 
 
 @pytest.mark.parametrize(
@@ -180,7 +196,7 @@ class Skipping(BlockStack):
             "Passed 1 `margins`. The network has 3 blocks, and all but the last need one.",
         ),
         (
-            lambda: EarlyExit.calibrated(torch.zeros(2, 3, 4), torch.zeros(3), tolerance=-0.1),
+            lambda: EarlyExit([0.1], tolerance=-0.1),
             "Passed `tolerance=-0.1`. `tolerance` must be in [0, 1].",
         ),
         (

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import ff_lightning as ff
 from ff_lightning.candidates import LinearContrast
-from ff_lightning.convert import convert
+from ff_lightning.conversion import convert
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import ChannelGroups, MeanOfSquares, WeightedEnergy
 from ff_lightning.losses import SymBa

@@ -1,0 +1,237 @@
+"""``ff-lightning fit|validate|test|predict --config RECIPE``: Lightning's command line with this project's defaults."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+# So that `fit --help` knows what there is to choose from.
+import ff_lightning.data
+import ff_lightning.language
+import ff_lightning.networks
+import ff_lightning.tasks  # noqa: F401
+from ff_lightning.callbacks import (
+    BlockPictures,
+    BlockSummary,
+    BlockTable,
+    ClassificationPictures,
+    GeneratedPictures,
+    GoodnessMonitor,
+    KeepOnInterrupt,
+    LanguageTable,
+    LastCheckpoint,
+    RunRecord,
+    TrainingProgress,
+)
+from ff_lightning.cli.recipes import RecipeCLI, RecipeParser, with_own_recipes
+from ff_lightning.data.tokenizers import Tokenizer
+from ff_lightning.engine.checkpoints import check_checkpoint, check_fit
+from ff_lightning.engine.lightning import subcommand_parser
+from ff_lightning.errors import InputError
+from ff_lightning.module import FFLightningModule
+from ff_lightning.report.records import read_record
+from ff_lightning.tasks.language_modelling import LanguageModelling
+
+CHECKPOINT_WORDS = ("last", "best", "hpc")
+"""Values of ``--ckpt_path`` by which Lightning finds a file itself."""
+
+
+class SaveConfig(SaveConfigCallback):
+    """Keeps the resolved configuration in the run folder, and sends it to loggers that take one."""
+
+    def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write ``config.yaml``."""
+        name = str(getattr(stage, "value", stage))  # Lightning passes its own enumeration
+        folder = Path(trainer.default_root_dir) / ("" if name == "fit" else name)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.parser.save(self.config, folder / self.config_filename, skip_none=False, overwrite=True, multifile=False)
+        for logger in trainer.loggers:
+            if not isinstance(logger, CSVLogger):
+                logger.log_hyperparams({"trainer": self.config.trainer.as_dict()})
+
+
+class FFLightningCLI(RecipeCLI):
+    """Lightning's command line with the defaults of this project."""
+
+    subcommand: str
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Keep the command as it was given, for the record of the run."""
+        self.command = shlex.join(["ff-lightning", *args])
+        super().parse_arguments(parser, with_own_recipes(args))
+
+    def setup_parser(self, *args: Any) -> None:
+        """Leave the results of an evaluation to our own table."""
+        super().setup_parser(*args)
+        for subcommand in ("validate", "test"):
+            subcommand_parser(self, subcommand).set_defaults({"verbose": False})
+
+    def _parse_ckpt_path(self) -> None:
+        """Check a checkpoint before anything is built.
+
+        Lightning would here put the model of the checkpoint in place of what was passed. We build what was passed
+        and refuse weights that do not fit it.
+        """
+        path = self.config[self.config.subcommand].ckpt_path
+        self._weights = None
+        if path is not None and path not in CHECKPOINT_WORDS and "://" not in str(path):
+            checkpoint = check_checkpoint(path)
+            self._weights = checkpoint.get("state_dict")
+            if self.config.subcommand == "fit":
+                self.resumed_in = checkpoint["ff_lightning"].get("precision")
+
+    def before_instantiate_classes(self) -> None:
+        """Name the run folder, and drop what is switched off."""
+        super().before_instantiate_classes()
+        config = self.config[self.subcommand]
+        if config.trainer.default_root_dir is None:
+            stems = [Path(str(path)).stem for path in config.config or ()]
+            name = "-".join(stems) or config.model.class_path.rsplit(".", 1)[-1]
+            config.trainer.default_root_dir = str(Path("runs") / name)
+        if self.subcommand == "fit" and config.ckpt_path is not None:
+            self._go_on_in_wandb(config.trainer)
+
+    def _go_on_in_wandb(self, trainer: Namespace) -> None:
+        """Let a resumed training go on with its run in Weights & Biases, which is known by an id."""
+        known = read_record(Path(trainer.default_root_dir)).get("run", {}).get("wandb_id")
+        loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+        for logger in loggers if known else []:
+            named = isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger")
+            if named and logger.init_args.id is None and logger.init_args.version is None:
+                logger.init_args.id = known
+
+    def after_instantiate_classes(self) -> None:
+        """Check that the checkpoint fits what was built."""
+        if self._weights is not None:
+            if isinstance(self.model, LanguageModelling):
+                self.model.check_vocabulary(self._weights)
+            check_fit(self.model, self._weights, self.config[self.subcommand].ckpt_path)
+            self._weights = None
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        """Build the Trainer, with the callbacks and the logger that every run has unless told otherwise."""
+        config = self.config_init[self.subcommand].trainer
+        self.trainer_defaults["callbacks"] = default_callbacks(config, self.command)
+        if config.logger in (None, True):
+            version = "" if self.subcommand == "fit" else self.subcommand
+            kwargs["logger"] = CSVLogger(config.default_root_dir, name="", version=version)
+        if config.enable_model_summary is None:  # there is ours
+            kwargs["enable_model_summary"] = False
+        try:
+            trainer = super().instantiate_trainer(**kwargs)
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            raise InputError(f"The Trainer cannot be built: {error}") from error
+        # Before what a recipe brings, too, which would otherwise print while the bar is still there.
+        trainer.callbacks.sort(key=lambda callback: not isinstance(callback, ProgressBar))  # type: ignore[attr-defined]
+        return trainer
+
+    def before_fit(self) -> None:
+        """Say where the run is kept, and what becomes of an earlier one there."""
+        folder = Path(self.trainer.default_root_dir)
+        metrics = folder / "metrics.csv"
+        if self.config.fit.ckpt_path is not None:
+            rank_zero_info(f"The run goes on in {folder}.")
+            if self.trainer.is_global_zero and metrics.exists():  # the logger would delete it
+                metrics.rename(folder / f"metrics_{len(list(folder.glob('metrics_*.csv'))) + 1}.csv")
+        elif metrics.exists() or (folder / "last.ckpt").exists():
+            rank_zero_info(f"Overwriting the earlier run in {folder} (--trainer.default_root_dir names another).")
+        else:
+            rank_zero_info(f"The run is kept in {folder}.")
+
+    def predict(self, **kwargs: Any) -> None:
+        """Predict, and write what :func:`prediction_lines` makes of it; each process writes its own file."""
+        batches = self.trainer.predict(**kwargs) or []
+        ending, lines = prediction_lines(batches, getattr(self.datamodule, "tokenizer", None))
+        if not lines:
+            rank_zero_info("Wrote no predictions: there are none, or they are neither (B,) values nor (B, T) tokens.")
+            return
+        rank = f"_rank{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
+        path = Path(self.trainer.default_root_dir) / "predict" / f"predictions{rank}.{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        rank_zero_info(f"Wrote {path}")
+
+
+def prediction_lines(batches: Sequence[Any], tokenizer: Tokenizer | None = None) -> tuple[str, list[str]]:
+    """Lines of a file of predictions.
+
+    Args:
+        batches: what ``predict_step`` returned: ``(B,)`` values, written one a line below a heading; or ``(B, T)``
+            whole numbers, written as JSON, a row a line.
+        tokenizer: turns rows of tokens into text; without one they stay numbers.
+
+    Returns:
+        Ending of the file's name, and the lines; none if there are no predictions, or they have another form.
+    """
+    tensors = [batch for batch in batches if isinstance(batch, Tensor)]
+    dims = {batch.dim() for batch in tensors}
+    if len(tensors) == len(batches) and dims == {1}:
+        return "csv", ["prediction", *map(str, torch.cat(tensors).tolist())]
+    if len(tensors) == len(batches) and dims == {2} and not any(batch.is_floating_point() for batch in tensors):
+        rows = [row for batch in tensors for row in batch.tolist()]
+        return "jsonl", [json.dumps(tokenizer.decode(row) if tokenizer else row, ensure_ascii=False) for row in rows]
+    return "", []
+
+
+def default_callbacks(trainer: Namespace, command: str = "") -> list[pl.Callback]:
+    """What every run shows and keeps.
+
+    Args:
+        trainer: the Trainer's arguments; what they switch off or bring themselves is left out.
+        command: that started the run.
+    """
+    own = trainer.callbacks or []
+    callbacks: list[pl.Callback] = []
+    if trainer.enable_progress_bar is not False and not any(isinstance(callback, ProgressBar) for callback in own):
+        callbacks.append(TrainingProgress())
+    # After the bar, which must be gone when they print.
+    callbacks += [
+        RunRecord(command),
+        *([BlockSummary()] if trainer.enable_model_summary is None else []),
+        BlockTable(),
+        LanguageTable(),
+        ClassificationPictures(),
+        BlockPictures(),
+        GeneratedPictures(),
+    ]
+    if trainer.logger is not False:
+        callbacks += [LearningRateMonitor("step"), GoodnessMonitor()]
+    if trainer.enable_checkpointing is not False:
+        callbacks += [LastCheckpoint(), KeepOnInterrupt(command)]
+    brought = {type(callback) for callback in own}
+    return [callback for callback in callbacks if type(callback) not in brought]
+
+
+def train_or_evaluate(words: list[str]) -> None:
+    """Run a command that is a method of the Trainer.
+
+    Args:
+        words: the command, such as ``["fit", "--config", "recipes/digits_mlp.yaml"]``.
+    """
+    FFLightningCLI(
+        FFLightningModule,
+        pl.LightningDataModule,
+        save_config_callback=SaveConfig,
+        save_config_kwargs={"overwrite": True, "save_to_log_dir": False},
+        seed_everything_default=0,
+        parser_kwargs={"prog": "ff-lightning"},
+        parser_class=RecipeParser,
+        subclass_mode_model=True,
+        subclass_mode_data=True,
+        # It would build one optimizer for the whole network; ours has one a block.
+        auto_configure_optimizers=False,
+        args=words,
+    )

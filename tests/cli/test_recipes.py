@@ -1,0 +1,134 @@
+"""What a model of a recipe takes from its data; runs are real but short."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from sklearn.datasets import load_digits
+
+import ff_lightning as ff
+from ff_lightning.cli import main
+from ff_lightning.data import ImageDataModule
+from tests.command_line import error_of
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+CONV = ["--model.network", "ff_lightning.networks.ConvNet"]
+QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+
+
+def recipe(name: str, *args: str, run: str = "run") -> list[str]:
+    configs = [word for each in (name, "with/smoke") for word in ("--config", str(RECIPES / f"{each}.yaml"))]
+    return [*configs, *QUIET, "--trainer.default_root_dir", run, *args]
+
+
+@pytest.fixture(autouse=True)
+def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def pictures() -> str:
+    """A folder of two classes: digits 0 and 1 in colour, 8 high and 10 wide."""
+    images, labels = load_digits(return_X_y=True)
+    for label in (0, 1):
+        folder = Path(f"pictures/train/{['zero', 'one'][label]}")
+        folder.mkdir(parents=True)
+        for index, pixels in enumerate(images[labels == label][:30]):
+            grey = np.pad(pixels.reshape(8, 8) * 15, ((0, 0), (1, 1))).astype(np.uint8)
+            Image.fromarray(np.stack([grey, grey, grey], 2)).save(folder / f"{index}.png")
+    return "pictures"
+
+
+def network_of(run: str) -> dict[str, object]:
+    kept: dict[str, object] = yaml.safe_load(Path(run, "config.yaml").read_text())["model"]["init_args"]["network"]
+    return kept["init_args"]  # type: ignore[return-value]
+
+
+def weights(run: str) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(f"{run}/last.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "shape"),
+    [
+        ("digits_mlp", {"in_features": 240, "num_classes": 2}, (20, 240)),
+        ("digits_conv", {"image_shape": (3, 8, 10), "num_classes": 2}, (16, 3, 3, 3)),
+        ("mnist_labelled_conv", {"image_shape": (3, 8, 10), "num_classes": 2}, (32, 3, 3, 3)),
+    ],
+)
+def test_a_network_takes_shape_and_classes_from_its_data(
+    name: str, network: dict[str, object], shape: tuple[int, ...], pictures: str
+) -> None:
+    small = ["--model.network.widths", "[20, 20]"] if name == "digits_mlp" else []
+    assert main(["fit", *recipe(name, "--data.source", pictures, "--data.validation", "0.2", *small)]) == 0
+    model = ff.FFClassifier.load_from_checkpoint("run/last.ckpt")
+    assert {key: getattr(model.network, key) for key in network} == network
+    assert model.num_classes == 2
+    assert shape in {tuple(value.shape) for value in weights("run").values()}
+    assert not network.keys() & network_of("run").keys()
+
+    first = weights("run")
+    assert main(["fit", "--config", "run/config.yaml"]) == 0
+    assert all(torch.equal(value, first[key]) for key, value in weights("run").items())
+
+
+def test_what_was_said_to_have_no_label_stays_so() -> None:
+    small = ["--model.network.widths", "[20, 12]", "--data.source", "digits", "--data.validation", "0.2"]
+    assert main(["fit", *recipe("mnist_mlp_unsupervised", *small)]) == 0
+    assert network_of("run")["num_classes"] is None
+    first = weights("run")
+    assert [value.shape for key, value in first.items() if key.startswith("readout") and "weight" in key] == [
+        (10, 32),
+        (10, 20),
+    ]
+    assert not any("label" in key for key in first)
+    model = ff.FFRepresentation.load_from_checkpoint("run/last.ckpt")
+    assert model.network.num_classes is None
+    assert model.num_classes == 10
+    assert main(["fit", "--config", "run/config.yaml"]) == 0
+    assert all(torch.equal(value, first[key]) for key, value in weights("run").items())
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--model.network.num_classes", "10"], "Passed `model.network.num_classes=10` with data of `num_classes=2`."),
+        (["--model.network.num_classes", "1"], "`num_classes=1`"),
+        (["--model.num_classes", "3"], "Passed `num_classes=3` with `MLP(num_classes=2)`."),
+        (["--model.network.in_features", "64"], "`model.network.in_features=64` with data of `in_features=240`."),
+        (
+            [*CONV, "--model.network.pool_after", "[]", "--model.network.image_shape", "[3, 10, 8]"],
+            "Passed `model.network.image_shape=[3, 10, 8]` with data of `image_shape=[3, 8, 10]`.",
+        ),
+        (["--data", "ff_lightning.data.TextDataModule"], "Passed no `model.network.in_features`, and data that does"),
+    ],
+)
+def test_what_is_said_twice_must_agree(
+    args: list[str], says: str, pictures: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = [] if "--data" in args else ["--data.source", pictures, "--data.validation", "0.2"]
+    Path("few.yaml").write_text(
+        "model: {class_path: ff_lightning.FFClassifier, init_args: {network: {class_path: "
+        "ff_lightning.networks.MLP, init_args: {widths: [8]}}}}\n"
+    )
+    config = ["--config", "few.yaml", "--config", str(RECIPES / "with/smoke.yaml"), *QUIET]
+    kind = [] if "--data" in args else ["--data", "ff_lightning.data.ImageDataModule"]
+    assert says in error_of(capsys, "fit", *config, *kind, *data, *args)
+    assert not list(Path().rglob("*.ckpt"))
+
+
+def test_the_same_may_be_said_twice() -> None:
+    same = ["--model.network.in_features", "64", "--model.network.num_classes", "10", "--model.num_classes", "10"]
+    narrow = ["--model.network.widths", "[8]"]
+    assert main(["fit", *recipe("digits_mlp", *narrow, *same)]) == 0
+    assert main(["fit", *recipe("digits_mlp", *narrow, run="again")]) == 0
+    said, taken = weights("run"), weights("again")
+    assert all(torch.equal(said[key], taken[key]) for key in said)
+    assert network_of("run")["in_features"] == 64
+    assert ImageDataModule("digits").in_features == 64

@@ -1,0 +1,120 @@
+"""What holds for every network: one door that is compiled, and blocks at rest that nothing moves."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from ff_lightning.engine.compilation import compile_steps, undo_compile
+from ff_lightning.signals import StepContext
+from ff_lightning.stacks import BlockStack
+from tests.engine.test_compilation import needs_compiler
+from tests.networks.every import NETWORKS, local_modules, seeded, train
+from tests.training import assert_same_weights, weights
+
+EVERY = pytest.mark.parametrize("name", NETWORKS)
+QUIET = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # torch, while it traces
+
+
+@EVERY
+@QUIET
+def test_compiled_steps_are_few_graphs_and_learn_the_same(name: str) -> None:
+    kind, ends = NETWORKS[name], []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        network = kind.build()
+        if compiled:
+            compile_steps(local_modules(network), backend="eager")
+        train(network, kind.receives, batches=3, learning=None)
+        undo_compile(local_modules(network))
+        ends.append(weights(network))
+    assert_same_weights(*ends)
+    assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] <= kind.graphs
+    assert not vars(network[0]).keys() & {"local_step"}
+
+
+@needs_compiler
+@QUIET
+@pytest.mark.parametrize("name", ["recurrent", "gpt"])
+def test_the_compilers_own_code_learns_the_same(name: str) -> None:
+    kind, ends = NETWORKS[name], []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        network = kind.build()
+        if compiled:
+            compile_steps(local_modules(network))
+        train(network, kind.receives, batches=2, learning=None)
+        ends.append(weights(network))
+    assert_same_weights(*ends, rtol=1e-4, atol=1e-5)
+
+
+@EVERY
+def test_every_block_is_entered_by_its_local_step(name: str) -> None:
+    """Where that says something else of its loss, nothing else trains the block."""
+    kind = NETWORKS[name]
+    network = kind.build()
+    before = weights(network)
+    for module in local_modules(network):
+        step = module.local_step
+
+        def silent(signal, *args, step=step, **kwargs):  # type: ignore[no-untyped-def]
+            found, passed = step(signal, *args, **kwargs)
+            return found._replace(loss=0.0 * found.loss), passed
+
+        module.local_step = silent
+    train(network, kind.receives, batches=1, learning=None)
+    after = weights(network)
+    trained = {name for name, _ in network.named_parameters()}
+    assert all(torch.equal(before[name], after[name]) for name in trained)
+
+
+@EVERY
+def test_a_block_at_rest_has_no_graph_and_moves_no_running_value(name: str) -> None:
+    """As under a `Greedy` schedule: the lowest block rests, those above learn from what it passes on."""
+    kind = NETWORKS[name]
+    network = kind.build()
+    train(network, kind.receives, batches=1, learning=None)
+    before, learning = weights(network), [index > 0 for index in range(len(local_modules(network)))]
+    graphs: list[bool] = []
+    network[0].register_forward_hook(lambda *args: graphs.append(torch.is_grad_enabled()))
+    train(network, kind.receives, batches=2, learning=learning)
+    after = weights(network)
+    resting = {key for key in before if key.startswith("blocks.0.")}
+    assert resting
+    assert all(torch.equal(before[key], after[key]) for key in resting)
+    moved = {key for key in set(before) - resting if not torch.equal(before[key], after[key])}
+    assert any(key.startswith("blocks.1.") for key in moved)
+    assert graphs
+    assert not any(graphs)
+
+
+@EVERY
+def test_nothing_above_the_highest_block_that_learns_is_computed(name: str) -> None:
+    kind = NETWORKS[name]
+    network = kind.build()
+    if not isinstance(network, BlockStack):
+        pytest.skip("every block of this network reads the others")
+    seen: list[int] = []
+    signal = kind.receives(network)
+    for index, block in enumerate(network):
+        block.register_forward_hook(lambda *args, index=index: seen.append(index))
+    only_first = [index == 0 for index in range(len(network))]
+    found = [step.block for step in network.local_losses(signal, StepContext(seeded, 0, only_first))]
+    # Of overlapping pairs the first block learns only where it has no partner, which is on odd updates.
+    assert found == ([] if network.overlapping else [0])
+    assert set(seen) <= ({0, 1} if network.overlapping else {0})
+
+
+def test_batch_statistics_of_a_block_at_rest_are_those_of_the_batch() -> None:
+    kind = NETWORKS["conv"]
+    network = kind.build()
+    norm = next(module for module in network[0].modules() if isinstance(module, nn.BatchNorm2d))
+    nn.init.constant_(norm.running_mean, 5.0)
+    signal = kind.receives(network)
+    expected = network[0].pass_on(signal.h, network[0](signal.h).detach())
+    nn.init.constant_(norm.running_mean, 5.0)
+    assert torch.equal(network[0].rest(signal).h, expected)
+    assert norm.running_mean.eq(5.0).all()
+    assert norm.track_running_stats
