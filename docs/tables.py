@@ -13,8 +13,8 @@ from pathlib import Path
 
 from tables_circuits import predictive, spiking
 from tables_common import DOCS, rows
-from tables_hardware import faults, gpt_steps, memory, overheads, parallel, precisions, resumes, step_times
-from tables_images import changes, class_goodness, early_exits, experiments, peers, self_contrast, trials
+from tables_hardware import faults, gpt_steps, memory, overheads, parallel, precisions, resumes, rooflines, step_times
+from tables_images import changes, class_goodness, early_exits, experiments, peers, repositories, self_contrast, trials
 from tables_language import aesop, curve, depth, language, negatives, tries
 from tables_sounds import speech, spotting
 from tables_summary import summary
@@ -34,7 +34,7 @@ def replace(path: Path, body: str) -> bool:
 
 SECTIONS = {
     "Images: label in the input": [(experiments, "mnist_mlp")],
-    "Images: public repositories": [(peers, "peers")],
+    "Images: public repositories": [(peers, "peers"), (repositories, "repositories")],
     "Images: goodness of every class": [(class_goodness, "class_goodness")],
     "Images: local losses of a convolutional network": [(trials, "class_losses")],
     "Images: labels in the input of a convolutional network": [(trials, "label_planes")],
@@ -52,6 +52,7 @@ SECTIONS = {
     "Language: Hinton's strings of Aesop": [(aesop, "aesop")],
     "Memory of a step": [(memory, "memory")],
     "Time of a step": [(step_times, "step_time"), (gpt_steps, "step_time_gpt")],
+    "A step at the limit of the machine": [(rooflines, "roofline")],
     "Callbacks and logging": [(overheads, "overhead")],
     "Two ranks": [(parallel, "parallel")],
     "Killed and resumed": [(resumes, "resume")],

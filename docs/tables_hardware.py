@@ -139,3 +139,18 @@ def overheads(name: str) -> str:
             f"{spread(runs, 'step_ms', 1)} | {extra} | `{first['command']}` |"
         )
     return "\n".join([*lines, "", origin(name)])
+
+
+def rooflines(name: str) -> str:
+    """Table of steps over the matrix products that their algorithm needs."""
+    lines = [
+        "| network, precision | step, ms | products alone, ms | step over bound | fastest product, GFLOP/s | command |",
+        "|---|---|---|---|---|---|",
+    ]
+    for (run,) in rows(name):
+        lines.append(
+            f"| {run['network']}, `{run['precision']}` | {run['step_ms']} | {run['bound_ms']} | "
+            f"{run['step_over_bound']} | {run['gemm_gflops']} | `{run['command']}` |"
+        )
+    picture = "![Share of a step by kind of operation](pictures/roofline.png)"
+    return "\n".join([*lines, "", picture, "", origin(name)])

@@ -164,3 +164,28 @@ def peers(name: str) -> str:
             f"{run['loewex_cpu_seconds_of_100_epochs']} CPU seconds at this speed. `{run['command']}`"
         )
     return "\n".join([*lines, "", *notes, "", origin(name)])
+
+
+def repositories(name: str) -> str:
+    """Table of `mnist_mlp` beside the repositories themselves, all with the same CPU time."""
+    lines = [
+        "| repository | samples a CPU second | validation error, % (images) | peak memory, MB |",
+        "|---|---|---|---|",
+    ]
+    notes = []
+    for (run,) in rows(name):
+        ours = [{"repository": "`mnist_mlp`", "commit": run["commit"]} | row for row in run["ours"]]
+        for row in [*ours, *run["peers"]]:
+            who = f"{row['repository']} {row['commit']}"
+            if "failed" in row:
+                lines.append(f"| {who} | does not run: {row['failed']} | | |")
+                continue
+            error = f"{row['validation_error']} ({row['validation_images']})"
+            lines.append(f"| {who} | {row['samples_per_second']:g} | {error} | {row.get('peak_mb', '')} |")
+        notes.append(
+            f"One run, with one seed. {run['ours'][0]['cpu_seconds']} CPU seconds each at most, ours in "
+            f"`{run['ours'][0]['precision']}`, torch {run['ours'][0]['torch']}; {run['speedup']} times the samples of "
+            "loeweX, whose network is the same. The others' networks are smaller (dah33, mpezeshki) or larger. "
+            f"`{run['command']}`"
+        )
+    return "\n".join([*lines, "", *notes, "", origin(name)])

@@ -27,6 +27,7 @@ from ff_lightning.engine.compilation import compile_steps, undo_compile
 from ff_lightning.engine.completeness import check_gradients, watch_optimizers
 from ff_lightning.engine.hyperparameters import save_plain_hyperparameters
 from ff_lightning.engine.lightning import batches_trained, trainer_of
+from ff_lightning.engine.precision import follow_first_rank, settle_muon, tell_what_differs
 from ff_lightning.engine.reading import read_checkpoint, refuse_unsafe
 from ff_lightning.engine.refusals import refuse_flags, refuse_own_reader
 from ff_lightning.engine.restoring import build_module, check_resumed, take_weights, where_it_was
@@ -107,6 +108,7 @@ class FFLightningModule(pl.LightningModule):
         self._batch_idx = 0
         self._last_loss: Tensor | None = None
         self._restored: Gradients | None = None
+        self._stopped: dict[str, Any] | None = None
 
     # What a task says ------------------------------------------------------------------------------------------
 
@@ -278,6 +280,9 @@ class FFLightningModule(pl.LightningModule):
             check_gradients(self._restored, self._block_parameters)
             self._updates.restore(self._restored)
             self._restored = None
+        if self._stopped is not None:
+            tell_what_differs(self.trainer, self._stopped.get("precision"), self.block_optimizers)
+            self._stopped = None
 
     # What is checked and kept ----------------------------------------------------------------------------------
 
@@ -295,6 +300,7 @@ class FFLightningModule(pl.LightningModule):
         """Tell Lightning's counters of ``accumulate_batches``, and let no kill damage a checkpoint, no exit a run."""
         leave_group_at_exit()
         if stage == "fit":
+            follow_first_rank(self.trainer)
             self.trainer.accumulate_grad_batches = self.accumulate_batches
         if type(self.trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             self.trainer.strategy.checkpoint_io = AtomicCheckpointIO()
@@ -315,6 +321,7 @@ class FFLightningModule(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         """Build the engine for the strategy at hand."""
+        settle_muon(self.trainer, self.block_optimizers)
         plan = Plan(self.update == "fused", self.clip_norm, self.repeats_blocks)
         self._updates = BlockUpdates(
             self.trainer, self.network, self._block_parameters, self.block_optimizers, self.manual_backward, plan
@@ -352,7 +359,7 @@ class FFLightningModule(pl.LightningModule):
         """Keep what Lightning does not; refuse to write a checkpoint of a training that has diverged."""
         if getattr(self.trainer.precision_plugin, "scaler", None) is None:
             self._refuse_divergence()
-        checkpoint["ff_lightning"] = {"seed": self.seed}
+        checkpoint["ff_lightning"] = {"seed": self.seed, "precision": str(self.trainer.precision)}
         # A training can be stopped between the batches that share an update.
         gradients = None if self._updates is None or "optimizer_states" not in checkpoint else self._updates.gradients()
         if gradients is not None:
@@ -363,6 +370,8 @@ class FFLightningModule(pl.LightningModule):
         ours = checkpoint.get("ff_lightning", {})
         self.seed = int(ours.get("seed", self.seed))
         self._restored = ours.get("gradients")
+        trainer = trainer_of(self)
+        self._stopped = ours if trainer is not None and trainer.state.fn == "fit" else None
         check_resumed(self, checkpoint)
 
     @classmethod

@@ -13,6 +13,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
+from ff_lightning.blocks import Block
 from ff_lightning.candidates import Softmax
 from ff_lightning.networks import Lookahead
 from tests.texts import gpt, windows
@@ -298,3 +299,71 @@ def test_no_loss_of_a_peer_reaches_another_layer(
         found.append([layer.weight.grad for layer in loewex.layers])
     assert torch.equal(found[0][0], found[1][0])
     assert not torch.equal(found[0][1], found[1][1])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_step_is_compared_with_its_matrix_products(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["--data.source", "digits", "--model.network.in_features", "64", "--model.network.widths", "[40,30]"]
+    few = ["--data.validation", "0.5", "--data.batch_size", "50", "--steps", "9", "--precision", "32-true"]
+    benchmark("roofline", "--network", "mlp", *small, *few).main()
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    rows = {(50, 54, 40), (40, 50, 54), (100, 40, 30), (30, 100, 40)}  # of the image part, beside ten label pixels
+    assert result["gflop"] == round(sum(2 * a * b * c for a, b, c in rows) / 1e9, 2)
+    assert result["step_over_bound"] > 1
+    assert sum(result["profile"].values()) == pytest.approx(1, abs=0.01)
+    assert result["matmul_share"] == result["profile"]["matrix products"]
+
+
+def test_products_of_a_step(benchmark: Any) -> None:
+    """Five iterations of Muon take three products each; a linear map has three with the gradient of its input."""
+    roofline = benchmark("roofline", "--network", "gpt")
+    products = roofline.muon(6, 2, torch.float32)
+    assert sum(p.times for p in products) == 15
+    assert sum(p.times * p.flop for p in products) == 5 * 2 * (2 * 6 * 2 + 2 * 2 * 2 + 2 * 2 * 6)
+    both = [roofline.linear(5, 3, 4, torch.float32, to_input=to_input) for to_input in (True, False)]
+    assert [sum(p.flop for p in found) for found in both] == [3 * 120, 2 * 120]
+    forward, back = roofline.convolution(torch.randn(2, 3, 8, 8), torch.randn(4, 3, 3, 3), torch.float32)
+    assert forward.flop == back.flop == 2 * (2 * 4 * 8 * 8) * 27
+    assert forward.run().shape == (2, 4, 8, 8)
+    assert back.run().shape == (4, 3, 3, 3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU to check")
+def test_the_check_of_a_gpu_says_why_it_does_nothing(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark("gpu_check").main()
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert "torch.cuda.is_available() is False" in result["skipped"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_check_of_a_gpu_finds_a_loss_that_reaches_another_block(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check = benchmark("gpu_check", "--device", "cpu")
+    assert check.local(check.arguments()) == {"mlp": True, "conv": True, "gpt": True}
+    local_step = Block.local_step
+
+    def without_a_cut(self: Block, signal: Any, *rest: Any, cut: bool = True, **more: Any) -> Any:
+        del cut
+        return local_step(self, signal, *rest, cut=False, **more)
+
+    monkeypatch.setattr(Block, "local_step", without_a_cut)
+    assert not any(check.local(check.arguments())[name] for name in ("mlp", "conv"))
+
+
+def test_peers_are_given_the_images_that_they_read(benchmark: Any, tmp_path: Path) -> None:
+    """In the files in which MNIST was published: big-endian sizes, then bytes."""
+    images = torch.arange(2 * 784).remainder(256).view(2, 784) / 255, torch.tensor([3, 9])
+    benchmark("peers").write_idx(tmp_path, images, "train")
+    raw = (tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte").read_bytes()
+    assert raw[:16] == bytes([0, 0, 8, 3, 0, 0, 0, 2, 0, 0, 0, 28, 0, 0, 0, 28])
+    assert list(raw[16:]) == [i % 256 for i in range(2 * 784)]
+    labels = (tmp_path / "MNIST" / "raw" / "train-labels-idx1-ubyte").read_bytes()
+    assert labels == bytes([0, 0, 8, 1, 0, 0, 0, 2, 3, 9])
+
+
+def test_peers_are_cloned_at_the_commits_that_were_measured(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    peers = benchmark("peers", "--commands")
+    peers.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert all(any(repo in line and commit in line for line in lines) for repo, commit, _ in peers.ADAPTERS.values())

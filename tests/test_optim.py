@@ -67,6 +67,35 @@ def test_orthogonalised(shape: tuple[int, int]) -> None:
     assert not orthogonalised(torch.zeros(shape)).any()
 
 
+@pytest.mark.parametrize("shape", [(6, 40), (40, 6), (16, 33), (1, 5)])
+@pytest.mark.parametrize("spread", [0, 4])
+def test_iterations_on_the_gram_matrix_are_those_on_the_matrix(shape: tuple[int, int], spread: int) -> None:
+    """Also where singular values span four orders of magnitude: against the plain iterations in float64."""
+    torch.manual_seed(0)
+    u, _, v = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    matrix = u * torch.logspace(0, -spread, min(shape)) @ v
+    x = matrix.double() / matrix.double().norm()
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    found = orthogonalised(matrix, bfloat16=False).double()
+    assert (found - x).norm() < (2e-3 if spread else 1e-5) * x.norm()
+
+
+@pytest.mark.parametrize("bfloat16", [True, False])
+def test_muon_computes_in_the_type_that_it_is_told(bfloat16: bool) -> None:
+    params = parameters()[:2]
+    before = [p.detach().clone() for p in params]
+    optimizer = MuonAdamW(params, muon_lr=1.0, weight_decay=0.0, bfloat16=bfloat16)
+    walk(optimizer, params, steps=1)
+    step = before[1] - params[1].detach()  # of the wide matrix, whose update is not scaled
+    rounded = torch.allclose(step, step.bfloat16().float(), atol=1e-6, rtol=0)
+    assert rounded == bfloat16
+    other = MuonAdamW(parameters()[:2], bfloat16=not bfloat16)
+    other.load_state_dict(optimizer.state_dict())
+    assert other.param_groups[0]["bfloat16"] == bfloat16, "a checkpoint keeps it"
+
+
 def test_the_network_says_what_is_a_hidden_matrix() -> None:
     marked = {name for name, p in gpt().named_parameters() if isinstance(p, HiddenMatrix)}
     assert {name.split(".", 5)[-1] for name in marked} == {

@@ -7,12 +7,12 @@ import os
 import platform
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-from ff_lightning.processor import multiplies_bfloat16
+from ff_lightning.errors import InputError
+from ff_lightning.processor import SETTING, ask
 
 BETWEEN_STEPS = """
 import resource, sys, torch
@@ -54,58 +54,52 @@ def test_denormal_numbers_are_zero() -> None:
     assert float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout) == 0
 
 
-PRECISIONS = """
-import sys, torch, yaml
-from pathlib import Path
-from ff_lightning.cli import main
+ASKED = """
+import torch
 from ff_lightning.optim import orthogonalised
+from ff_lightning.processor import ask
 
-def used(*words):
-    assert main(["fit", *sys.argv[1:], "--trainer.accelerator", "cpu", *words]) == 0
-    print("used", yaml.safe_load(Path("runs/precision/config.yaml").read_text())["trainer"]["precision"])
-
-for in_file in ("bf16-mixed", "16-mixed", "bf16-true"):
-    Path("precision.yaml").write_text(f"trainer: {{precision: {in_file}, default_root_dir: runs/precision}}")
-    used("--config", "precision.yaml")
-used("--config", "precision.yaml", "--trainer.precision", "bf16-mixed")
+answer = ask("cpu")
 steps = orthogonalised(torch.randn(4, 4))
-print("muon", torch.equal(steps, steps.bfloat16().float()))
+print(answer.pays, torch.equal(steps, steps.bfloat16().float()), answer.why, sep="|")
 """
 
-AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2"}
-"""What oneDNN then takes a newer processor of this kind for: one without bfloat16."""
+INSTRUCTIONS = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+HAS = any(INSTRUCTIONS.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
+needs_x86 = pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX is x86's")
+needs_instructions = pytest.mark.skipif(not HAS, reason="this processor has no instructions for bfloat16")
 
 
 @pytest.mark.parametrize(
-    ("processor", "mixed"),
+    ("environment", "pays", "why"),
     [
-        pytest.param(AVX2, False, marks=pytest.mark.skipif(platform.machine() != "x86_64", reason="AVX2 is x86's")),
+        pytest.param({"ONEDNN_MAX_CPU_ISA": "AVX2"}, False, "a product in bfloat16 took", marks=needs_x86),
+        pytest.param({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}, False, "a product in bfloat16 took", marks=needs_x86),
         pytest.param(
-            {},
-            True,
-            marks=pytest.mark.skipif(not multiplies_bfloat16("cpu"), reason="this processor has no bfloat16"),
+            {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}, True, "a product in bfloat16 took", marks=needs_instructions
         ),
+        pytest.param({}, True, "this processor has a", marks=needs_instructions),
     ],
 )
-def test_half_precision_is_taken_where_the_processor_has_it(
-    tmp_path: Path, processor: dict[str, str], mixed: bool
-) -> None:
-    configs = [word for name in ("digits_mlp", "with/smoke") for word in ("--config", f"recipes/{name}.yaml")]
+def test_bfloat16_is_asked_for_and_measured(environment: dict[str, str], pays: bool, why: str) -> None:
+    """oneDNN is told what processor it runs on: AVX-512 alone, of the middle one, does not multiply bfloat16."""
+    plain = {name: value for name, value in os.environ.items() if name not in ("ONEDNN_MAX_CPU_ISA", SETTING)}
     done = subprocess.run(
-        [sys.executable, "-c", PRECISIONS, *configs],
-        env=os.environ | processor,
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
+        [sys.executable, "-c", ASKED], env=plain | environment, capture_output=True, text=True, check=True
     )
-    used = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("used ")]
-    said = done.stdout + done.stderr
-    assert f"muon {mixed}" in said, "its steps are rounded to bfloat16 or they are not"
-    if mixed:
-        assert used == ["bf16-mixed", "16-mixed", "bf16-true", "bf16-mixed"]
-        assert "many times slower" not in said
-    else:
-        assert used == ["32-true", "32-true", "bf16-true", "bf16-mixed"]
-        assert said.count("Computing in 32-true, not in ") == 2
-        assert said.count("Computing in bf16-mixed, which is many times slower on this device") == 1
+    said, muon, reason = done.stdout.strip().split("|")
+    assert said == str(pays)
+    assert reason.startswith(why)
+    assert muon == str(pays), "its steps are rounded to bfloat16 or they are not"
+
+
+@pytest.mark.skipif(HAS or not INSTRUCTIONS or platform.machine() != "x86_64", reason="another kind of processor")
+def test_a_processor_without_instructions_for_bfloat16_says_so() -> None:
+    assert ask("cpu") == (False, "this processor has neither amx_bf16 nor avx512_bf16")
+
+
+def test_another_word_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SETTING, "maybe")
+    with pytest.raises(InputError, match=r"`FF_LIGHTNING_BFLOAT16=maybe` in the environment\. It must be yes or no"):
+        ask("cpu")
+    assert ask("cpu", torch.float16) == ask("cpu", torch.float16), "which the setting says nothing of"

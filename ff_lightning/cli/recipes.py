@@ -20,7 +20,7 @@ from ff_lightning.callbacks import BestCheckpoint
 from ff_lightning.cli.parser import Parser, explain
 from ff_lightning.engine.lightning import subcommand_parser
 from ff_lightning.errors import InputError
-from ff_lightning.processor import multiplies_bfloat16
+from ff_lightning.processor import Answer, ask
 
 LINKED = {
     "network.vocab_size": "TextDataModule",
@@ -35,8 +35,11 @@ LINKED = {
 """What a model takes from its data unless it is told, if it has an argument and the data an attribute of that name; and
 which of our data offers it."""
 
-MIXED = {"cpu": ("bf16-mixed", "bf16", "16-mixed", "16"), "cuda": ("bf16-mixed", "bf16")}
-"""By type of device, the values of ``precision`` that Lightning takes for mixed precision in bfloat16."""
+MIXED = {
+    "cpu": dict.fromkeys(("bf16-mixed", "bf16", "16-mixed", "16"), torch.bfloat16),
+    "cuda": dict.fromkeys(("bf16-mixed", "bf16"), torch.bfloat16) | dict.fromkeys(("16-mixed", "16"), torch.float16),
+}
+"""By type of device, the values of ``precision`` that Lightning takes for mixed precision, and in which type."""
 
 FOLDERS = (Path(__file__).parents[1], Path(__file__).parents[2])
 """Where ``recipes/`` lies: in the package if it was installed, beside it in a checkout."""
@@ -93,6 +96,9 @@ class RecipeParser(Parser, LightningArgumentParser):
 class RecipeCLI(LightningCLI):
     """LightningCLI for recipes: builds what they describe, the data first."""
 
+    resumed_in: str | None = None
+    """Precision of the training that goes on, if one does."""
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Let a recipe say what the best checkpoint is, and the model take from the data what it knows."""
         parser.add_lightning_class_args(BestCheckpoint, "best")
@@ -112,14 +118,26 @@ class RecipeCLI(LightningCLI):
         trainer = self._passed().trainer
         if trainer.enable_checkpointing is False:
             subcommand_parser(self, self.subcommand).callback_keys.remove("best")
-        precision = precision_of_a_recipe(trainer.precision, trainer.accelerator)
-        if precision != trainer.precision:
-            slow = f"{trainer.precision}, which is many times slower on this device"
-            if self.asks_for_precision:
-                rank_zero_info(f"Computing in {slow} than 32-true.")
-            else:
-                rank_zero_info(f"Computing in 32-true, not in {slow} (unless the command asks for it).")
-                trainer.precision = precision
+        precision, said = self._choose(trainer.precision, trainer.accelerator)
+        trainer.precision = precision
+        if said:
+            rank_zero_info(said)
+
+    def _choose(self, precision: Any, accelerator: Any) -> tuple[Any, str]:
+        """What to compute in, and what to say of it: nothing where there is nothing to choose."""
+        answer = half_precision(precision, accelerator)
+        if answer is None:
+            return precision, ""
+        chosen = precision if answer.pays else "32-true"
+        if self.asks_for_precision:
+            slow = f"Computing in {precision}, as the command asks, many times slower than in 32-true: {answer.why}."
+            return precision, "" if answer.pays else slow
+        if self.resumed_in in (precision, "32-true") and self.resumed_in != chosen:
+            instead = f"this machine would choose {chosen}: {answer.why}"
+            return self.resumed_in, f"Computing in {self.resumed_in}, as before the stop; {instead}."
+        if answer.pays:
+            return precision, f"Computing in {precision}: {answer.why}."
+        return chosen, f"Computing in 32-true, not in {precision} (unless the command asks for it): {answer.why}."
 
     def instantiate_classes(self) -> None:
         """Build data, network and Trainer.
@@ -197,11 +215,11 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, (tuple, list)) else value
 
 
-def precision_of_a_recipe(precision: Any, accelerator: Any) -> Any:
-    """What a recipe's ``precision`` becomes on this machine: ``32-true`` where mixed bfloat16 would be slower."""
+def half_precision(precision: Any, accelerator: Any) -> Answer | None:
+    """Whether mixed precision is worth it on this machine, or ``None`` if ``precision`` does not ask for it."""
     device = device_type(accelerator)
-    slow = str(precision) in MIXED.get(device, ()) and not multiplies_bfloat16(device)
-    return "32-true" if slow else precision
+    dtype = MIXED.get(device, {}).get(str(precision))
+    return None if dtype is None else ask(device, dtype)
 
 
 def device_type(accelerator: Any) -> str:

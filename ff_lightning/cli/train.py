@@ -98,7 +98,10 @@ class FFLightningCLI(RecipeCLI):
         path = config.ckpt_path = chosen_weights(self.config.subcommand, config.ckpt_path, folder)
         self._weights = None
         if path is not None and path not in CHECKPOINT_WORDS and local_path(path) is not None:
-            self._weights = check_checkpoint(path).get("state_dict")
+            checkpoint = check_checkpoint(path)
+            self._weights = checkpoint.get("state_dict")
+            if self.config.subcommand == "fit":
+                self.resumed_in = checkpoint["ff_lightning"].get("precision")
 
     def before_instantiate_classes(self) -> None:
         """Name the run folder, and drop what is switched off."""

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.optim import Optimizer
 
@@ -135,6 +136,16 @@ def ddp_options(strategy: DDPStrategy) -> Mapping[str, Any]:
 def writes_folders(strategy: ModelParallelStrategy) -> bool:
     """Whether the checkpoints of a strategy are folders, to which every rank adds its part."""
     return bool(known(strategy, "_save_distributed_checkpoint"))
+
+
+def replace_precision(trainer: pl.Trainer, plugin: Precision) -> None:
+    """Let a Trainer compute in another precision, before its strategy sets up the network.
+
+    Args:
+        trainer: of a training that has not begun.
+        plugin: of the precision.
+    """
+    replace(trainer.strategy, "_precision_plugin", plugin)
 
 
 def replace_sigterm(trainer: pl.Trainer, on_signal: Callable[..., None], before_batch: Callable[[], None]) -> None:

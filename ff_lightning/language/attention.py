@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from ff_lightning.errors import InputError
-from ff_lightning.language.functional import attend, depthwise_convolution, rms_norm, squared_relu
+from ff_lightning.language.functional import (
+    attend,
+    depthwise_convolution,
+    rms_norm,
+    rotary_attention,
+    rotated,
+    squared_relu_mlp,
+)
 from ff_lightning.optim import HiddenMatrix
 
 
@@ -77,6 +84,8 @@ class CausalConvolution(nn.Module):
             ``(B, T, width)``, and what comes before the position after the last.
         """
         taps = self.weight.shape[-1]
+        if before is None and x.shape[1] >= taps:
+            return depthwise_convolution(x, self.weight, padded=True), x[:, x.shape[1] - taps + 1 :]
         if before is None:
             before = x.new_zeros(x.shape[0], taps - 1, x.shape[2])
         x = torch.cat([before, x], 1)
@@ -117,12 +126,13 @@ class RotaryAttention(nn.Module):
     def forward(self, x: Tensor, cache: LayerCache | None = None) -> Tensor:
         """Activities ``(B, T, width + channels)`` to ``(B, T, width)``; the cache holds what came before."""
         batch, length, width = *x.shape[:2], self.width
+        if cache is None:
+            whole: Tensor = self.out(rotary_attention(self.qkv(x), self.cos[:length], self.sin[:length], self.heads))
+            return whole
         qk, v = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).split([2, 1], 2)
-        start = 0 if cache is None or cache.keys is None else cache.keys.shape[2]
+        start = 0 if cache.keys is None else cache.keys.shape[2]
         q, k = self._rotated(qk, start).permute(2, 0, 3, 1, 4)
-        v = v.squeeze(2).transpose(1, 2)
-        if cache is not None:
-            k, v = cache.append(k, v)
+        k, v = cache.append(k, v.squeeze(2).transpose(1, 2))
         y: Tensor = self.out(attend(q, k, v).transpose(1, 2).reshape(batch, length, width))
         return y
 
@@ -145,8 +155,8 @@ class RotaryAttention(nn.Module):
 
     def _rotated(self, x: Tensor, start: int) -> Tensor:
         """Turn pairs of channels of ``(B, T, 2, heads, width / heads)`` by the angle of their position."""
-        cos, sin = (table[start : start + x.shape[1], None, None].to(x.dtype) for table in (self.cos, self.sin))
-        return x * cos + x.roll(x.shape[-1] // 2, -1) * sin
+        seen = slice(start, start + x.shape[1])
+        return rotated(x, self.cos[seen], self.sin[seen])
 
 
 class TransformerLayer(nn.Module):
@@ -186,8 +196,7 @@ class TransformerLayer(nn.Module):
         x, known.attention_taps = self.attention_taps(beside(rms_norm(h), own), known.attention_taps)
         h = h + self.attention(x, cache)
         x, known.mlp_taps = self.mlp_taps(beside(rms_norm(h), own), known.mlp_taps)
-        y: Tensor = self.down(squared_relu(self.up(x)))
-        return h + y
+        return h + squared_relu_mlp(x, self.up.weight, self.down.weight)
 
     @staticmethod
     def new_cache() -> LayerCache:
@@ -199,7 +208,7 @@ class TransformerLayer(nn.Module):
         deltas = self.attention.pair(*self.attention_taps.pair(rms_norm(real), rms_norm(fake)))
         real, fake = real + deltas[0], fake + deltas[1]
         both = torch.cat(self.mlp_taps.pair(rms_norm(real), rms_norm(fake)))
-        y, y_fake = self.down(squared_relu(self.up(both))).chunk(2)
+        y, y_fake = squared_relu_mlp(both, self.up.weight, self.down.weight).chunk(2)
         return real + y, fake + y_fake
 
 

@@ -1,8 +1,15 @@
-"""`mnist_mlp` beside the settings of two public Forward-Forward repositories, for the same CPU time.
+"""`mnist_mlp` beside public Forward-Forward repositories, for the same CPU time.
 
     python recipes/benchmarks/peers.py --data path/to/mnist [--seed 0] [--trainer.max_epochs 5]
+    python recipes/benchmarks/peers.py --data path/to/mnist --repos DIR [--python PYTHON] [--only loewex dah33]
 
-Ours is the recipe `mnist_mlp`, 784-1000x3; the CPU seconds that its training takes are what the others get:
+Ours is the recipe `mnist_mlp`, 784-1000x3; the CPU seconds that its training takes are what the others get.
+
+With `--repos`, the others are the repositories themselves, cloned into DIR: `peer_adapters.py` imports their code and
+runs each in a process of its own, ours first and last. They import torchvision, so all of it runs in the interpreter
+`--python`, which has both. `peers.py --commands` prints what clones and installs them.
+
+Without, two of them are written anew from what they do, in this process:
 
 - `loewex`, the settings of github.com/loeweX/Forward-Forward: 784-1000x3, batches of 100 images, SGD with momentum, sum
   of squares against the width under a logistic loss, peer normalisation, uniform wrong labels, a linear softmax on the
@@ -11,19 +18,26 @@ Ours is the recipe `mnist_mlp`, 784-1000x3; the CPU seconds that its training ta
 - `mpezeshki`, those of github.com/mpezeshki/pytorch_forward_forward: 784-500x2, all images in one batch, Adam at .03,
   mean of squares against 2, shuffled labels, layer after layer. A sample counts when both layers have learned from it.
 
-Both are written anew from what these repositories do. Their schedules are pressed into the time that there is, which
-helps them. Errors are those on 5,000 validation images; the test set stays closed. The last line is JSON.
+Schedules are pressed into the time that there is, which helps them. Errors are those on validation images; the test
+set stays closed. The last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from peer_adapters import ADAPTERS, commands, peak_mb
 from PIL import Image
 from recipe import load, provenance
 from torch import Tensor, nn
@@ -206,13 +220,104 @@ def whole(loader: DataLoader[tuple[Tensor, Tensor]]) -> Images:
     return x.flatten(1), y
 
 
+def write_idx(folder: Path, images: Images, name: str) -> None:
+    """Write images and classes as the files in which MNIST was published, where torchvision looks for them."""
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    pixels = (images[0] * 255).round().to(torch.uint8).view(-1, 28, 28).numpy()
+    for kind, values in (("images-idx3", pixels), ("labels-idx1", images[1].to(torch.uint8).numpy())):
+        head = np.array([0x800 + values.ndim, *values.shape], dtype=">i4").tobytes()
+        (raw / f"{name}-{kind}-ubyte").write_bytes(head + values.tobytes())
+
+
+def last_json(output: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(output.strip().splitlines()[-1])
+    return found
+
+
+def in_turns(args: argparse.Namespace, changes: list[str]) -> dict[str, Any]:
+    """Ours, each repository for as many CPU seconds, and ours again; every one in a process of its own."""
+    here = Path(__file__).parent
+    split = ["--data.source", args.data, "--data.validation", "10000"]
+    with tempfile.TemporaryDirectory() as folder:
+        run = load(["mnist_mlp"], ["--seed_everything", str(args.seed), *split])
+        run.datamodule.setup("fit")
+        train, validation = whole(run.datamodule.train_dataloader()), whole(run.datamodule.val_dataloader())
+        write_idx(Path(folder), (torch.cat([train[0], validation[0]]), torch.cat([train[1], validation[1]])), "train")
+        write_idx(Path(folder), validation, "t10k")
+
+        def child(*words: str) -> dict[str, Any]:
+            done = subprocess.run(
+                [args.python, *words], cwd=folder, env=os.environ, capture_output=True, text=True, check=False
+            )
+            if done.returncode:
+                return {"failed": done.stderr.strip().splitlines()[-1]}
+            print(words[0], done.stdout.strip().splitlines()[-1], file=sys.stderr)
+            return last_json(done.stdout)
+
+        mine = [str(here / "peers.py"), "--part", "ours", "--seed", str(args.seed), *split, *changes]
+        first = child(*mine)
+        seconds = str(first["cpu_seconds"])
+        theirs = [
+            child(
+                *(str(here / "peer_adapters.py"), name, "--repos", str(Path(args.repos).resolve())),
+                *("--images", folder, "--seconds", seconds, "--seed", str(args.seed)),
+            )
+            | {"name": name, "repository": ADAPTERS[name][0] or name, "commit": ADAPTERS[name][1]}
+            for name in args.only
+        ]
+        last = child(*mine)
+    speeds = [row["samples_per_second"] for row in (first, last)]
+    loewex = next((row.get("samples_per_second") for row in theirs if row["name"] == "loewex"), None)
+    return {
+        "samples_per_second": round(sum(speeds) / 2),
+        "loewex_samples_per_second": loewex,
+        "speedup": None if loewex is None else round(sum(speeds) / 2 / loewex, 2),
+        "ours": [first, last],
+        "peers": theirs,
+        "seed": args.seed,
+    }
+
+
+def recipe_alone(args: argparse.Namespace, changes: list[str]) -> dict[str, Any]:
+    """The recipe alone."""
+    words = ["--seed_everything", str(args.seed), "--data.source", args.data, *changes]
+    run = load(["mnist_mlp"], words)
+    run.trainer.check_val_every_n_epoch = run.trainer.max_epochs
+    started = time.process_time()
+    run.trainer.fit(run.model, run.datamodule)
+    seconds = time.process_time() - started
+    samples = run.trainer.global_step * run.datamodule.batch_size
+    return {
+        "samples_per_second": round(samples / seconds, 1),
+        "cpu_seconds": round(seconds, 1),
+        "validation_error": round(100 * (1 - float(run.trainer.callback_metrics["val/accuracy"])), 2),
+        "validation_images": 10_000,
+        "peak_mb": peak_mb(),
+        "precision": str(run.trainer.precision),
+        "torch": torch.__version__,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="ylecun/mnist")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repos", help="folder with clones, each named as in `--only`")
+    parser.add_argument("--python", default=sys.executable, help="interpreter with torchvision, for all of --repos")
+    parser.add_argument("--only", nargs="+", choices=sorted(ADAPTERS), default=list(ADAPTERS))
+    parser.add_argument("--commands", action="store_true", help="print what clones and installs the repositories")
+    parser.add_argument("--part", choices=["ours"], help=argparse.SUPPRESS)
     args, changes = parser.parse_known_args()
     torch.set_num_threads(args.threads)
+    if args.commands:
+        print("\n".join(commands()))
+        return
+    if args.part or args.repos:
+        print(json.dumps(recipe_alone(args, changes) if args.part else in_turns(args, changes) | provenance()))
+        return
+    print("The repositories themselves run with --repos DIR; --commands says how to get them.", file=sys.stderr)
 
     run = load(["mnist_mlp"], ["--seed_everything", str(args.seed), "--data.source", args.data, *changes])
     run.trainer.check_val_every_n_epoch = run.trainer.max_epochs

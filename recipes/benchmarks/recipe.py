@@ -16,7 +16,7 @@ import lightning.pytorch as pl
 import torch
 
 import ff_lightning as ff
-from ff_lightning.cli.recipes import RecipeCLI, precision_of_a_recipe
+from ff_lightning.cli.recipes import RecipeCLI, half_precision
 from ff_lightning.data.sources import LOCAL_COPIES
 from ff_lightning.data.tables import local_path
 from ff_lightning.processor import prepare_cpu
@@ -35,7 +35,8 @@ SILENT: dict[str, Any] = {
 }
 """A Trainer on one device that says and keeps nothing."""
 
-MIXED = precision_of_a_recipe("bf16-mixed", SILENT["accelerator"])
+_ANSWER = half_precision("bf16-mixed", SILENT["accelerator"])
+MIXED = "bf16-mixed" if _ANSWER is None or _ANSWER.pays else "32-true"
 """What this machine makes of ``precision: bf16-mixed`` in a recipe."""
 
 

@@ -124,7 +124,7 @@ def train(args: argparse.Namespace) -> None:
     )
     run = pl.Trainer(
         max_steps=UPDATES,
-        accelerator="cpu",
+        accelerator=args.accelerator,
         devices=ranks,
         strategy="ddp" if ranks > 1 else "auto",
         precision=args.precision,
@@ -183,7 +183,7 @@ class Run:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         command = [sys.executable, __file__, "--network", args.network, "--seed", str(args.seed)]
-        command += ["--precision", args.precision, "--folder", str(folder)]
+        command += ["--precision", args.precision, "--accelerator", args.accelerator, "--folder", str(folder)]
         shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
         shared |= {"OMP_NUM_THREADS": "1"}
         self.processes = [
@@ -256,6 +256,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=5, help="for each number of ranks")
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--precision", default="32-true")
+    parser.add_argument("--accelerator", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)  # of a run: set for the processes started
     return parser.parse_args()

@@ -4,10 +4,12 @@ Two real Trainers run side by side in one process and take turns, one step each,
 machine; the result is the median over pairs of neighbouring steps.
 
     python recipes/benchmarks/step_time.py --network mlp --widths 2000 2000 2000 2000 --precision bf16-mixed
+    python recipes/benchmarks/step_time.py --network conv
     python recipes/benchmarks/step_time.py --network gpt --layers 4 --layers-per-block 1
 
 The last line is JSON. `mlp`: ratio (FF over backprop), ff_ms and backprop_ms (medians), matmul_share (matrix products
-alone, over the FF step). `gpt`: ratio, ff_ms and twin_ms in CPU time of this process, and the same in wall time; and
+alone, over the FF step). `conv`, the network of `cifar_conv` with `with/class_softmax`: ratio, ff_ms and backprop_ms in
+CPU time of this process. `gpt`: ratio, ff_ms and twin_ms in CPU time of this process, and the same in wall time; and
 for each batch of texts, the tokens that both models generate in a CPU second, turn by turn from one token to a full
 context, and their ratio.
 """
@@ -87,6 +89,8 @@ class Stopwatch(pl.Callback):
         self.started = time.perf_counter(), time.process_time()
 
     def on_train_batch_end(self, *_: Any) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
         self.seconds.append(time.perf_counter() - self.started[0])
         self.cpu_seconds.append(time.process_time() - self.started[1])
 
@@ -177,6 +181,34 @@ def mlp(args: argparse.Namespace, watches: list[Stopwatch]) -> dict[str, Any]:
     }
 
 
+def conv(args: argparse.Namespace, watches: list[Stopwatch]) -> dict[str, Any]:
+    """The recipe of class softmaxes and its twin on random images."""
+    images = torch.rand(args.batch * args.steps, 3, 32, 32)
+    data = TensorDataset(images, torch.randint(CLASSES, (len(images),)))
+    overrides = [f"--trainer.max_steps={args.steps}", f"--trainer.precision={args.precision}"]
+    names = ["cifar_conv", "with/class_softmax"]
+    runs = [
+        load([*names, *overlays], overrides, callbacks=[watch], accelerator=args.accelerator)
+        for watch, overlays in zip(watches, ([], ["with/twin"]), strict=True)
+    ]
+    side_by_side([(run.trainer, run.model, DataLoader(data, batch_size=args.batch)) for run in runs])
+    ff_times, twin_times = (times_of(watch, args) for watch in watches)
+    return {
+        "network": "conv",
+        "ratio": ratio(ff_times, twin_times),
+        "ff_ms": milliseconds(ff_times),
+        "backprop_ms": milliseconds(twin_times),
+        "batch": args.batch,
+        "precision": args.precision,
+        "threads": args.threads,
+    }
+
+
+def times_of(watch: Stopwatch, args: argparse.Namespace) -> list[float]:
+    """Seconds of the steps after the first few: of the process on a CPU, of the clock on a GPU."""
+    return (watch.cpu_seconds if args.accelerator == "cpu" else watch.seconds)[args.warm_up :]
+
+
 def gpt(args: argparse.Namespace, watches: list[Stopwatch]) -> dict[str, Any]:
     """A stack of blocks and its twin on a real text, then what they generate."""
     keep_memory()
@@ -195,7 +227,7 @@ def gpt(args: argparse.Namespace, watches: list[Stopwatch]) -> dict[str, Any]:
     flags: dict[str, Any] = {"max_steps": args.steps, "precision": args.precision, "accelerator": args.accelerator}
     trainers = [pl.Trainer(callbacks=[watch], limit_val_batches=0, **SILENT | flags) for watch in watches]
     side_by_side(list(zip(trainers, models, texts, strict=True)))
-    ff_cpu, twin_cpu = (watch.cpu_seconds[args.warm_up :] for watch in watches)
+    ff_cpu, twin_cpu = (times_of(watch, args) for watch in watches)
     ff_wall, twin_wall = (watch.seconds[args.warm_up :] for watch in watches)
     return {
         "network": "gpt",
@@ -240,13 +272,13 @@ def main() -> None:
     prepare_cpu()
     turns = Turns()
     watches = [Stopwatch(turns, 0), Stopwatch(turns, 1)]
-    result = (mlp if args.network == "mlp" else gpt)(args, watches)
+    result = {"mlp": mlp, "conv": conv, "gpt": gpt}[args.network](args, watches)
     print(json.dumps(result | provenance()))
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--network", choices=["mlp", "gpt"], default="mlp", help="mlp: the network of mnist_mlp.yaml")
+    parser.add_argument("--network", choices=["mlp", "conv", "gpt"], default="mlp", help="mlp: of mnist_mlp.yaml")
     parser.add_argument("--batch", type=int, help="250 images or 32 windows by default")
     parser.add_argument("--precision", default=MIXED)
     parser.add_argument("--steps", type=int, default=200)
@@ -260,6 +292,8 @@ def arguments() -> argparse.Namespace:
         parser.add_argument(
             "--negatives", choices=["recipe", "uniform"], default="recipe", help="the recipe asks the model"
         )
+    elif known.network == "conv":
+        parser.set_defaults(batch=250)
     else:
         parser.set_defaults(batch=32)
         parser.add_argument("--text", default="pydoc", help="any source of TextDataModule")

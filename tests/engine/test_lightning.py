@@ -18,6 +18,7 @@ import pytest
 from lightning.fabric import Fabric
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
 import ff_lightning
@@ -96,10 +97,6 @@ LISTED = [
     Foreign(
         *("engine/compilation.py", "_dynamo", "torch._dynamo.config.recompile_limit"),
         "`torch.compiler.config` has no such limit in the oldest torch that we take",
-    ),
-    Foreign(
-        *("processor.py", "_is_mkldnn_bf16_supported", "torch.ops.mkldnn._is_mkldnn_bf16_supported"),
-        "no public name says whether oneDNN has products in bfloat16; without this one, it counts as having them",
     ),
     Foreign(
         *("schedules.py", "_last_lr", "torch.optim.lr_scheduler.LRScheduler._last_lr"),
@@ -220,6 +217,10 @@ CASES: dict[str, tuple[Callable[[SimpleNamespace], Any], Callable[[SimpleNamespa
     "_after_closure": (lambda x: x.run.precision_plugin, lambda x: names.before_optimizer_step(x.run, "optimizer")),
     "_ddp_kwargs": (lambda x: x.ddp, lambda x: names.ddp_options(x.ddp)),
     "_save_distributed_checkpoint": (lambda x: x.sharded, lambda x: names.writes_folders(x.sharded)),
+    "_precision_plugin": (
+        lambda x: x.run.strategy,
+        lambda x: names.replace_precision(x.run, Precision()),
+    ),
     "_signal_connector": (lambda x: x.run, sigterm),
     "_sigterm_notifier_fn": (lambda x: x.run._signal_connector, sigterm),
     "_broadcast_sigterm_tensor": (lambda x: x.run.fit_loop.epoch_loop, sigterm),

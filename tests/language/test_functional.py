@@ -9,7 +9,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ff_lightning.language.functional import attend, depthwise_convolution, rms_norm, squared_relu, unit_energy
+from ff_lightning.language.functional import (
+    attend,
+    depthwise_convolution,
+    rms_norm,
+    rotary_attention,
+    squared_relu,
+    squared_relu_mlp,
+    unit_energy,
+)
 
 
 def test_attention_is_that_of_torch() -> None:
@@ -22,10 +30,62 @@ def test_attention_of_the_last_positions() -> None:
     torch.testing.assert_close(attend(q[:, :, 5:], k, v), attend(q, k, v)[:, :, 5:])
 
 
-def test_squared_relu() -> None:
-    x = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
-    assert torch.equal(squared_relu(x), F.relu(x).square())
-    assert torch.autograd.gradcheck(squared_relu, x)
+def tables(length: int, size: int) -> tuple[Tensor, Tensor]:
+    angles = torch.outer(torch.arange(length).double(), 0.3 ** torch.arange(size // 2).double())
+    return torch.cat([angles.cos()] * 2, 1), torch.cat([-angles.sin(), angles.sin()], 1)
+
+
+def test_rotary_attention_is_that_of_complex_numbers() -> None:
+    """Queries and keys as complex numbers that turn with their position, then torch's own attention."""
+    batch, length, heads, size = 2, 7, 3, 4
+    qkv = torch.randn(batch, length, 3 * heads * size, dtype=torch.float64, requires_grad=True)
+    cos, sin = tables(length, size)
+
+    def attention(qkv: Tensor) -> Tensor:
+        return rotary_attention(qkv, cos, sin, heads)
+
+    q, k, v = qkv.view(batch, length, 3, heads, size).permute(2, 0, 3, 1, 4)
+    turn = torch.complex(cos, -sin)[:, : size // 2]
+    turned = [torch.complex(*x.split(size // 2, -1)) * turn for x in (q, k)]
+    q, k = (torch.cat([x.real, x.imag], -1) for x in turned)
+    expected = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(attention(qkv), expected)
+    torch.testing.assert_close(attention(qkv.detach()), expected.detach())
+    assert torch.autograd.gradcheck(attention, qkv)
+    weight = torch.randn_like(expected)
+    ours, theirs = (torch.autograd.grad((y * weight).sum(), qkv)[0] for y in (attention(qkv), expected))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_rotary_attention_under_autocast() -> None:
+    qkv = torch.randn(2, 7, 36, requires_grad=True)
+    cos, sin = (table.float() for table in tables(7, 4))
+    exact = rotary_attention(qkv, cos, sin, 3)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = rotary_attention(qkv, cos, sin, 3)
+    torch.testing.assert_close(low.float(), exact, rtol=0.05, atol=0.05)
+
+
+def test_squared_relu_mlp() -> None:
+    x, up, down = (torch.randn(size, dtype=torch.float64, requires_grad=True) for size in ((2, 3, 4), (9, 4), (5, 9)))
+    expected = F.linear(F.relu(F.linear(x, up)).square(), down)
+    torch.testing.assert_close(squared_relu_mlp(x, up, down), expected)
+    torch.testing.assert_close(squared_relu_mlp(x.detach(), up.detach(), down.detach()), expected.detach())
+    assert torch.autograd.gradcheck(squared_relu_mlp, (x, up, down))
+    assert torch.autograd.gradcheck(lambda up: squared_relu_mlp(x.detach(), up, down), up)
+
+
+def test_squared_relu_mlp_under_autocast() -> None:
+    x, up, down = (torch.randn(size, requires_grad=True) for size in ((2, 3, 4), (9, 4), (5, 9)))
+    exact = torch.autograd.grad(squared_relu_mlp(x, up, down).sum(), (x, up, down))
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # as under Lightning, where autocast covers the whole step
+        y = squared_relu_mlp(x, up, down)
+        found = torch.autograd.grad(y.float().sum(), (x, up, down))
+    assert y.dtype == torch.bfloat16
+    for value, expected in zip(found, exact, strict=True):
+        assert value.dtype == torch.float32
+        off = (value - expected).norm() / expected.norm()
+        assert off < 0.03, "sums that cancel are rounded as coarsely as their terms"
 
 
 def test_rms_norm() -> None:
@@ -68,6 +128,19 @@ def test_depthwise_convolution() -> None:
     expected = sum(x[:, tap : tap + 4] * weight[:, 0, tap] for tap in range(4))
     torch.testing.assert_close(depthwise_convolution(x, weight), expected)
     assert torch.autograd.gradcheck(depthwise_convolution, (x, weight))
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 7])
+def test_depthwise_convolution_behind_zeros(length: int) -> None:
+    x = torch.randn(2, length, 3, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, 1, 4, dtype=torch.float64, requires_grad=True)
+
+    def behind_zeros(x: Tensor, weight: Tensor) -> Tensor:
+        return depthwise_convolution(x, weight, padded=True)
+
+    padded = F.pad(x, (0, 0, 3, 0)).transpose(1, 2)
+    torch.testing.assert_close(behind_zeros(x, weight), F.conv1d(padded, weight, groups=3).transpose(1, 2))
+    assert torch.autograd.gradcheck(behind_zeros, (x, weight))
 
 
 def test_depthwise_convolution_of_one_position() -> None:
