@@ -108,7 +108,7 @@ def test_commands_run(
         data = request.getfixturevalue("few_images")
         monkeypatch.setenv("FF_LIGHTNING_DATA", str(data))
         monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(data / "tiktoken"))
-    if "fsdd" in command:
+    if "fsdd" in command or "my_words" in command:
         pytest.importorskip("soundfile", reason="recordings need the extra `audio`")
         monkeypatch.setenv("FF_LIGHTNING_DATA", str(request.getfixturevalue("shared_data")))
     folder = tmp_path_factory.getbasetemp() / "commands"
@@ -125,6 +125,8 @@ def test_commands_run(
             recording.setparams((1, 2, 8000, 0, "NONE", ""))
             recording.writeframes(bytes(range(250)) * 50)
     monkeypatch.chdir(folder)
+    if "my_words" in command and not Path("my_words").exists():
+        exec(blocks(ROOT / "docs" / "tutorials" / "spoken_words.md", "python")[0], {"__name__": "snippet"})
     words = shlex.split(command)[1:]
     if words[0] in ("fit", "test", "validate", "predict") and not {"--folder", "--table"} & set(words):
         keep = [word for word in words if word.endswith(".yaml")]
