@@ -170,7 +170,7 @@ def test_a_task_that_logs_no_accuracy_still_keeps_its_last_checkpoint() -> None:
 def test_what_is_switched_off_stays_off() -> None:
     off = ["--trainer.enable_checkpointing", "false", "--trainer.logger", "false"]
     assert main(["fit", *SMOKE, *QUIET, *off]) == 0
-    assert sorted(path.name for path in RUN.iterdir()) == ["config.yaml", "pictures", "run.json"]
+    assert sorted(path.name for path in RUN.iterdir()) == [".lock", "config.yaml", "pictures", "run.json"]
 
 
 def test_a_network_takes_its_vocabulary_and_context_from_the_data() -> None:
