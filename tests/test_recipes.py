@@ -137,16 +137,14 @@ def test_a_language_overlay_trains(overlay: str, capsys: pytest.CaptureFixture[s
     run = Path(f"runs/pydoc_gpt-smoke-{overlay}")
     model = yaml.safe_load((run / "config.yaml").read_text())["model"]
     arguments = model["init_args"]
-    loss, _combination = (
+    loss, combination = (
         (arguments["network"]["init_args"][part] or {}).get("class_path") for part in ("loss", "combination")
     )
     changed = {
         "adamw": arguments["optimizer"]["class_path"] == "torch.optim.AdamW",
-        "logistic": loss == "ff_lightning.candidates.LogisticContrast"
-        and not arguments["network"]["init_args"]["combination"],
+        "logistic": loss == "ff_lightning.candidates.LogisticContrast" and combination is None,
         "residual": loss == "ff_lightning.candidates.LogisticContrast"
-        and (arguments["network"]["init_args"]["combination"] or {}).get("class_path")
-        == "ff_lightning.language.Residual",
+        and combination == "ff_lightning.language.Residual",
         "samples": (run / "samples.txt").is_file(),
         "softmax": loss == "ff_lightning.candidates.Softmax",
     }
