@@ -184,7 +184,8 @@ def repositories(name: str) -> str:
             lines.append(f"| {who} | {row['samples_per_second']:g} | {error} | {row.get('peak_mb', '')} |")
         notes.append(
             f"One run, with one seed. {run['ours'][0]['cpu_seconds']} CPU seconds each at most, ours in "
-            f"`{run['ours'][0]['precision']}`, torch {run['ours'][0]['torch']}; {run['speedup']} times the samples of loeweX, whose network is the same. The "
-            f"others' networks are smaller (dah33, mpezeshki) or larger. `{run['command']}`"
+            f"`{run['ours'][0]['precision']}`, torch {run['ours'][0]['torch']}; {run['speedup']} times the samples of "
+            "loeweX, whose network is the same. The others' networks are smaller (dah33, mpezeshki) or larger. "
+            f"`{run['command']}`"
         )
     return "\n".join([*lines, "", *notes, "", origin(name)])
