@@ -82,12 +82,25 @@ class KeepOnInterrupt(pl.Callback):
         if self._stops(trainer):
             self._end(trainer, Path(trainer.default_root_dir) / "last.ckpt")
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave Ctrl-C as it was."""
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave signals as they were, before Lightning does so: its own handlers would otherwise stay."""
+        self._restore()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave signals as they were."""
+        if trainer.state.fn == "validate":
+            self._restore()
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave signals as they were."""
+        self._restore()
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave signals as they were."""
         self._restore()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave Ctrl-C as it was."""
+        """Leave signals as they were."""
         self._restore()
 
     def _listen(self, trainer: pl.Trainer, handler: Any) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ff_lightning.callbacks import KeepOnInterrupt, LastCheckpoint
+from ff_lightning.callbacks.interrupt import SIGNALS
 from ff_lightning.data import ImageDataModule
 from tests.training import assert_same_weights, classifier, loader, trainer, weights
 
@@ -75,7 +76,7 @@ def test_the_update_is_finished_and_the_training_goes_on_as_if_never_stopped(
     assert_same_weights(weights(resumed), weights(whole))
 
 
-def test_after_a_training_ctrl_c_is_what_it_was(tmp_path: Path) -> None:
-    before = signal.getsignal(signal.SIGINT)
+def test_after_a_training_signals_are_what_they_were(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in SIGNALS]
     trainer(tmp_path, callbacks=[KeepOnInterrupt()], max_steps=1).fit(classifier(), loader(100, 50))
-    assert signal.getsignal(signal.SIGINT) is before
+    assert [signal.getsignal(number) for number in SIGNALS] == before
