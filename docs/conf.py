@@ -38,3 +38,6 @@ if os.environ.get("DOCS_INTERSPHINX") == "1":
         "lightning": ("https://lightning.ai/docs/pytorch/stable", None),
         "torchmetrics": ("https://lightning.ai/docs/torchmetrics/stable", None),
     }
+
+# Attributes of one name in several classes, such as `labels`: a mention of the word alone links to neither.
+suppress_warnings = ["ref.python"]
