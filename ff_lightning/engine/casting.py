@@ -17,7 +17,9 @@ IGNORED = -100
 """The label by which many losses leave a row out."""
 
 
-def images_and_labels(batch: Any, *, num_classes: int, look: bool = True) -> tuple[Tensor, Tensor]:
+def images_and_labels(
+    batch: Any, *, num_classes: int, look: bool = True, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
     """Images and classes of a batch, whatever loader made it.
 
     Args:
@@ -26,6 +28,7 @@ def images_and_labels(batch: Any, *, num_classes: int, look: bool = True) -> tup
             one-hot ``(B, num_classes)``.
         num_classes: length of a one-hot label.
         look: whether values may be looked at, which makes the host wait for a device.
+        dtype: of the network; see :func:`as_images`.
 
     Returns:
         Images ``(B, …)`` in floating point, float64 as torch's default, and labels ``(B,)`` int64.
@@ -36,7 +39,7 @@ def images_and_labels(batch: Any, *, num_classes: int, look: bool = True) -> tup
     x, y = _parts(batch)
     if len(x) != len(y):
         raise InputError(f"Passed a batch of {len(x)} images and {len(y)} labels. There must be a label for each.")
-    return as_images(x), as_labels(y, num_classes=num_classes, look=look)
+    return as_images(x, dtype), as_labels(y, num_classes=num_classes, look=look)
 
 
 def images_of(batch: Any) -> Tensor:
@@ -55,8 +58,12 @@ def images_of(batch: Any) -> Tensor:
     raise InputError(f"Passed {_form(batch)} as a batch. It must be images (B, …), or (images, labels).")
 
 
-def as_images(x: Tensor) -> Tensor:
+def as_images(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """Bring images to floating point: uint8 to [0, 1], float64 to torch's default, others as they are.
+
+    Args:
+        x: ``(B, …)``.
+        dtype: of the network; one in float64 gets its images so.
 
     Raises:
         InputError: they are whole numbers of which nobody knows the largest, or complex.
@@ -66,7 +73,7 @@ def as_images(x: Tensor) -> Tensor:
     if x.dtype == torch.bool:
         return x.float()
     if x.dtype == torch.float64:
-        return x.to(torch.get_default_dtype())
+        return x if dtype == torch.float64 else x.to(torch.get_default_dtype())
     if not x.is_floating_point():
         raise InputError(
             f"Passed images of dtype {x.dtype}. They must be floating point, for images in [0, 1], or uint8 from 0 to "

@@ -17,6 +17,7 @@ from ff_lightning.language.functional import (
     rms_norm,
     rotary_attention,
     rotated,
+    squared_relu,
     squared_relu_mlp,
 )
 from ff_lightning.optim import HiddenMatrix
@@ -196,7 +197,14 @@ class TransformerLayer(nn.Module):
         x, known.attention_taps = self.attention_taps(beside(rms_norm(h), own), known.attention_taps)
         h = h + self.attention(x, cache)
         x, known.mlp_taps = self.mlp_taps(beside(rms_norm(h), own), known.mlp_taps)
-        return h + squared_relu_mlp(x, self.up.weight, self.down.weight)
+        return h + self.mlp(x)
+
+    def mlp(self, x: Tensor) -> Tensor:
+        """The squared-ReLU MLP; matrices in whose place a user put other modules are called one by one."""
+        if isinstance(self.up, nn.Linear) and isinstance(self.down, nn.Linear):
+            return squared_relu_mlp(x, self.up.weight, self.down.weight)
+        y: Tensor = self.down(squared_relu(self.up(x)))
+        return y
 
     @staticmethod
     def new_cache() -> LayerCache:
@@ -208,7 +216,7 @@ class TransformerLayer(nn.Module):
         deltas = self.attention.pair(*self.attention_taps.pair(rms_norm(real), rms_norm(fake)))
         real, fake = real + deltas[0], fake + deltas[1]
         both = torch.cat(self.mlp_taps.pair(rms_norm(real), rms_norm(fake)))
-        y, y_fake = squared_relu_mlp(both, self.up.weight, self.down.weight).chunk(2)
+        y, y_fake = self.mlp(both).chunk(2)
         return real + y, fake + y_fake
 
 

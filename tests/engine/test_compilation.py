@@ -64,7 +64,7 @@ def test_compiled_blocks_learn_the_same(network: str, tmp_path: Path) -> None:
         runs[compiled] = (losses.values, module)
     assert runs[True][0] == pytest.approx(runs[False][0], rel=1e-5, abs=1e-5)
     assert list(weights(runs[True][1])) == list(weights(runs[False][1]))
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 8
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 12
     copy.deepcopy(runs[True][1].network)  # nothing compiled is left in the blocks
     pickle.dumps(runs[True][1].network)
     ends = []

@@ -83,7 +83,13 @@ def test_all_ranks_generate_the_same(two_ranks: Path) -> None:
 
 def test_a_folder_is_opened_and_refused_where_one_file_is_needed(two_ranks: Path, tmp_path: Path) -> None:
     folder = two_ranks / "parts" / "between.ckpt"
-    assert sorted(file.name for file in folder.iterdir()) == [".metadata", "__0_0.distcp", "__1_0.distcp", "meta.pt"]
+    assert sorted(file.name for file in folder.iterdir()) == [
+        ".metadata",
+        "__0_0.distcp",
+        "__1_0.distcp",
+        "checksums.json",
+        "meta.pt",
+    ]
     assert [file.name for file in folder.parent.iterdir()] == ["between.ckpt"], "nothing is left beside it"
     assert check_checkpoint(folder)["ff_lightning"]["seed"] >= 0
     for read in (AtomicCheckpointIO().load_checkpoint, load_language_model):
