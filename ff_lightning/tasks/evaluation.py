@@ -108,7 +108,8 @@ class ImageClassification(FFLightningModule, ABC):
     def checked(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Images and labels of a batch; see :func:`~ff_lightning.engine.casting.images_and_labels`."""
         look = self.may_look()
-        x, y = images_and_labels(batch, num_classes=self.num_classes, look=look, dtype=self.dtype)
+        dtype = torch.float64 if self.dtype == torch.float64 else None
+        x, y = images_and_labels(batch, num_classes=self.num_classes, look=look, dtype=dtype)
         if look:
             check_labels(y, self.num_classes)
         return x, y

@@ -14,17 +14,17 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 import ff_lightning as ff
+from ff_lightning.candidates import Softmax
 from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.readouts import LinearReadout
 from tests import texts
-from tests.training import assert_same_weights, classifier, loader, mlp, trainer, weights
+from tests.training import SGD, assert_same_weights, classifier, loader, mlp, trainer, weights
 
 needs_compiler = pytest.mark.skipif(
     shutil.which("c++") is None, reason="torch.compile needs a C++ compiler to make code for a CPU"
 )
 # Of what torch says to itself while it traces.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
-ADAMW = torch.optim.AdamW
 
 
 class Losses(pl.Callback):
@@ -44,7 +44,9 @@ def image_model(**kwargs: Any) -> ff.FFClassifier:
 
 
 def text_model(**kwargs: Any) -> ff.FFLanguageModel:
-    return texts.model(network=texts.gpt(layers=2), optimizer=ADAMW, **kwargs)
+    # Both ways differ in the last bits: a token drawn at an edge would be another one, and Adam makes whole steps of a
+    # gradient near 0. So nothing is drawn here, and descent is plain.
+    return texts.model(network=texts.gpt(layers=2, loss=Softmax()), optimizer=SGD, **kwargs)
 
 
 @needs_compiler
