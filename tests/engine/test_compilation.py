@@ -76,7 +76,8 @@ def test_compiled_blocks_learn_the_same(network: str, tmp_path: Path) -> None:
         run.fit(module, data, ckpt_path=tmp_path / f"{first}.ckpt", weights_only=True)
         assert run.global_step == 6
         ends.append(weights(module.network))
-    assert_same_weights(*ends, rtol=1e-4, atol=1e-5)
+    # A layer of a GPT has derivatives of its own when it is not compiled, whose sums are in another order.
+    assert_same_weights(*ends, rtol=1e-4, atol=1e-5 if network == "mlp" else 1e-4)
 
 
 @needs_compiler
