@@ -176,11 +176,19 @@ class _DepthwiseConvolution(torch.autograd.Function):
             last = x.shape[1] - length
             to_x = torch.empty_like(x)
             to_x[:, :last].zero_()
-            torch.mul(grad, filters[-1], out=to_x[:, last:])
+            _multiply(grad, filters[-1], to_x[:, last:])
             for (to, seen), weights in zip(spans[:-1], filters[:-1], strict=True):
                 to_x[:, seen].addcmul_(grad[:, to], weights)
         sums = [torch.linalg.vecdot(grad[:, to].flatten(0, 1), x[:, seen].flatten(0, 1), dim=0) for to, seen in spans]
         return to_x, torch.stack(sums, -1).unsqueeze(1), None
+
+
+def _multiply(x: Tensor, y: Tensor, out: Tensor) -> None:
+    """Write ``x * y`` to a part of a tensor; the compiler refuses such an ``out=``, and saves the pass itself."""
+    if torch.compiler.is_compiling():
+        out.copy_(x * y)
+    else:
+        torch.mul(x, y, out=out)
 
 
 def _shifted(offset: int, length: int) -> tuple[slice, slice]:
@@ -219,7 +227,7 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
     """Write ``x`` turned to ``out``, ``(…, T, D)`` both; ``-sin`` turns it back."""
     half = x.shape[-1] // 2
-    torch.mul(x, cos, out=out)
+    _multiply(x, cos, out)
     # Without `value`, with which the compiler would round in another place.
     out[..., :half].addcmul_(x[..., half:], sin[:, :half])
     out[..., half:].addcmul_(x[..., :half], sin[:, half:])

@@ -159,7 +159,7 @@ def memory(args: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for depth in DEPTHS:
         network = GPT(VOCABULARY, width=256, layers=depth, heads=8, context=CONTEXT)
-        for kind, task in (("streamed", ff.FFLanguageModel), ("backprop", ff.LanguageTwin)):
+        for kind, task in (("streamed", ff.FFLanguageModel), ("backprop", ff.BackpropTwin)):
             peak = Peak()
             fit(args.device, task(network, optimizer=partial(torch.optim.AdamW, lr=1e-4)), texts(4), peak)
             found.setdefault(kind, {})[str(depth)] = peak.mib

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,18 @@ import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 
 import ff_lightning as ff
-from ff_lightning.candidates import Softmax
 from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.readouts import LinearReadout
 from tests import texts
-from tests.training import SGD, assert_same_weights, classifier, loader, mlp, trainer, weights
+from tests.training import assert_same_weights, classifier, loader, mlp, trainer, weights
 
 needs_compiler = pytest.mark.skipif(
     shutil.which("c++") is None, reason="torch.compile needs a C++ compiler to make code for a CPU"
 )
 # Of what torch says to itself while it traces.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")
+ADAMW = partial(torch.optim.AdamW, eps=1e-3)
+"""Whose step is not a whole one where a gradient is nothing but rounding, which compiled code does elsewhere."""
 
 
 class Losses(pl.Callback):
@@ -44,9 +46,7 @@ def image_model(**kwargs: Any) -> ff.FFClassifier:
 
 
 def text_model(**kwargs: Any) -> ff.FFLanguageModel:
-    # Both ways differ in the last bits: a token drawn at an edge would be another one, and Adam makes whole steps of a
-    # gradient near 0. So nothing is drawn here, and descent is plain.
-    return texts.model(network=texts.gpt(layers=2, loss=Softmax()), optimizer=SGD, **kwargs)
+    return texts.model(network=texts.gpt(layers=2), optimizer=ADAMW, **kwargs)
 
 
 @needs_compiler
@@ -66,7 +66,7 @@ def test_compiled_blocks_learn_the_same(network: str, tmp_path: Path) -> None:
         runs[compiled] = (losses.values, module)
     assert runs[True][0] == pytest.approx(runs[False][0], rel=1e-5, abs=1e-5)
     assert list(weights(runs[True][1])) == list(weights(runs[False][1]))
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 12
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 8
     copy.deepcopy(runs[True][1].network)  # nothing compiled is left in the blocks
     pickle.dumps(runs[True][1].network)
     ends = []
@@ -76,8 +76,7 @@ def test_compiled_blocks_learn_the_same(network: str, tmp_path: Path) -> None:
         run.fit(module, data, ckpt_path=tmp_path / f"{first}.ckpt", weights_only=True)
         assert run.global_step == 6
         ends.append(weights(module.network))
-    # A layer of a GPT has derivatives of its own when it is not compiled, whose sums are in another order.
-    assert_same_weights(*ends, rtol=1e-4, atol=1e-5 if network == "mlp" else 1e-4)
+    assert_same_weights(*ends, rtol=1e-4, atol=1e-5)
 
 
 @needs_compiler
