@@ -107,11 +107,11 @@ NETWORKS = {
         lambda: SelfContrastMLP(64, [16, 12], losses=two_thresholds(), own_pairs=[True, False]), paired, 2
     ),
     "self-contrast conv": Kind(lambda: SelfContrastConv((1, 8, 8), [4, 6], losses=two_thresholds()), paired, 2),
-    "gpt": Kind(lambda: GPT(100, **SMALL), text, 12),
-    "gpt, residual": Kind(lambda: GPT(100, combination=Residual(), **SMALL), text, 15),
-    "gpt, own channels": Kind(lambda: GPT(100, channels=OwnChannels(), **SMALL), text, 14),
-    "gpt, lookahead": Kind(lambda: GPT(100, lookahead=Lookahead(refresh=2), **SMALL), text, 17),
-    "gpt, inherited": Kind(lambda: GPT(100, combination=Independent(inherit=True), **SMALL), text, 13),
+    "gpt": Kind(lambda: GPT(100, **SMALL), text, 7),
+    "gpt, residual": Kind(lambda: GPT(100, combination=Residual(), **SMALL), text, 10),
+    "gpt, own channels": Kind(lambda: GPT(100, channels=OwnChannels(), **SMALL), text, 7),
+    "gpt, lookahead": Kind(lambda: GPT(100, lookahead=Lookahead(refresh=2), **SMALL), text, 12),
+    "gpt, inherited": Kind(lambda: GPT(100, combination=Independent(inherit=True), **SMALL), text, 8),
     "hinton's gpt": Kind(lambda: HintonGPT(100, **SMALL), text, 2),
     "window mlp": Kind(lambda: WindowMLP(100, widths=[16, 16], context=16, window=3), text, 7),
 }
