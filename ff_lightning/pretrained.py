@@ -23,7 +23,7 @@ from ff_lightning.engine.restoring import build_module, take_weights
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
 
-KEPT = ("tokenizer", "image_shape", "class_names", "ground", "columns")
+KEPT = ("tokenizer", "image_shape", "class_names", "ground", "columns", "features", "rate", "seconds")
 """What a checkpoint knows of the data and a user of the model needs."""
 
 TRAINED_ON = {
@@ -109,9 +109,37 @@ def read_pretrained(
     Raises:
         InputError: as :func:`load`; or the model is of another kind.
     """
-    content = _read(source)
+    return restored(read_content(source), source, kind, trust=trust, needs=needs)
+
+
+def known_of(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of the data of a trained model, by name; see :data:`KEPT`.
+
+    Args:
+        content: as :func:`read_content` gives it.
+    """
     states = [state for state in content.values() if isinstance(state, Mapping)]
-    known = {name: state[name] for state in states for name in KEPT if name in state}
+    return {name: state[name] for state in states for name in KEPT if name in state}
+
+
+def restored(
+    content: Mapping[str, Any],
+    source: str | Path,
+    kind: type[Model],
+    *,
+    trust: Sequence[str] = (),
+    needs: str | None = None,
+) -> Pretrained[Model]:
+    """Build the trained model that was read; see :func:`read_pretrained`.
+
+    Args:
+        content: as :func:`read_content` gives it.
+        source: where it is from, for errors.
+        kind: see :func:`read_pretrained`.
+        trust: see :func:`load`.
+        needs: see :func:`read_pretrained`.
+    """
+    known = known_of(content)
     if needs is not None and needs not in known:
         raise InputError(
             f"Passed `ckpt_path={source}`. The model keeps no `{needs}` of its data: it is not of {TRAINED_ON[needs]}."
@@ -138,8 +166,8 @@ def save_pretrained(source: str | Path, folder: str | Path, *, trust: Sequence[s
     Raises:
         InputError: as :func:`load`.
     """
-    found = read_pretrained(source, FFLightningModule, trust=trust)
-    content = _read(source)
+    content = read_content(source)
+    found = restored(content, source, FFLightningModule, trust=trust)
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     state = {name: value.contiguous().clone() for name, value in content["state_dict"].items()}
@@ -182,8 +210,15 @@ def _card(task: str) -> str:
     )
 
 
-def _read(source: str | Path) -> dict[str, Any]:
-    """What a checkpoint holds, or a folder that says the same."""
+def read_content(source: str | Path) -> dict[str, Any]:
+    """Read what a checkpoint holds, or a folder that says the same, wherever it is; no model is built.
+
+    Args:
+        source: see :func:`load`.
+
+    Raises:
+        InputError: there is no such model, or it is damaged.
+    """
     local = local_path(source)
     if local is None or local.is_file():
         return check_checkpoint(source)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from ff_lightning.data.tokenizers import Tokenizer
 from ff_lightning.errors import InputError
-from ff_lightning.pretrained import read_pretrained
+from ff_lightning.pretrained import read_content, read_pretrained, restored
 from ff_lightning.tasks.evaluation import ImageClassification
 from ff_lightning.tasks.language_modelling import LanguageModelling
 
@@ -37,7 +37,20 @@ def load_classifier(path: str, trust: Sequence[str] = ()) -> tuple[ImageClassifi
     Raises:
         InputError: the file is no such checkpoint.
     """
-    found = read_pretrained(path, ImageClassification, trust=trust, needs="image_shape")  # type: ignore[type-abstract]
+    return classifier_of(read_content(path), path, trust)
+
+
+def classifier_of(
+    content: Mapping[str, Any], path: str, trust: Sequence[str] = ()
+) -> tuple[ImageClassification, dict[str, Any], dict[str, Any]]:
+    """Build the image classifier of a checkpoint that was read; see :func:`load_classifier`.
+
+    Args:
+        content: as :func:`~ff_lightning.pretrained.read_content` gives it.
+        path: where it was read, for errors.
+        trust: see :func:`ff_lightning.pretrained.load`.
+    """
+    found = restored(content, path, ImageClassification, trust=trust, needs="image_shape")  # type: ignore[type-abstract]
     return found.model, found.known, found.data
 
 

@@ -41,24 +41,24 @@ def predict_folder(
     Raises:
         InputError: there are no pictures, one cannot be read, or the checkpoint is not of an image classifier.
     """
-    from ff_lightning.cli.models import load_classifier, trusted
-    from ff_lightning.cli.recordings import kept_of_sounds, predict_recordings
-
-    if (sounds := kept_of_sounds(ckpt_path)) is not None:
-        packages = trusted(trust)
-        predict_recordings(
-            folder, ckpt_path, sounds, output, tolerance=tolerance, batch_size=batch_size, trust=packages
-        )
-        return
     import torch
     from lightning.pytorch.utilities import rank_zero_info
 
+    from ff_lightning.cli.models import classifier_of, trusted
     from ff_lightning.cli.predictions import write_table
+    from ff_lightning.cli.recordings import is_of_recordings, predict_recordings
     from ff_lightning.data.pictures import find_pictures, picture_batches
+    from ff_lightning.pretrained import read_content
     from ff_lightning.tasks.evaluation import Prediction
 
+    content, packages = read_content(ckpt_path), trusted(trust)
+    if is_of_recordings(content):
+        predict_recordings(
+            folder, content, ckpt_path, output, tolerance=tolerance, batch_size=batch_size, trust=packages
+        )
+        return
     paths = find_pictures(folder)
-    model, images, arguments = load_classifier(ckpt_path, trusted(trust))
+    model, images, arguments = classifier_of(content, ckpt_path, packages)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     if tolerance is not None:
         _exit_early(model, arguments, tolerance)

@@ -14,26 +14,22 @@ from torch import Tensor
 from ff_lightning.cli.tables import as_text
 from ff_lightning.data.recordings import at_peak, find_recordings, fitted, read_recording
 from ff_lightning.data.spectrograms import LogMel
-from ff_lightning.engine.checkpoints import check_checkpoint
 from ff_lightning.engine.lightning import class_and_arguments
 from ff_lightning.errors import InputError
-from ff_lightning.pretrained import read_pretrained
+from ff_lightning.pretrained import known_of, restored
 from ff_lightning.tasks.evaluation import ImageClassification
 from ff_lightning.tasks.spotting import FFSpotter
 
 
-def kept_of_sounds(ckpt_path: str) -> dict[str, Any] | None:
-    """What a checkpoint keeps of the recordings that its model was trained on; ``None`` if there were none."""
-    for state in check_checkpoint(ckpt_path).values():
-        if isinstance(state, Mapping) and {"features", "rate", "seconds"} <= state.keys():
-            return dict(state)
-    return None
+def is_of_recordings(content: Mapping[str, Any]) -> bool:
+    """Whether a model was trained on recordings, by what its checkpoint holds."""
+    return {"features", "rate", "seconds"} <= known_of(content).keys()
 
 
 def predict_recordings(
     folder: str,
+    content: Mapping[str, Any],
     ckpt_path: str,
-    sounds: Mapping[str, Any],
     output: str,
     *,
     tolerance: float | None,
@@ -47,8 +43,8 @@ def predict_recordings(
 
     Args:
         folder: with WAV, FLAC, OGG or MP3 files, in folders below it too.
-        ckpt_path: file that ``ff-lightning fit`` wrote.
-        sounds: what the checkpoint keeps of its recordings.
+        content: of the checkpoint, as :func:`~ff_lightning.pretrained.read_content` gives it.
+        ckpt_path: where it was read, for errors.
         output: CSV file to write.
         tolerance: not for recordings.
         batch_size: windows in memory at a time.
@@ -60,11 +56,11 @@ def predict_recordings(
     if tolerance is not None:
         raise InputError(f"Passed `tolerance={tolerance}` for recordings. An early exit is for pictures: leave it out.")
     paths = find_recordings(folder)
-    content = check_checkpoint(ckpt_path)
     class_path, _ = class_and_arguments(content.get("hyper_parameters", {}))
     spots = (class_path or "").endswith("FFSpotter")
     kind: type[ImageClassification | FFSpotter] = FFSpotter if spots else ImageClassification
-    model = read_pretrained(ckpt_path, kind, trust=trust).model
+    found = restored(content, ckpt_path, kind, trust=trust)
+    model, sounds = found.model, found.known
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     scores = ["score"] if spots else [f"score {name}" for name in sounds["class_names"]]
     with torch.inference_mode():

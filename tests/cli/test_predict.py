@@ -14,6 +14,7 @@ from sklearn.datasets import load_digits, load_wine
 import ff_lightning as ff
 from ff_lightning.cli import main
 from ff_lightning.data import ImageDataModule
+from ff_lightning.pretrained import save_pretrained
 from tests.command_line import QUIET, configs, error_of
 
 
@@ -70,6 +71,18 @@ def test_the_table_says_what_the_model_says(checkpoint: str, pictures: tuple[Pat
     assert [float(rows[1][f"score {digit}"]) for digit in range(10)] == pytest.approx(scores.tolist(), rel=1e-4)
     assert int(rows[1]["label"]) == int(scores.argmax())
     assert float(rows[1]["probability"]) == pytest.approx(float(scores.softmax(0).max()), rel=1e-4)
+
+
+def test_a_shared_folder_says_what_its_checkpoint_says(
+    checkpoint: str, pictures: tuple[Path, list[int]], tmp_path: Path
+) -> None:
+    save_pretrained(checkpoint, tmp_path / "shared")
+    tables = []
+    for source in (checkpoint, str(tmp_path / "shared")):
+        out = tmp_path / "out.csv"
+        assert main(["predict", "--folder", str(pictures[0]), "--ckpt_path", source, "--output", str(out)]) == 0
+        tables.append(out.read_bytes())
+    assert tables[0] == tables[1]
 
 
 def test_with_a_tolerance_easy_pictures_are_answered_below(

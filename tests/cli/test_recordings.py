@@ -11,6 +11,7 @@ import pytest
 
 from ff_lightning.cli import main
 from ff_lightning.cli.recordings import windows
+from ff_lightning.pretrained import save_pretrained
 from tests.command_line import QUIET, configs, error_of
 from tests.data.sounds import WORDS, encoded, tone, word_folders
 
@@ -88,6 +89,20 @@ def test_a_spotter_says_when_words_end(spotter: Path, recordings: Path, tmp_path
     said = {row["label"]: float(row["end"]) for row in found}
     assert said["low"] == pytest.approx(1.4, abs=0.3)
     assert said["high"] == pytest.approx(2.8, abs=0.3)
+
+
+@pytest.mark.parametrize("run", ["classifier", "spotter"])
+def test_a_shared_folder_hears_what_its_checkpoint_hears(
+    run: str, recordings: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    last = str(request.getfixturevalue(run) / "last.ckpt")
+    save_pretrained(last, tmp_path / "shared")
+    tables = []
+    for source in (last, str(tmp_path / "shared")):
+        output = tmp_path / "said.csv"
+        assert main(["predict", "--folder", str(recordings), "--ckpt_path", source, "--output", str(output)]) == 0
+        tables.append(output.read_bytes())
+    assert tables[0] == tables[1]
 
 
 def test_pictures_show_what_blocks_hear(classifier: Path, spotter: Path) -> None:
