@@ -1,6 +1,5 @@
 """`TableDataModule`: rows of a table with a class each, as standardised numbers."""
 
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -301,9 +300,9 @@ class TableDataModule(LightningDataModule):
         counts = ", ".join(f"{len(images)} {split}" for split, images in sorted(self._splits.items()))
         said = f"Read {self.source}: {counts} rows of {len(self._classes)} classes, {self.in_features} numbers each."
         labels = self._splits["train"].labels
-        lacking = [
-            name for n, name in enumerate(self._classes) if labels is not None and n not in Counter(labels.tolist())
-        ]
+        assert labels is not None
+        there = set(labels.tolist())
+        lacking = [name for number, name in enumerate(self._classes) if number not in there]
         notes = [f"Left out: the columns {', '.join(self.leave_out)}."] if self.leave_out else []
         notes += [f"No training row is of {', '.join(lacking)}."] if lacking else []
         unseen = self._columns.unseen if self._columns is not None else {}

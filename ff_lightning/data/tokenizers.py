@@ -61,11 +61,7 @@ class Tokenizer(ABC):
         Raises:
             InputError: A token is not one of the vocabulary.
         """
-        row = torch.as_tensor(tokens, dtype=torch.int64).reshape(-1)
-        wrong = row[(row < 0) | (row >= self.vocab_size)]
-        if len(wrong):
-            raise InputError(f"Token {int(wrong[0])} is outside the vocabulary, 0 to {self.vocab_size - 1}.")
-        return self._decode(row)
+        return self._decode(self._checked(tokens))
 
     def decode_each(self, tokens: Iterable[int]) -> Iterator[str]:
         """Turn tokens into text as they come.
@@ -105,6 +101,14 @@ class Tokenizer(ABC):
             case {"kind": "subwords", "description": str(description)}:
                 return SubwordTokenizer(description, state.get("end"))
         raise InputError(f"Passed `state={dict(state)!r}`. It must be what `to_dict` of a tokenizer returned.")
+
+    def _checked(self, tokens: Tensor | Sequence[int]) -> Tensor:
+        """Tokens (N,) int64; refuses one that is not of the vocabulary."""
+        row = torch.as_tensor(tokens, dtype=torch.int64).reshape(-1)
+        wrong = row[(row < 0) | (row >= self.vocab_size)]
+        if len(wrong):
+            raise InputError(f"Token {int(wrong[0])} is outside the vocabulary, 0 to {self.vocab_size - 1}.")
+        return row
 
     @abstractmethod
     def _decode(self, tokens: Tensor) -> str: ...
@@ -323,7 +327,7 @@ class SubwordTokenizer(Tokenizer):
         library.encode_special_tokens = True
         object.__setattr__(self, "library", library)
 
-    @property
+    @cached_property
     def vocab_size(self) -> int:
         """Number of tokens, with the special ones and any gap before them."""
         return 1 + max(self.library.get_vocab(with_added_tokens=True).values())
@@ -369,7 +373,7 @@ class SubwordTokenizer(Tokenizer):
         seen: list[int] = []
         text = ""
         for token in tokens:
-            self.decode([token])  # refuses what is none
+            self._checked([token])
             seen.append(int(token))
             part = stream.step(self.library, int(token)) or ""
             text += part
