@@ -10,14 +10,21 @@ class InputError(ValueError):
     """
 
 
-def whole(name: str, value: int, *, least: int) -> int:
+def whole(name: str, value: int, *, least: int, owner: object = None) -> int:
     """``value`` if it is a whole number, at least ``least``.
+
+    Args:
+        name: of the argument.
+        value: what was passed.
+        least: the smallest number allowed.
+        owner: whose argument it is, if the message is to say it.
 
     Raises:
         InputError: names the argument, what was given, and what is allowed.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"Passed `{name}={value!r}`. `{name}` must be a whole number, at least {least}.")
+        passed = f"{name}={value!r}" if owner is None else f"{type(owner).__name__}({name}={value!r})"
+        raise InputError(f"Passed `{passed}`. `{name}` must be a whole number, at least {least}.")
     return value
 
 

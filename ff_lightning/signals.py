@@ -16,6 +16,9 @@ from ff_lightning.errors import InputError
 
 Held = TypeVar("Held")
 
+UNJUDGED = -1
+"""Label of a position or frame at which no loss and no accuracy looks."""
+
 
 @dataclass(frozen=True)
 class Labelled:

@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, whole
 from ff_lightning.metrics import separation
 from ff_lightning.module import FFLightningModule
 from ff_lightning.signals import LocalStep
@@ -34,10 +34,7 @@ class StopOnCollapse(pl.Callback):
             raise InputError(
                 f"Passed `StopOnCollapse(min_separation={min_separation})`. `min_separation` must be in [0, 1)."
             )
-        if isinstance(patience, bool) or not isinstance(patience, int) or patience < 1:
-            raise InputError(
-                f"Passed `StopOnCollapse(patience={patience!r})`. `patience` must be a whole number, at least 1."
-            )
+        whole("patience", patience, least=1, owner=self)
         self.min_separation = min_separation
         self.patience = patience
         self._low: dict[int, int] = {}

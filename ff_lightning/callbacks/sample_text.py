@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ff_lightning.callbacks.language_table import COUNTED
 from ff_lightning.distributed import is_sharded
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, whole
 from ff_lightning.language.floors import WittenBell
 from ff_lightning.language.generation import Sampler, check_prompt
 from ff_lightning.language.samples import distinct_n, ngram_loss
@@ -67,11 +67,7 @@ class SampleText(pl.Callback):
         top_p: float | None = None,
         seed: int = 0,
     ) -> None:
-        if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-            raise InputError(
-                f"Passed `SampleText(max_new_tokens={max_new_tokens!r})`. `max_new_tokens` must be a whole number, at "
-                "least 1."
-            )
+        whole("max_new_tokens", max_new_tokens, least=1, owner=self)
         Sampler(temperature, top_k=top_k, top_p=top_p)
         self.prompt = prompt
         self.max_new_tokens = max_new_tokens

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, whole
 
 
 def check_whole(owner: object, name: str, value: Any, *, least: int) -> None:
@@ -17,10 +17,7 @@ def check_whole(owner: object, name: str, value: Any, *, least: int) -> None:
     Raises:
         InputError: It is not, or is too small.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(
-            f"Passed `{type(owner).__name__}({name}={value!r})`. `{name}` must be a whole number, at least {least}."
-        )
+    whole(name, value, least=least, owner=owner)
 
 
 def check_validation(owner: object, value: int | float, *, rows: str, name: str = "validation") -> None:

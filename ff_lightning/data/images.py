@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ff_lightning.data.arguments import check_validation, check_whole
 from ff_lightning.data.augment import Distort, ShiftAndFlip
-from ff_lightning.data.decoding import stratified
 from ff_lightning.data.loader import ImageSet, MemoryLoader, ShuffledLoader
 from ff_lightning.data.order import rank_of
 from ff_lightning.data.pictures import Look, Mode, Size
 from ff_lightning.data.sources import Source, open_source
+from ff_lightning.data.splits import stratified
 from ff_lightning.errors import InputError
 
 

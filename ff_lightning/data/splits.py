@@ -73,6 +73,31 @@ def parted(
     return (~rows).nonzero()[:, 0], rows.nonzero()[:, 0]
 
 
+def stratified(labels: Tensor | None, total: int, count: int, order: Tensor) -> Tensor:
+    """Choose rows so that every class has its share of them.
+
+    Args:
+        labels: (total,) classes; None to choose without regard to them.
+        total: how many rows there are.
+        count: how many to choose.
+        order: (total,) the rows in a random order; the first of each class are taken.
+
+    Returns:
+        (count,) int64, in rising order.
+    """
+    if labels is None or not count:
+        return order[:count].sort().values
+    shuffled = labels[order]
+    classes, sizes = torch.unique(shuffled, return_counts=True)
+    exact = sizes.double() * count / total
+    counts = exact.floor().long()
+    # Those that lost most by rounding get the rest; equal ones in the order of their classes.
+    for index in (counts - exact).sort(stable=True).indices[: count - int(counts.sum())].tolist():
+        counts[index] += 1
+    chosen = [order[shuffled == label][:number] for label, number in zip(classes, counts.tolist(), strict=True)]
+    return torch.cat(chosen).sort().values
+
+
 def _stratified(labels: Tensor, count: int, seed: int) -> np.ndarray:
     from sklearn.model_selection import train_test_split
 

@@ -11,9 +11,7 @@ from ff_lightning.data.sound_augment import SoundAugment, moved
 from ff_lightning.data.sound_loader import Sounds
 from ff_lightning.data.spectrograms import LogMel
 from ff_lightning.errors import InputError
-
-UNJUDGED = -1
-"""Label of a frame at which a word may be known or not."""
+from ff_lightning.signals import UNJUDGED
 
 BEFORE, AFTER = 0.08, 0.12
 """Seconds around the end of a word in which it is to be known."""

@@ -10,12 +10,12 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from ff_lightning.data.arguments import check_validation, check_whole
 from ff_lightning.data.columns import Columns, Row, classes_of, targets_of
-from ff_lightning.data.decoding import stratified
 from ff_lightning.data.files import by_split, find_files, left_out
 from ff_lightning.data.folders import LABELS
 from ff_lightning.data.loader import Images, MemoryLoader, ShuffledLoader
 from ff_lightning.data.order import rank_of
 from ff_lightning.data.rows import ENDINGS, is_table, read_rows
+from ff_lightning.data.splits import stratified
 from ff_lightning.data.tables import local_path
 from ff_lightning.errors import InputError
 

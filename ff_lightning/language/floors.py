@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, whole
 
 
 class WittenBell:
@@ -40,8 +40,7 @@ class WittenBell:
     """
 
     def __init__(self, tokens: Tensor, *, order: int = 5, vocab_size: int | None = None) -> None:
-        if isinstance(order, bool) or not isinstance(order, int) or order < 1:
-            raise InputError(f"Passed `WittenBell(order={order!r})`. `order` must be a whole number, at least 1.")
+        whole("order", order, least=1, owner=self)
         if tokens.ndim != 1 or len(tokens) < order:
             raise InputError(
                 f"Passed `WittenBell(tokens)` of shape {tuple(tokens.shape)}. They must be one row of at least "

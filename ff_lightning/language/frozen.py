@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, whole
 from ff_lightning.language.stack import TokenStack
 from ff_lightning.optim import CosineDecay
 
@@ -46,8 +46,7 @@ def frozen_nats(
         InputError: a text is shorter than a window, or an argument is not a whole number of at least 1.
     """
     for name, value in (("steps", steps), ("batch_size", batch_size)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"Passed `{name}={value!r}`. `{name}` must be a whole number, at least 1.")
+        whole(name, value, least=1)
     for name, text in (("train_tokens", train_tokens), ("validation_tokens", validation_tokens)):
         if text.ndim != 1 or len(text) <= network.context:
             raise InputError(

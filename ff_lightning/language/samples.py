@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, whole
 from ff_lightning.language.floors import WittenBell
 
 
@@ -30,8 +30,7 @@ def distinct_n(tokens: Tensor, n: int) -> float:
     >>> distinct_n(torch.tensor([[0, 1, 0, 1, 0]]), 2)
     0.5
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise InputError(f"Passed `n={n!r}`. `n` must be a whole number, at least 1.")
+    whole("n", n, least=1)
     if tokens.ndim != 2 or not len(tokens) or tokens.shape[1] < n:
         raise InputError(f"Passed tokens of shape {tuple(tokens.shape)}. They must be (B, T) with T at least `n={n}`.")
     grams = tokens.unfold(1, n, 1).reshape(-1, n)

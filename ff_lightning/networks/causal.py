@@ -17,11 +17,8 @@ from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness, accumulation_dtype
 from ff_lightning.networks.conv import classes_of
 from ff_lightning.optim import HiddenMatrix
-from ff_lightning.signals import BlockContext, Contrast, Signal, true_and_hardest
+from ff_lightning.signals import UNJUDGED, BlockContext, Contrast, Signal, true_and_hardest
 from ff_lightning.stacks import BlockStack
-
-UNJUDGED = -1
-"""Label of a frame that no loss looks at."""
 
 
 class CausalConvReLU(nn.Module):

@@ -13,9 +13,9 @@ from torchmetrics.utilities.data import dim_zero_cat
 
 from ff_lightning.errors import positive
 from ff_lightning.module import FFLightningModule
-from ff_lightning.networks.causal import UNJUDGED, CausalConvNet
+from ff_lightning.networks.causal import CausalConvNet
 from ff_lightning.readouts.detection import Events, Matched, find_events, match
-from ff_lightning.signals import LocalStep, Signal
+from ff_lightning.signals import UNJUDGED, LocalStep, Signal
 from ff_lightning.tasks.evaluation import agreed_classes
 
 REACH, SMOOTH, TOLERANCE = 0.25, 0.2, 0.3

@@ -10,9 +10,10 @@ from torch.utils._pytree import tree_leaves
 
 from ff_lightning.data import LogMel, SoundAugment, SpottingDataModule, Strung
 from ff_lightning.data.sound_loader import PEAK, Sounds
-from ff_lightning.data.streams import UNJUDGED, Word, frame_labels
+from ff_lightning.data.streams import Word, frame_labels
 from ff_lightning.engine.hyperparameters import PLAIN
 from ff_lightning.errors import InputError
+from ff_lightning.signals import UNJUDGED
 from tests.data.sounds import word_folders
 
 

@@ -27,10 +27,9 @@ from ff_lightning.networks import (
     SelfContrastMLP,
     SpikingMLP,
 )
-from ff_lightning.networks.causal import UNJUDGED
 from ff_lightning.networks.scff import PairSignal
 from ff_lightning.normalization import settle
-from ff_lightning.signals import Signal, StepContext
+from ff_lightning.signals import UNJUDGED, Signal, StepContext
 from ff_lightning.stacks import Network
 from tests.texts import windows
 from tests.training import digits

@@ -12,8 +12,7 @@ from ff_lightning.candidates import Softmax
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import SumOfSquares
 from ff_lightning.networks import CausalConvNet, FrameEnergy
-from ff_lightning.networks.causal import UNJUDGED
-from ff_lightning.signals import Signal
+from ff_lightning.signals import UNJUDGED, Signal
 
 
 def small(**options: Any) -> CausalConvNet:
