@@ -23,11 +23,12 @@ from ff_lightning.distributed import eager, leave_group_at_exit
 from ff_lightning.engine.batches import refuse_non_finite, seed_default_generator
 from ff_lightning.engine.casting import pair_of
 from ff_lightning.engine.checkpoints import AtomicCheckpointIO
-from ff_lightning.engine.compilation import compile_steps, undo_compile
+from ff_lightning.engine.compilation import compile_steps, leave_steps
 from ff_lightning.engine.completeness import check_gradients, watch_optimizers
 from ff_lightning.engine.hyperparameters import save_plain_hyperparameters
 from ff_lightning.engine.lightning import batches_trained, trainer_of
 from ff_lightning.engine.precision import follow_first_rank, settle_muon, tell_what_differs
+from ff_lightning.engine.profiling import profile_steps
 from ff_lightning.engine.reading import read_checkpoint, refuse_unsafe
 from ff_lightning.engine.refusals import refuse_flags, refuse_own_reader
 from ff_lightning.engine.restoring import build_module, check_resumed, take_weights, where_it_was
@@ -328,6 +329,7 @@ class FFLightningModule(pl.LightningModule):
         )
         if self.compile_blocks:
             compile_steps(self.local_modules())
+        profile_steps(self.local_modules(), self.trainer.profiler)  # type: ignore[attr-defined]
 
     def teardown(self, stage: str) -> None:
         """Leave the Trainer as it was, so that it can be used again, and let go of the engine."""
@@ -335,8 +337,7 @@ class FFLightningModule(pl.LightningModule):
             self.trainer.accumulate_grad_batches = 1
             self._updates = None
             self._update_ranges = []
-            if self.compile_blocks:
-                undo_compile(self.local_modules())
+            leave_steps(self.local_modules())
             self.block_optimizers = []
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:

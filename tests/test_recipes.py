@@ -243,15 +243,14 @@ def test_wandb_offline_leaves_a_run_file_and_keeps_checkpoints_in_the_run_folder
     wandb.teardown()  # the writing process of an earlier test works in another folder, and `save_dir` is relative
     assert main(["fit", *configs("digits_mlp", "smoke", "wandb_offline"), *FEW]) == 0
     wandb.finish()
+    run = Path("runs/digits_mlp-smoke-wandb_offline")
     deadline, written = time.monotonic() + 60, 0  # wandb's own process writes the file
     while written <= 1000 and time.monotonic() < deadline:
         time.sleep(0.1)
-        written = sum(run.stat().st_size for run in Path("runs/wandb").glob("offline-run-*/*.wandb"))
+        written = sum(file.stat().st_size for file in (run / "wandb").glob("offline-run-*/*.wandb"))
     assert written > 1000
-    assert len(list(Path("runs/wandb").glob("offline-run-*/*.wandb"))) == 1
-    assert {"last.ckpt", "best.ckpt", "config.yaml"} <= {
-        path.name for path in Path("runs/digits_mlp-smoke-wandb_offline").iterdir()
-    }
+    assert len(list((run / "wandb").glob("offline-run-*/*.wandb"))) == 1
+    assert {"last.ckpt", "best.ckpt", "config.yaml"} <= {path.name for path in run.iterdir()}
 
 
 def test_wandb_online_differs_from_offline_in_one_word() -> None:

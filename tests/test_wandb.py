@@ -33,7 +33,7 @@ def fit(recipe: str, *words: str, overlay: str = "wandb_offline") -> list[Path]:
     assert main(["fit", *recipes, "--trainer.default_root_dir", "run", *words]) == 0
     wandb.finish()
     wandb.teardown()
-    files = sorted(Path("runs/wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns)
+    files = sorted(Path("run/wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime_ns)
     deadline = time.monotonic() + 60  # its own process writes the file
     while not any(record.HasField("exit") for record in records(files[-1])) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -121,6 +121,6 @@ def test_processes_share_the_work_and_are_one_run() -> None:
     assert done.stderr.count("The run is kept in") == 1
     last = torch.load("runs/digits_mlp-smoke-ddp-wandb_offline/last.ckpt", weights_only=True)
     assert last["global_step"] == 2
-    (path,) = Path("runs/wandb").glob("offline-run-*/*.wandb")
+    (path,) = Path("runs/digits_mlp-smoke-ddp-wandb_offline/wandb").glob("offline-run-*/*.wandb")
     assert steps(path) == [0, 1]
     assert {"val/accuracy", "pictures/validation"} <= logged(path).keys()

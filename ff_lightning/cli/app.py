@@ -18,12 +18,14 @@ from collections.abc import Callable, Sequence
 from typing import get_origin, get_type_hints
 
 import ff_lightning
+from ff_lightning.cli.catalogue import listing, recipes
 from ff_lightning.cli.export import export
 from ff_lightning.cli.generate import generate
 from ff_lightning.cli.messages import only_what_matters
 from ff_lightning.cli.parser import Parser, explain
 from ff_lightning.cli.predict import predict_folder, predict_table
 from ff_lightning.cli.report import report
+from ff_lightning.errors import InputError
 
 WITH_RECIPE = {
     "fit": "Train the network of a recipe.",
@@ -39,8 +41,12 @@ WITHOUT_RECIPE: dict[str, Callable[..., None]] = {
     "predict --table": predict_table,
     "export": export,
     "report": report,
+    "recipes": recipes,
 }
 """Commands that need a checkpoint, or the folder of a run, and no recipe. A new one is a function and a line here."""
+
+LIGHT = ("recipes",)
+"""Commands that compute nothing, and answer at once."""
 
 DESCRIPTION = "Train networks block by block, for example: ff-lightning fit --config recipes/digits_mlp.yaml"
 
@@ -84,8 +90,12 @@ def run(words: list[str]) -> None:
     name = command_of(words)
     if name in WITHOUT_RECIPE:
         arguments = parser_of(name).parse_args(words[1:])
-        _prepare()
+        if name not in LIGHT:
+            _prepare()
         WITHOUT_RECIPE[name](**arguments)
+    elif name in WITH_RECIPE and len(words) == 1:
+        sys.stderr.write(listing())
+        raise InputError(f"`ff-lightning {name}` needs a recipe, or `--model` and `--data`.")
     elif name in WITH_RECIPE or (name.startswith("-") and name not in ("-h", "--help", "--version")):
         _prepare()
         from ff_lightning.cli.train import train_or_evaluate

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,18 @@ def _is_no_noise(record: logging.LogRecord) -> bool:
     return not any(part in record.getMessage() for part in NOISE)
 
 
+class Stderr:
+    """Where ``sys.stderr`` leads at the moment: above the progress bar while there is one, not into it."""
+
+    def write(self, text: str) -> int:
+        """Write to it."""
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Flush it."""
+        sys.stderr.flush()
+
+
 @contextmanager
 def only_what_matters() -> Iterator[None]:
     """Leave out expected warnings, advertisements, and news of TPUs."""
@@ -42,3 +55,15 @@ def only_what_matters() -> Iterator[None]:
             yield
     finally:
         logger.removeFilter(_is_no_noise)
+
+
+@contextmanager
+def above_the_bar() -> Iterator[None]:
+    """Let Lightning's messages appear above a progress bar, once Lightning is loaded, and not behind it."""
+    handlers = [one for one in logging.getLogger("lightning.pytorch").handlers if type(one) is logging.StreamHandler]
+    streams = [handler.setStream(Stderr()) for handler in handlers]
+    try:
+        yield
+    finally:
+        for handler, stream in zip(handlers, streams, strict=True):
+            handler.setStream(stream)

@@ -42,6 +42,9 @@ NOT_OURS = {
 }
 """What the system says where a disk is full, a folder may not be written, or a name cannot be."""
 
+FEW = 10
+"""So many options are named, where none is near to the one that was passed."""
+
 UNKNOWN = re.compile(
     r"ption '([^']+)' is not accepted|does not accept option '([^']+)'|unrecognized arguments: --([^ =\n]+)[^\n]*"
     r"|invalid choice: '([^']+)'"
@@ -79,7 +82,11 @@ class Parser(ArgumentParser):
         nearest = difflib.get_close_matches(wrong, known, n=1) or difflib.get_close_matches(
             wrong.split(".")[0], known, n=1
         )
-        hint = f"; did you mean '{nearest[0]}'?" if nearest else ""
+        dashes = "--" * match[0].startswith("unrecognized")  # of a recipe's keys, jsonargparse says something else
+        hint = f"; did you mean '{dashes}{nearest[0]}'?" if nearest else ""
+        names = [name for name in known if name not in ("help", "config")]
+        if not nearest and len(names) <= FEW:
+            hint = f"; there is {', '.join(names)}" if names else "; it takes none"
         return message[: match.end()] + hint + message[match.end() :]
 
 
@@ -93,7 +100,7 @@ def shorten(message: str) -> str:
         One line.
 
     >>> shorten("Parser key \"data\":\n  Problem with given class_path 'A':\n    Option 'b' is not accepted")
-    "`data` (A): Option 'b' is not accepted"
+    '`--data` (A): `--data.b` is not accepted'
     """
     where: list[str] = []
     owner, leaves = "", []
@@ -110,7 +117,11 @@ def shorten(message: str) -> str:
         text = re.sub(r"\.? Got value: Namespace\(.*", "", text)
         if text and not text.startswith(NOISE):
             leaves.append(text)
-    place = " ".join([f"`{'.'.join(where)}`"] * bool(where) + [f"({owner})"] * bool(owner))
+    option = "--" + ".".join(where)
+    if where:  # what is nested is named as it is typed
+        leaves = [re.sub(r"Option '([^']+)'", rf"`{option}.\1`", leaf) for leaf in leaves]
+        leaves = [re.sub(r"did you mean '([^']+)'", rf"did you mean `{option}.\1`", leaf) for leaf in leaves]
+    place = " ".join([f"`{option}`"] * bool(where) + [f"({owner})"] * bool(owner))
     return ": ".join(part for part in (place, "; ".join(leaves) or message) if part)
 
 

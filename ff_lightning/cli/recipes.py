@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import sys
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from pydoc import locate
 from typing import Any
 
@@ -40,38 +38,6 @@ MIXED = {
     "cuda": dict.fromkeys(("bf16-mixed", "bf16"), torch.bfloat16) | dict.fromkeys(("16-mixed", "16"), torch.float16),
 }
 """By type of device, the values of ``precision`` that Lightning takes for mixed precision, and in which type."""
-
-FOLDERS = (Path(__file__).parents[1], Path(__file__).parents[2])
-"""Where ``recipes/`` lies: in the package if it was installed, beside it in a checkout."""
-
-
-def with_own_recipes(words: Sequence[str]) -> list[str]:
-    """A command, with the recipes of this project found wherever it runs.
-
-    Args:
-        words: of the command; a path that begins with ``recipes/`` and is no file here is taken from the package.
-
-    Raises:
-        InputError: the package has no recipe of that name; names the nearest ones.
-
-    >>> Path(with_own_recipes(["--config", "recipes/digits_mlp.yaml"])[1]).is_file()
-    True
-    """
-    return [_own(word) for word in words]
-
-
-def _own(word: str) -> str:
-    option, equals, path = word.rpartition("=") if word.startswith("--config=") else ("", "", word)
-    if Path(path).is_file() or not (path.startswith("recipes/") and path.endswith(".yaml")):
-        return word
-    recipes = {
-        file.relative_to(folder).as_posix(): file for folder in FOLDERS for file in (folder / "recipes").rglob("*.yaml")
-    }
-    if path not in recipes:
-        near = " or ".join(f"`{name}`" for name in difflib.get_close_matches(path, recipes, n=2))
-        hint = f" Did you mean {near}?" if near else ""
-        raise InputError(f"Passed `{path}`. There is no such recipe, neither here nor in the package.{hint}")
-    return option + equals + str(recipes[path])
 
 
 class RecipeParser(Parser, LightningArgumentParser):

@@ -39,8 +39,10 @@ from ff_lightning.callbacks import (
     SoundPictures,
     TrainingProgress,
 )
+from ff_lightning.cli.catalogue import with_own_recipes
+from ff_lightning.cli.messages import above_the_bar
 from ff_lightning.cli.predictions import write_predictions
-from ff_lightning.cli.recipes import RecipeCLI, RecipeParser, with_own_recipes
+from ff_lightning.cli.recipes import RecipeCLI, RecipeParser
 from ff_lightning.cli.weights import chosen_weights
 from ff_lightning.data.tokenizers import Tokenizer
 from ff_lightning.engine.checkpoints import check_checkpoint, check_fit
@@ -109,6 +111,9 @@ class FFLightningCLI(RecipeCLI):
         config = self.config[self.subcommand]
         self._name_folder(config)
         self._try_out_elsewhere(config)
+        for logger in wandb_loggers(config.trainer):
+            if logger.init_args.save_dir == ".":  # Lightning's default
+                logger.init_args.save_dir = config.trainer.default_root_dir
         if self.subcommand == "fit" and config.ckpt_path is not None:
             self._go_on_in_wandb(config.trainer)
 
@@ -128,10 +133,8 @@ class FFLightningCLI(RecipeCLI):
     def _go_on_in_wandb(self, trainer: Namespace) -> None:
         """Let a resumed training go on with its run in Weights & Biases, which is known by an id."""
         known = read_record(Path(trainer.default_root_dir)).get("run", {}).get("wandb_id")
-        loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
-        for logger in loggers if known else []:
-            named = isinstance(logger, Namespace) and logger.class_path.endswith("WandbLogger")
-            if named and logger.init_args.id is None and logger.init_args.version is None:
+        for logger in wandb_loggers(trainer) if known else []:
+            if logger.init_args.id is None and logger.init_args.version is None:
                 logger.init_args.id = known
 
     def after_instantiate_classes(self) -> None:
@@ -189,6 +192,12 @@ class FFLightningCLI(RecipeCLI):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("\n".join(lines) + "\n", encoding="utf-8")
         rank_zero_info(f"Wrote {path}")
+
+
+def wandb_loggers(trainer: Namespace) -> list[Namespace]:
+    """Loggers of Weights & Biases among the arguments of a Trainer."""
+    loggers = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+    return [one for one in loggers if isinstance(one, Namespace) and one.class_path.endswith("WandbLogger")]
 
 
 def prediction_lines(batches: Sequence[Any], tokenizer: Tokenizer | None = None) -> tuple[str, list[str]]:
@@ -249,7 +258,7 @@ def train_or_evaluate(words: list[str]) -> None:
     Args:
         words: the command, such as ``["fit", "--config", "recipes/digits_mlp.yaml"]``.
     """
-    with ExitStack() as FFLightningCLI.held:  # it runs while it is built
+    with ExitStack() as FFLightningCLI.held, above_the_bar():  # it runs while it is built
         FFLightningCLI(
             FFLightningModule,
             pl.LightningDataModule,

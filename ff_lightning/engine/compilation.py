@@ -45,8 +45,8 @@ def _settled_first(module: nn.Module, step: Callable[..., Any], compiled: Callab
     return either
 
 
-def undo_compile(modules: Sequence[nn.Module]) -> None:
-    """Give modules back as they were, so that they can be copied and pickled.
+def leave_steps(modules: Sequence[nn.Module]) -> None:
+    """Give modules back as they were before their steps were compiled or timed, so that they can be copied and pickled.
 
     Args:
         modules: what :func:`compile_steps` got.

@@ -7,6 +7,7 @@ the next loss is asked for. Why it is built this way stands in the documentation
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -19,6 +20,7 @@ from torch.optim import Optimizer
 
 from ff_lightning.distributed import whole
 from ff_lightning.engine.lightning import before_optimizer_step, count_update
+from ff_lightning.engine.profiling import BACKWARD, UPDATE, row
 from ff_lightning.engine.sharding import ShardedSync, shard_like
 from ff_lightning.engine.sync import Parameters, gradient_sync
 from ff_lightning.errors import InputError
@@ -152,11 +154,16 @@ class BlockUpdates:
                     parameter.grad = shard_like(mean, parameter)
         self.accumulating = True
 
+    def profiled(self, index: int, what: str) -> AbstractContextManager[None]:
+        """A row of a block in the profile of the Trainer; nothing without a profiler."""
+        profile: AbstractContextManager[None] = self.trainer.profiler.profile(row(index, what))  # type: ignore[attr-defined]
+        return profile
+
     def _streamed_backward(self, losses: Iterable[LocalStep], context: StepContext, divisor: int, update: bool) -> None:
         for step in losses:
             self._finish()
             if context.learns(*step.blocks):
-                with self.sync.backward():
+                with self.sync.backward(), self.profiled(step.blocks[0], BACKWARD):
                     self.backward(step.loss / divisor)
                 for index in step.blocks if update else ():
                     self._finish()
@@ -188,11 +195,12 @@ class BlockUpdates:
         optimizer = self.optimizers[index]
         clip = partial(self._clip, index)
         scaler: torch.amp.GradScaler | None = getattr(self.trainer.precision_plugin, "scaler", None)
-        if scaler is None:
-            self.trainer.strategy.optimizer_step(optimizer, closure=clip)
-        else:
-            self._scaled_step(scaler, optimizer, clip)
-        optimizer.zero_grad(set_to_none=True)
+        with self.profiled(index, UPDATE):
+            if scaler is None:
+                self.trainer.strategy.optimizer_step(optimizer, closure=clip)
+            else:
+                self._scaled_step(scaler, optimizer, clip)
+            optimizer.zero_grad(set_to_none=True)
         if self.plan.repeats_blocks:
             torch.clear_autocast_cache()  # it holds half-precision copies of the weights before this update
 

@@ -1,5 +1,6 @@
 """Tasks: final subclasses of :class:`~ff_lightning.FFLightningModule`."""
 
+import ff_lightning.strategies  # noqa: F401  # so that Lightning knows them by name
 from ff_lightning.tasks.classifier import FFClassifier as FFClassifier
 from ff_lightning.tasks.language import FFLanguageModel as FFLanguageModel
 from ff_lightning.tasks.predictive import FFPredictive as FFPredictive

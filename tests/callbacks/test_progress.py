@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
+from rich.console import Console
 
 from ff_lightning.callbacks import TrainingProgress
 from ff_lightning.callbacks.progress import clock, count_items, item_name
@@ -23,7 +25,7 @@ class Shown(TrainingProgress):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
         super().on_train_batch_end(trainer, pl_module, *args)
-        self.values.append(self.get_metrics(trainer, pl_module))
+        self.values.append(self.words(trainer, pl_module))
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
@@ -48,6 +50,22 @@ def test_the_bar_is_told_as_often_as_it_is_drawn(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(RichProgressBar, "on_train_batch_end", lambda *args: told.append(args[-1]))
     trainer(tmp_path, callbacks=[TrainingProgress()], enable_progress_bar=True).fit(classifier(1), loader(130, 10))
     assert told == [0, 10, 12]
+
+
+@pytest.mark.parametrize("width", [80, 40])
+def test_the_bar_is_one_line_and_is_left_once(tmp_path: Path, width: int) -> None:
+    """What does not fit is cut at the end, and the bar is left as it is before others print."""
+    bar = TrainingProgress()
+    module = classifier(depth=1)
+    trainer(tmp_path, callbacks=[bar], enable_progress_bar=True, max_epochs=2).fit(module, loader(200, 50))
+    bar.shown.words = {"left": "0:00", "train/loss": -0.25} | {f"val/metric_{index}": 1.0 for index in range(20)}
+    drawn = Console(width=width, force_terminal=True, file=io.StringIO()).render_lines(bar.progress.get_renderable())
+    lines = ["".join(segment.text for segment in line) for line in drawn]
+    assert len(lines) == 1, lines
+    assert len(lines[0]) <= width
+    assert "left 0:00" in lines[0]
+    assert lines[0].rstrip().endswith("…")
+    assert not bar.progress.live.is_started
 
 
 def test_tokens_that_are_predicted_count(tmp_path: Path) -> None:

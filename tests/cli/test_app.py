@@ -30,17 +30,21 @@ def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("args", "says"),
     [
-        (["--model.network.widhts", "[9]"], "Option 'widhts' is not accepted; did you mean 'widths'?"),
-        (["--trianer.max_epochs", "9"], "arguments: --trianer.max_epochs 9; did you mean 'trainer.max_epochs'?"),
-        (["--data.batch_sise", "9"], "Option 'batch_sise' is not accepted; did you mean 'batch_size'?"),
+        (
+            ["--model.network.widhts", "[9]"],
+            "`--model.network.widhts` is not accepted; did you mean `--model.network.widths`?",
+        ),
+        (["--trianer.max_epochs", "9"], "arguments: --trianer.max_epochs 9; did you mean '--trainer.max_epochs'?"),
+        (["--data.batch_sise", "9"], "`--data.batch_sise` is not accepted; did you mean `--data.batch_size`?"),
         (
             ["--data.batch_size", "many"],
-            "`data.batch_size` (ff_lightning.data.ImageDataModule): Expected a <class 'int'>",
+            "`--data.batch_size` (ff_lightning.data.ImageDataModule): Expected a <class 'int'>",
         ),
+        (["--model.network.loss.sharpnes", "9"], "`--model.network.loss.sharpnes` is not accepted; there is alpha"),
         (["--model", "ff_lightning.FFClasifier"], "FFClasifier"),
-        (["--config", "nothing.yaml"], "`config`: File does not exist: "),
+        (["--config", "nothing.yaml"], "`--config`: File does not exist: "),
         (["--ckpt_path", "nothing.ckpt"], "Passed `ckpt_path=nothing.ckpt`. There is no such file."),
-        (["--trainer.precision", "17"], "`trainer.precision`"),
+        (["--trainer.precision", "17"], "`--trainer.precision`"),
     ],
 )
 def test_wrong_arguments_cost_one_line_and_nothing_is_built(
@@ -98,7 +102,7 @@ def test_errors_name_the_place_and_drop_the_configuration() -> None:
     - Expected a <class 'NoneType'>
   Given value type: <class 'dict'>
   Given value: {'class_path': 'A'}"""
-    assert shorten(message) == "`model.loss` (B): Option 'x' is not accepted"
+    assert shorten(message) == "`--model.loss` (B): `--model.loss.x` is not accepted"
     assert shorten("something else") == "something else"
 
 

@@ -166,7 +166,7 @@ def test_a_document_ends_with_its_token(
         (["--top_p", "2"], "Passed `top_p=2.0`."),
         (["--max_new_tokens", "-1"], "Passed `max_new_tokens=-1`."),
         (["--num_samples", "0"], "`num_samples`: "),
-        (["--promt", "a"], "unrecognized arguments: --promt a; did you mean 'prompt'?"),
+        (["--promt", "a"], "unrecognized arguments: --promt a; did you mean '--prompt'?"),
         (["--ckpt_path", "nothing.ckpt"], "Passed `ckpt_path=nothing.ckpt`. There is no such file."),
         (["--ckpt_path", __file__], "cannot be loaded safely"),
     ],

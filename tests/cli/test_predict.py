@@ -113,7 +113,7 @@ def test_other_classifiers_predict_too(twin: str, pictures: tuple[Path, list[int
         (["--folder", "nothing"], "Passed `folder=nothing`. There is no such folder."),
         (["--ckpt_path", "nothing.ckpt"], "Passed `ckpt_path=nothing.ckpt`. There is no such file."),
         (["--tolerance", "2"], "Passed `tolerance=2.0`. `tolerance` must be in [0, 1]."),
-        (["--tolerence", "1"], "unrecognized arguments: --tolerence 1; did you mean 'tolerance'?"),
+        (["--tolerence", "1"], "unrecognized arguments: --tolerence 1; did you mean '--tolerance'?"),
         (["--batch_size", "0"], "`batch_size`"),
     ],
 )

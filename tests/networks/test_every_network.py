@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ff_lightning.engine.compilation import compile_steps, undo_compile
+from ff_lightning.engine.compilation import compile_steps, leave_steps
 from ff_lightning.signals import StepContext
 from ff_lightning.stacks import BlockStack
 from tests.engine.test_compilation import needs_compiler
@@ -28,7 +28,7 @@ def test_compiled_steps_are_few_graphs_and_learn_the_same(name: str) -> None:
         if compiled:
             compile_steps(local_modules(network), backend="eager")
         train(network, kind.receives, batches=3, learning=None)
-        undo_compile(local_modules(network))
+        leave_steps(local_modules(network))
         ends.append(weights(network))
     assert_same_weights(*ends)
     assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] <= kind.graphs
