@@ -23,7 +23,7 @@ DEMO_IMAGES := digits_mlp
 DEMO_TEXT := pydoc_gpt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast coverage lint docs clean
+.PHONY: help setup demo test test-fast coverage lint docs release-check clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ lint: $(DEV)  ## Check style, formatting and types
 
 docs: $(DEV)  ## Build the documentation into docs/_build/html
 	$(BIN)/sphinx-build --fail-on-warning --keep-going -b html docs docs/_build/html
+
+release-check:  ## Build wheel and sdist, and use the wheel in an empty environment without this repository
+	PYTHON=$(PYTHON) bash .ci/release-check
 
 clean:  ## Remove .venv, caches and built files; runs/ stays
 	rm -rf $(VENV) build dist docs/_build htmlcov .coverage .mypy_cache .pytest_cache .ruff_cache

@@ -12,9 +12,11 @@ import ff_lightning as ff
 from ff_lightning.callbacks.summary import BlockSummary, summary_table
 from ff_lightning.cli import main
 from ff_lightning.cli.train import default_callbacks
+from ff_lightning.engine.costs import counted
 from ff_lightning.networks import MLP
 from ff_lightning.readouts import LinearReadout
 from tests.texts import gpt
+from tests.training import assert_same_weights, classifier, loader, trainer, weights
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -31,6 +33,20 @@ def test_every_local_module_has_a_row() -> None:
     assert [row[0] for row in rows] == ["block 0", "block 1", "", "all"]
     assert rows[2] == ("", "LinearReadout", "", "", "310  ")
     assert rows[-1][-1] == "1.8 K"
+
+
+def test_what_a_step_costs_is_counted_and_changes_nothing(tmp_path: Path) -> None:
+    module, plain = classifier(depth=2), classifier(depth=2)
+    with counted(module.local_modules()) as costs:
+        trainer(tmp_path, max_steps=1).fit(module, loader(50, 50))
+    trainer(tmp_path, max_steps=1).fit(plain, loader(50, 50))
+    assert_same_weights(weights(module), weights(plain))
+    cost, layer = costs[1], module.network[1].layer.linear
+    rows, activations = 2 * 50, layer.out_features * 2 * 50 * 4
+    assert cost.operations == 2 * rows * layer.in_features * layer.out_features, "positives and negatives"
+    assert activations <= cost.kept_bytes <= 4 * activations
+    table = summary_table(module, costs)
+    assert [str(column.header) for column in table.columns][-2:] == ["FLOPs", "kept"]
 
 
 def test_a_twin_is_one_row() -> None:
@@ -53,7 +69,8 @@ def test_the_command_line_shows_it_and_no_advertisement(
     assert "what learns by itself" in out.out
     assert "GPU available" in caplog.text, "Lightning's messages are heard at all"
     assert not any(part in caplog.text + out.out + out.err for part in ("litlogger", "TPU available"))
-    assert "FLOPs" not in out.out
+    assert out.out.count("what learns by itself") == 1
+    assert "bytes of activations" in out.out
 
 
 @pytest.mark.parametrize("given", [None, True, False])
