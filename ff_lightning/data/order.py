@@ -135,6 +135,9 @@ class ResumableLoader(SharedLoader[Batch]):
         limit = self.limit_batches
         return min(int(limit * len(self)) if isinstance(limit, float) else limit, len(self))
 
+    batch_sampler = None
+    """Lightning asks for it where it evaluates a loader that has a sampler, such as that of a training."""
+
     @property
     def sampler(self) -> "ResumableLoader[Batch]":
         """Itself, since Lightning calls `loader.sampler.set_epoch`."""

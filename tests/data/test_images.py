@@ -8,6 +8,7 @@ from torch import Tensor
 from ff_lightning.data import ImageDataModule, MemoryLoader, ShuffledLoader
 from ff_lightning.data.sources import Digits
 from ff_lightning.errors import InputError
+from tests.training import classifier
 
 
 def ready(source: str = "digits", stage: str = "fit", **options: Any) -> ImageDataModule:
@@ -249,3 +250,13 @@ def test_fashion_mnist() -> None:
     assert data.class_names[0] == "T - shirt / top"
     labels = torch.cat([y for _, y in data.test_dataloader()])
     assert labels.bincount().tolist() == [1000] * 10
+
+
+def test_lightning_evaluates_the_loader_of_a_training() -> None:
+    """Which has a sampler, and so is asked for more."""
+    images = ImageDataModule("digits", batch_size=100)
+    module = classifier(depth=1)
+    run = trainer(max_steps=1)
+    run.fit(module, images)
+    run.validate(module, images.train_dataloader(), verbose=False)
+    assert 0 <= run.callback_metrics["val/accuracy"] <= 1
