@@ -14,20 +14,29 @@ from pathlib import Path
 from tables_circuits import predictive, spiking
 from tables_common import DOCS, rows
 from tables_hardware import faults, gpt_steps, memory, overheads, parallel, precisions, resumes, rooflines, step_times
-from tables_images import changes, class_goodness, early_exits, experiments, peers, repositories, self_contrast, trials
+from tables_images import (
+    beside,
+    changes,
+    class_goodness,
+    early_exits,
+    experiments,
+    peers,
+    repositories,
+    self_contrast,
+    trials,
+)
 from tables_language import aesop, curve, depth, language, negatives, tries
 from tables_sounds import speech, spotting
 from tables_summary import summary
 
-START = "<!-- results: written by `python docs/tables.py`, from docs/results/*.jsonl -->"
-END = "<!-- end of results -->"
 
-
-def replace(path: Path, body: str) -> bool:
+def replace(path: Path, body: str, name: str = "results") -> bool:
     """Put ``body`` between the markers of a page; tell whether that changed it."""
+    start = f"<!-- {name}: written by `python docs/tables.py`, from docs/results/*.jsonl -->"
+    end = f"<!-- end of {name} -->"
     old = path.read_text()
-    before, rest = old.split(START, 1)
-    new = f"{before}{START}\n\n{body}\n\n{END}{rest.split(END, 1)[1]}"
+    before, rest = old.split(start, 1)
+    new = f"{before}{start}\n\n{body}\n\n{end}{rest.split(end, 1)[1]}"
     path.write_text(new)
     return new != old
 
@@ -77,6 +86,7 @@ def main() -> int:
         "docs/results.md": "\n\n".join(filter(None, map(section, SECTIONS))),
     }
     changed = [replace(DOCS.parent / page, body) for page, body in pages.items()]
+    changed.append(replace(DOCS.parent / "README.md", beside("repositories"), "peers"))
     return int(any(changed))
 
 

@@ -189,3 +189,13 @@ def repositories(name: str) -> str:
             f"`{run['command']}`"
         )
     return "\n".join([*lines, "", *notes, "", origin(name)])
+
+
+def beside(name: str) -> str:
+    """Short table of what public Forward-Forward code does in the CPU time of ours."""
+    lines = ["| code | samples a CPU second | validation error after equal CPU time, % |", "|---|---|---|"]
+    for (run,) in rows(name):
+        ours = {"repository": "ff_lightning, `mnist_mlp`"} | run["ours"][0]
+        for row in [ours, *(row for row in run["peers"] if "failed" not in row)]:
+            lines.append(f"| {row['repository']} | {row['samples_per_second']:,.0f} | {row['validation_error']} |")
+    return "\n".join([*lines, "", "One seed, each as its repository sets it up; [all of it](docs/results.md)."])
