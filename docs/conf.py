@@ -1,7 +1,15 @@
 """Sphinx configuration; build with `make docs`."""
 
 import os
+import sys
 from importlib.metadata import version as _version
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import api as _api
+
+_api.write(Path(__file__).parent / "reference" / "api")
 
 project = "ff_lightning"
 author = "The ff_lightning authors"

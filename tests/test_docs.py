@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import re
 import shlex
@@ -18,6 +19,7 @@ import pytest
 from PIL import Image, ImageDraw
 from sklearn.datasets import load_iris
 
+import ff_lightning as ff
 from ff_lightning.cli import main
 from tests.command_line import FEW, NARROW
 from tests.test_recipes import COMBINATIONS
@@ -176,11 +178,16 @@ def test_what_pages_and_recipes_name_exists() -> None:
     assert [(str(page), name) for page, name in files if not (ROOT / name).exists()] == []
 
 
-def test_the_reference_has_every_module() -> None:
-    page = (ROOT / "docs" / "reference" / "api.md").read_text()
+def test_the_reference_has_every_module_but_internals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    api = importlib.import_module("api")
     files = [path.relative_to(ROOT).with_suffix("") for path in (ROOT / "ff_lightning").rglob("*.py")]
-    names = {".".join(path.parts) for path in files if not path.name.startswith("__")}
-    assert set(re.findall(r"automodule:: (\S+)", page)) == names
+    public = {".".join(path.parts) for path in files if path.parts[1] not in api.INTERNALS and path.name[:2] != "__"}
+    found = re.findall(r"automodule:: (\S+)", "".join(api.pages().values()))
+    assert sorted(found) == sorted(public)
+    index = (ROOT / "docs" / "index.md").read_text()
+    assert all(f"reference/api/{name}\n" in index for name in api.pages())
+    assert all(hasattr(ff, name) and f"`ff.{name} <" in api.pages()["front_door"] for name in ff.__all__)
 
 
 def test_the_table_of_strategies_names_tests_that_exist() -> None:
