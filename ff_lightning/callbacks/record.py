@@ -25,10 +25,25 @@ class RunRecord(pl.Callback):
     def __init__(self, command: str = "") -> None:
         self.command = command
         self._since = 0.0
+        self._earlier = 0.0
+
+    def state_dict(self) -> dict[str, float]:
+        """Seconds of the training so far, stops left out."""
+        return {"seconds": self.seconds()}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        """Go on counting from there."""
+        self._earlier = float(state_dict.get("seconds", 0.0))
+
+    def seconds(self) -> float:
+        """How long the training took so far, with what was done before it was resumed."""
+        return self._earlier + (time.monotonic() - self._since if self._since else 0.0)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin the record, or go on with that of the run that is resumed."""
         self._since = time.monotonic()
+        if not trainer.global_step:
+            self._earlier = 0.0
         if not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir)
@@ -55,6 +70,7 @@ class RunRecord(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write down how long it took."""
+        self._earlier, self._since = self.seconds(), 0.0
         if trainer.is_global_zero:
-            done = {"updates": trainer.global_step, "seconds": time.monotonic() - self._since}
+            done = {"updates": trainer.global_step, "seconds": self._earlier}
             add_to_record(Path(trainer.default_root_dir), "run", done)

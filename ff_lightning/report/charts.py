@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from ff_lightning.report.run import Curve
 
-WIDTH, HEIGHT = 360, 200
-LEFT, RIGHT, TOP, BOTTOM = 42, 352, 8, 180
+WIDTH, HEIGHT = 380, 200
+LEFT, RIGHT, TOP, BOTTOM = 56, 362, 8, 180
 POINTS = 240
 """Of a longer curve, this many points are drawn."""
 

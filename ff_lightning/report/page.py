@@ -14,6 +14,13 @@ from ff_lightning.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, 
 from ff_lightning.report.run import Run, read_run
 from ff_lightning.report.words import clock
 
+BESIDE = {
+    "train/loss": "Sum of the local losses, training",
+    "val/loss": "Nats a token, validation",
+    "val/accuracy": "Share of right predictions, validation",
+}
+"""What else is compared, where all runs logged it."""
+
 STAGES = {
     "test": "Test",
     "classes": "Classes",
@@ -46,12 +53,12 @@ class Comparison:
     """Runs in which the same was measured.
 
     Attributes:
-        chart: a line a run.
+        charts: the value they are judged by, and what else all of them logged of the whole network; a line a run.
         columns: of a table of what is known of them.
         rows: of this table, a run each.
     """
 
-    chart: Chart
+    charts: list[Chart]
     columns: list[str]
     rows: list[list[str]]
 
@@ -163,14 +170,21 @@ def comparisons(runs: Sequence[Run]) -> list[Comparison]:
     for name in dict.fromkeys(head.name for _, head in judged):
         group = [(run, head) for run, head in judged if head.name == name]
         if len(group) > 1:
-            named = [
-                Named(run.name, colour(index, len(group)), run.curves[name]) for index, (run, _) in enumerate(group)
-            ]
             facts = [(run.name, {text: value for value, text in tiles(run)}) for run, _ in group]
             columns = list(dict.fromkeys(text for _, known in facts for text in known))
             rows = [[name, *(known.get(column, "") for column in columns)] for name, known in facts]
-            found.append(Comparison(draw(name, group[0][1].text, named), ["", *columns], rows))
+            notes = {name: group[0][1].text} | {quantity: text for quantity, text in BESIDE.items() if quantity != name}
+            shared = [quantity for quantity in notes if all(run.curves.get(quantity) for run, _ in group)]
+            charts = [
+                draw(quantity, notes[quantity], _laid_over([run for run, _ in group], quantity)) for quantity in shared
+            ]
+            found.append(Comparison(charts, ["", *columns], rows))
     return found
+
+
+def _laid_over(runs: Sequence[Run], quantity: str) -> list[Named]:
+    """A curve a run, of the whole network."""
+    return [Named(run.name, colour(index, len(runs)), run.curves[quantity]) for index, run in enumerate(runs)]
 
 
 def _tables(run: Run) -> list[dict[str, Any]]:

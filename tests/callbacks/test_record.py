@@ -19,11 +19,13 @@ def test_a_record_says_how_and_what(tmp_path: Path) -> None:
     assert record["run"]["parameters"] == sum(p.numel() for p in module.parameters())
     assert record["run"]["updates"] == run.global_step > 0
     assert record["tables"]["fit"]["rows"][-1][0] == "readout"
+    whole = record["run"]["seconds"]
 
     again = trainer(tmp_path, callbacks=[RunRecord("another"), BlockTable()], max_epochs=2)
     again.fit(classifier(depth=2), data, ckpt_path=tmp_path / "a.ckpt", weights_only=True)
     resumed = read_record(tmp_path)["run"]
     assert resumed["command"] == "ff-lightning fit --config x.yaml"
+    assert resumed["seconds"] > whole, "with what was trained before the stop"
     assert (resumed["resumed_at"], resumed["updates"]) == (run.global_step, again.global_step)
 
 
