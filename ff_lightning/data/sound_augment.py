@@ -152,7 +152,7 @@ class SoundAugment:
     @property
     def numbers(self) -> int:
         """How many numbers of uniform noise each recording needs."""
-        return 4 + KNOTS + 4 * self.masks
+        return 4 + 4 * self.masks + (KNOTS if self.colour else 0)
 
     def waves(self, waves: Tensor, uniform: Tensor, noise: Tensor, rate: int) -> Tensor:
         """Change recordings.
@@ -188,10 +188,10 @@ class SoundAugment:
         if self.stretch:
             x = stretched(x, 1 + self.stretch * (2 * uniform[:, 3] - 1))
         if self.colour:
-            x = coloured(x, self.colour * (2 * uniform[:, 4 : 4 + KNOTS] - 1))
+            x = coloured(x, self.colour * (2 * uniform[:, -KNOTS:] - 1))
         bands = min(self.band_mask, x.shape[2])
         frames = min(round(self.time_mask / seconds * x.shape[3]), x.shape[3])
-        for four in torch.split(uniform[:, 4 + KNOTS :], 4, dim=1):
+        for four in torch.split(uniform[:, 4 : 4 + 4 * self.masks], 4, dim=1):
             for axis, most, (start, width) in ((2, bands, four[:, :2].unbind(1)), (3, frames, four[:, 2:].unbind(1))):
                 if most:
                     x = masked(x, axis, start, (width * (most + 1)).long())

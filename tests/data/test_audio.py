@@ -191,6 +191,20 @@ def test_one_class_and_no_class_are_refused(tmp_path: Path) -> None:
         ready(tmp_path)
 
 
+def test_folders_of_recordings_are_read_as_those_of_pictures(tmp_path: Path) -> None:
+    for split in ("Training", "dev"):
+        for word in ("10", "9", ".ipynb_checkpoints"):
+            (tmp_path / split / word).mkdir(parents=True)
+            for index in range(2):
+                (tmp_path / split / word / f"{index}.wav").write_bytes(encoded(tone(400.0)))
+    data = ready(tmp_path)
+    assert data.class_names == ["9", "10"]
+    assert [len(data._parts[part].labels) for part in ("train", "validation")] == [4, 4]
+    (tmp_path / "dev" / "stray.wav").write_bytes(encoded(tone(400.0)))
+    with pytest.raises(InputError, match=r"stray\.wav lies in none of the class folders 9, 10"):
+        ready(tmp_path)
+
+
 def test_a_broken_file_among_good_ones_is_named(tmp_path: Path) -> None:
     word_folders(tmp_path, 2)
     (tmp_path / "high" / "ann" / "bad.wav").write_text("no sound")
