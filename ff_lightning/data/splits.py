@@ -61,6 +61,11 @@ def parted(
             raise InputError(f"Passed `{argument}={asked!r}`. There is no group {unknown[0]!r} among {known}.")
         chosen = _rows_of(groups, wanted)
     else:
+        if groups is not None and str(asked) in groups:
+            raise InputError(
+                f"Passed `{argument}={asked}`. This is a number of recordings, and there is a group called "
+                f"{str(asked)!r}, too: name the group in a list, `{argument}=['{asked}']`, or pass a share."
+            )
         count = round(len(labels) * asked) if isinstance(asked, float) else asked
         if asked and not 0 < count < len(labels):
             raise InputError(
