@@ -17,10 +17,10 @@ def speech(name: str) -> str:
         "CPU minutes, FF / twin | seeds | command |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
-    left_out: dict[tuple[str, str], list[tuple[float, float | None]]] = defaultdict(list)
+    left_out: dict[tuple[str, str], list[tuple[list[float], float | None]]] = defaultdict(list)
     for runs, each, twins in with_twins(name):
         first = runs[0]
-        columns = zip(*(one["test_by_block"] for one in each), strict=True)
+        columns = list(zip(*(one["test_by_block"] for one in each), strict=True))
         what = f"`{first['left_out']}` left out" if first["left_out"] else "official"
         lines.append(
             f"| `{first['recipe']}` | {what} | {first['tier']} | {spread(each, 'test')} | {means(columns)} | "
@@ -28,19 +28,19 @@ def speech(name: str) -> str:
             f"{seeds_of(runs)} | `{training_command(first['command'])}` |"
         )
         if first["left_out"]:
-            ours = fmean(one["test"] for one in each)
+            ours = [fmean(one["test"] for one in each), *map(fmean, columns)]
             twin = fmean(one["twin_test"] for one in twins) if twins else None
             left_out[first["recipe"], first["tier"]].append((ours, twin))
     return "\n".join([*lines, *map(mean_line, left_out.items()), "", origin(name)])
 
 
-def mean_line(found: tuple[tuple[str, str], list[tuple[float, float | None]]]) -> str:
-    """The line of the mean over all speakers that were left out."""
+def mean_line(found: tuple[tuple[str, str], list[tuple[list[float], float | None]]]) -> str:
+    """The line of the mean over all speakers that were left out, of the network and of its blocks."""
     (recipe, tier), pairs = found
     twins = [twin for _, twin in pairs if twin is not None]
     twin = f"{fmean(twins):.2f}" if len(twins) == len(pairs) else ""
-    ours = f"{fmean(ours for ours, _ in pairs):.2f}"
-    return f"| `{recipe}` | mean of {len(pairs)} left out | {tier} | {ours} | | | {twin} | | | |"
+    ours, *blocks = means(zip(*(ours for ours, _ in pairs), strict=True)).split()
+    return f"| `{recipe}` | mean of {len(pairs)} left out | {tier} | {ours} | {' '.join(blocks)} | | {twin} | | | |"
 
 
 def spotting(name: str) -> str:

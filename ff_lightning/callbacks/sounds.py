@@ -46,39 +46,14 @@ class SoundPictures(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep the first recording."""
-        self._keep(trainer, pl_module, batch)
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the recording of the last validation."""
-        self._draw(trainer, pl_module)
-
-    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget an earlier recording."""
-        self._batch = None
-
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep the first recording."""
-        self._keep(trainer, pl_module, batch)
-
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the recording of the test."""
-        self._draw(trainer, pl_module)
-
-    def _keep(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Any) -> None:
         heard = isinstance(getattr(trainer, "datamodule", None), AudioDataModule)
-        if heard and self._batch is None and isinstance(module, FFClassifier | FFSpotter):
+        if heard and self._batch is None and isinstance(pl_module, FFClassifier | FFSpotter):
             self._batch = batch[0][:1], batch[-1]
 
     @torch.no_grad()
-    def _draw(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draw the recording of the last validation or test."""
+        module = pl_module
         if self._batch is None or not trainer.is_global_zero or not isinstance(module, FFClassifier | FFSpotter):
             return
         if is_spread(module.network):
@@ -97,6 +72,11 @@ class SoundPictures(pl.Callback):
             figure = draw_over_time(x[0, 0], probabilities, data.class_names, hop, [(int(words[0]), x.shape[3] * hop)])
         module.train(was_training)
         keep_picture(trainer, figure, "spotted" if isinstance(module, FFSpotter) else "heard")
+
+    # A recording of a test is kept and drawn as one of a validation is.
+    on_test_start = on_validation_start
+    on_test_batch_end = on_validation_batch_end
+    on_test_end = on_train_end
 
 
 def goodness_as_heard(module: FFClassifier, x: Tensor) -> Tensor:

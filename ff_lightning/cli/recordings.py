@@ -121,8 +121,9 @@ def _classified(
 
 def _spotted(model: FFSpotter, wave: Tensor, sounds: Mapping[str, Any]) -> Iterator[Sequence[object]]:
     """Time at which the word ends, twice, label and probability of every word that is found."""
-    features = LogMel(**sounds["features"])
-    (events,) = model.events(features(at_peak(wave).unsqueeze(0), sounds["rate"]).to(model.device))
+    rate, features = sounds["rate"], LogMel(**sounds["features"])
+    wave = fitted(at_peak(wave), max(len(wave), features.step(rate)))  # a frame at least
+    (events,) = model.events(features(wave.unsqueeze(0), rate).to(model.device))
     for frame, label, score in zip(events.frame.tolist(), events.label.tolist(), events.score.tolist(), strict=True):
         time = f"{(frame + 1) * model.frame_seconds:.3f}"
         yield time, time, sounds["class_names"][label], f"{score:.6g}"

@@ -14,7 +14,14 @@ from ff_lightning.data.arguments import check_whole
 from ff_lightning.data.order import rank_of
 from ff_lightning.data.recordings import at_peak, fitted
 from ff_lightning.data.sound_augment import SoundAugment
-from ff_lightning.data.sound_loader import PEAK, ShuffledSoundLoader, SoundLoader, Sounds
+from ff_lightning.data.sound_loader import (
+    PEAK,
+    ShuffledSoundLoader,
+    SingleSounds,
+    SoundLoader,
+    Sounds,
+    TrainingBatches,
+)
 from ff_lightning.data.sound_sources import Rows, SoundSource, joined, open_sounds
 from ff_lightning.data.spectrograms import LogMel
 from ff_lightning.data.splits import Part, check_part, parted
@@ -165,15 +172,13 @@ class AudioDataModule(LightningDataModule):
 
     def train_dataloader(self) -> SoundLoader | ShuffledSoundLoader:
         """Shuffle and augment; neither with the trainer's `overfit_batches`."""
-        sounds, trainer = self._parts["train"], self.trainer
-        rank, world_size = rank_of(trainer)
+        trainer = self.trainer
         if trainer is not None and trainer.overfit_batches:  # type: ignore[attr-defined]
-            return SoundLoader(sounds, self.features, batch_size=self.batch_size, rank=rank, world_size=world_size)
+            return self._in_order("train")
+        rank, world_size = rank_of(trainer)
         return ShuffledSoundLoader(
-            sounds,
-            self.features,
+            self._training_batches(),
             batch_size=self.batch_size,
-            augment=self.augment,
             seed=self.shuffle_seed,
             limit_batches=1.0 if trainer is None else trainer.limit_train_batches,
             rank=rank,
@@ -182,11 +187,11 @@ class AudioDataModule(LightningDataModule):
 
     def val_dataloader(self) -> SoundLoader | list[SoundLoader]:
         """Give the validation recordings in order; no loader if there are none."""
-        return self._sequential("validation") if "validation" in self._parts else []
+        return self._in_order("validation") if "validation" in self._parts else []
 
     def test_dataloader(self) -> SoundLoader:
         """Give the test recordings in order."""
-        return self._sequential("test")
+        return self._in_order("test")
 
     def predict_dataloader(self) -> SoundLoader | list[SoundLoader]:
         """Give the validation recordings in order; no loader if there are none."""
@@ -241,8 +246,11 @@ class AudioDataModule(LightningDataModule):
             rank_zero_info(f"Cut {longer} of {len(rows)} recordings to their middle {self.seconds} seconds.")
         return Sounds(waves, source.labels[rows], self.rate)
 
-    def _sequential(self, part: str) -> SoundLoader:
+    def _training_batches(self) -> TrainingBatches:
+        return SingleSounds(self._parts["train"], self.features, self.augment)
+
+    def _in_order(self, part: str) -> SoundLoader:
         rank, world_size = rank_of(self.trainer)
-        return SoundLoader(
-            self._parts[part], self.features, batch_size=self.eval_batch_size, rank=rank, world_size=world_size
-        )
+        batch_size = self.batch_size if part == "train" else self.eval_batch_size
+        sounds = SingleSounds(self._parts[part], self.features)
+        return SoundLoader(sounds, batch_size=batch_size, rank=rank, world_size=world_size)

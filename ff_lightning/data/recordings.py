@@ -6,6 +6,7 @@ machine without CUDA lacks, and it no longer decodes files itself.
 """
 
 import importlib
+import re
 from io import BytesIO
 from pathlib import Path
 from types import ModuleType
@@ -14,10 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ff_lightning.data.files import find_files
 from ff_lightning.errors import InputError
 
 ENDINGS = (".wav", ".flac", ".ogg", ".mp3")
 """How the names of recordings end, in any case."""
+
+MP3_FRAME = 1152
+"""Samples of a frame of an MP3 file."""
+
+MP3_CONTENTS = re.compile(rb"(Xing|Info)\0\0\0[\1\3\5\7\11\13\15\17]")
+"""What begins the table of contents of an MP3 file that says how many frames there are."""
 
 
 def audio_library(name: str) -> ModuleType:
@@ -35,12 +43,12 @@ def audio_library(name: str) -> ModuleType:
 
 
 def is_recording(path: Path) -> bool:
-    """Whether a path is a file named as recordings are, and not hidden."""
-    return path.suffix.lower() in ENDINGS and not path.name.startswith(".") and path.is_file()
+    """Whether a file is named as recordings are."""
+    return path.suffix.lower() in ENDINGS
 
 
 def find_recordings(folder: str | Path) -> list[Path]:
-    """List the recordings in a folder and the folders below it, by name; other files are passed over.
+    """List the recordings in a folder and the folders below it, by name; other and hidden files are passed over.
 
     Raises:
         InputError: There is no such folder, or no recording in it.
@@ -48,7 +56,7 @@ def find_recordings(folder: str | Path) -> list[Path]:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise InputError(f"Passed `folder={folder}`. There is no such folder.")
-    found = sorted(path for path in folder.rglob("*") if is_recording(path))
+    found = [path for path in find_files(folder).files if is_recording(path)]
     if not found:
         raise InputError(f"Passed `folder={folder}`. It holds no recording: no file that ends in {', '.join(ENDINGS)}.")
     return found
@@ -77,7 +85,9 @@ def read_recording(content: bytes | Path, rate: int, name: str) -> Tensor:
     except (OSError, RuntimeError) as error:  # soundfile's errors are RuntimeErrors
         reason = str(getattr(error, "error_string", error)).rstrip(".")
         raise InputError(f"Cannot read the recording {name}: {reason or type(error).__name__}.") from error
-    if _is_cut_off(encoded) or (file.format != "MP3" and len(samples) < said):  # of MP3 the length is an estimate
+    if file.format == "MP3":  # without a table of contents the length is an estimate; with one, right to a frame
+        said = said - MP3_FRAME if MP3_CONTENTS.search(encoded) else 0
+    if len(samples) < said or _is_cut_off(encoded):
         raise InputError(f"Cannot read the recording {name}: it ends before the length that its header says.")
     if not len(samples):
         raise InputError(f"Cannot use the recording {name}: it holds no samples.")
@@ -92,14 +102,16 @@ def read_recording(content: bytes | Path, rate: int, name: str) -> Tensor:
 
 
 def _is_cut_off(encoded: bytes) -> bool:
-    """Whether a WAV file lacks a part of what its header says; libsndfile reads what is left without a word.
-
-    Writers that do not know the length say 0 or the largest number.
-    """
-    if encoded[:4] != b"RIFF":
-        return False
-    said = int.from_bytes(encoded[4:8], "little")
-    return said not in (0, 2**32 - 1) and len(encoded) < said  # some count the 8 bytes before it, some do not
+    """Whether a WAV or OGG file lacks a part of what it announces; libsndfile reads what is left without a word."""
+    if encoded[:4] == b"RIFF":
+        said = int.from_bytes(encoded[4:8], "little")
+        # Writers that do not know the length say 0 or the largest number; some count the 8 bytes before it.
+        return said not in (0, 2**32 - 1) and len(encoded) < said
+    if encoded[:4] == b"OggS":
+        page = encoded[encoded.rfind(b"OggS") :]
+        sizes = page[27 : 27 + page[26]] if len(page) > 26 else b""  # of the parts of the last page
+        return not sizes or len(page) < 27 + page[26] + sum(sizes)
+    return False
 
 
 def fitted(wave: Tensor, samples: int) -> Tensor:

@@ -14,6 +14,9 @@ from torch.nn import functional as F
 from ff_lightning.data.arguments import check_whole
 from ff_lightning.errors import InputError
 
+KNOTS = 4
+"""Bands whose change of loudness is drawn; it is interpolated between them."""
+
 
 def moved(waves: Tensor, speed: Tensor, shift: Tensor) -> Tensor:
     """Play every recording faster or slower around its middle, and later or earlier.
@@ -91,6 +94,20 @@ def masked(spectrograms: Tensor, axis: int, start: Tensor, width: Tensor) -> Ten
     return torch.where(inside, spectrograms.mean((1, 2, 3), keepdim=True), spectrograms)
 
 
+def coloured(spectrograms: Tensor, gains: Tensor) -> Tensor:
+    """Make bands louder or quieter, as another microphone or room does (FilterAugment, arXiv 2110.03282).
+
+    Args:
+        spectrograms: (B, 1, bands, frames) float32, 0 for silence.
+        gains: (B, knots) float32, at as many bands from the lowest to the highest, and on straight lines between them.
+
+    Returns:
+        (B, 1, bands, frames) float32, not below 0; silence stays silent.
+    """
+    by_band = F.interpolate(gains[:, None], spectrograms.shape[2], mode="linear", align_corners=True)
+    return torch.where(spectrograms > 0, spectrograms + by_band[..., None], spectrograms).clamp_(min=0)
+
+
 @dataclass(frozen=True)
 class SoundAugment:
     """Random changes of recordings in training, independent for each; all off by default.
@@ -100,6 +117,8 @@ class SoundAugment:
         speed: play faster or slower by up to this share, which moves the pitch too.
         noise: lowest and highest signal-to-noise ratio of added white noise, in decibels; ``None`` for no noise.
         stretch: stretch the bands of the spectrogram by up to this share, as another throat does.
+        colour: make bands louder or quieter by up to this share of the range of a spectrogram, smoothly from band to
+            band, as another microphone does.
         band_mask: hide a stripe of up to so many bands.
         time_mask: hide a stripe of up to so many seconds.
         masks: stripes of either kind.
@@ -112,13 +131,14 @@ class SoundAugment:
     speed: float = 0.0
     noise: Sequence[float] | None = None
     stretch: float = 0.0
+    colour: float = 0.0
     band_mask: int = 0
     time_mask: float = 0.0
     masks: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("shift", "speed", "stretch", "time_mask"):
-            value, most = getattr(self, name), 1 if name in ("speed", "stretch") else float("inf")
+        for name in ("shift", "speed", "stretch", "colour", "time_mask"):
+            value, most = getattr(self, name), 1 if name in ("speed", "stretch", "colour") else float("inf")
             if not 0 <= value < most:
                 raise InputError(f"Passed `SoundAugment({name}={value})`. `{name}` must be in [0, {most}).")
         check_whole(self, "band_mask", self.band_mask, least=0)
@@ -132,7 +152,7 @@ class SoundAugment:
     @property
     def numbers(self) -> int:
         """How many numbers of uniform noise each recording needs."""
-        return 4 + 4 * self.masks
+        return 4 + 4 * self.masks + (KNOTS if self.colour else 0)
 
     def waves(self, waves: Tensor, uniform: Tensor, noise: Tensor, rate: int) -> Tensor:
         """Change recordings.
@@ -167,9 +187,11 @@ class SoundAugment:
         """
         if self.stretch:
             x = stretched(x, 1 + self.stretch * (2 * uniform[:, 3] - 1))
+        if self.colour:
+            x = coloured(x, self.colour * (2 * uniform[:, -KNOTS:] - 1))
         bands = min(self.band_mask, x.shape[2])
         frames = min(round(self.time_mask / seconds * x.shape[3]), x.shape[3])
-        for four in torch.split(uniform[:, 4:], 4, dim=1):
+        for four in torch.split(uniform[:, 4 : 4 + 4 * self.masks], 4, dim=1):
             for axis, most, (start, width) in ((2, bands, four[:, :2].unbind(1)), (3, frames, four[:, 2:].unbind(1))):
                 if most:
                     x = masked(x, axis, start, (width * (most + 1)).long())

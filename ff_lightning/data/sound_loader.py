@@ -1,6 +1,7 @@
 """Batches of spectrograms made of recordings in memory: no workers, and an epoch can be resumed at any batch."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -31,18 +32,71 @@ class Sounds(NamedTuple):
         return self.waves[rows].float().div_(PEAK)
 
 
-class SoundLoader(OrderedLoader[tuple[Tensor, Tensor]]):
-    """Spectrograms in their order, each seen once and by exactly one rank, for evaluation.
+class Batches(Protocol):
+    """Makes batches of the recordings of one split."""
+
+    def __len__(self) -> int:
+        """Number of recordings."""
+
+    def batch(self, rows: slice) -> Any:
+        """Make a batch of some recordings as they are."""
+
+
+class TrainingBatches(Protocol):
+    """Makes batches of recordings that are changed at random."""
+
+    def __len__(self) -> int:
+        """Number of recordings."""
+
+    def drawn(self, everyone: Tensor, mine: slice, key: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+        """Make the share of one rank, `everyone[mine]`, of the batch of all ranks; the key seeds what is random."""
+
+
+@dataclass(frozen=True, eq=False)
+class SingleSounds:
+    """Spectrograms of recordings, one each.
 
     Args:
         sounds: The recordings.
         features: Makes spectrograms of them.
-        batch_size: Largest number of recordings in a batch of one rank; see `MemoryLoader`.
-        rank: Which share to give, 0 to world_size - 1.
-        world_size: Number of shares.
+        augment: Changes recordings and spectrograms in training; None for no change.
 
     Shape:
         Batches are (x, y): (B, 1, bands, frames) float32 and (B,) int64.
+    """
+
+    sounds: Sounds
+    features: LogMel
+    augment: SoundAugment | None = None
+
+    def __len__(self) -> int:
+        """Number of recordings."""
+        return len(self.sounds.labels)
+
+    def batch(self, rows: Tensor | slice) -> tuple[Tensor, Tensor]:
+        """Make a batch of some recordings as they are."""
+        return self.features(self.sounds.scaled(rows), self.sounds.rate), self.sounds.labels[rows]
+
+    def drawn(self, everyone: Tensor, mine: slice, key: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+        """Make the share of one rank of a batch of recordings that are changed at random."""
+        rows, rate = everyone[mine], self.sounds.rate
+        if self.augment is None:
+            return self.batch(rows)
+        waves, generator = self.sounds.scaled(rows), seeded(*key)
+        uniform = torch.rand(len(everyone), self.augment.numbers, generator=generator)[mine]
+        noise = torch.randn(len(everyone) if self.augment.noise else 0, waves.shape[1], generator=generator)[mine]
+        x = self.features(self.augment.waves(waves, uniform, noise, rate), rate)
+        return self.augment.spectrograms(x, uniform, waves.shape[1] / rate), self.sounds.labels[rows]
+
+
+class SoundLoader(OrderedLoader[Any]):
+    """Recordings in their order, each seen once and by exactly one rank, for evaluation.
+
+    Args:
+        make: Makes batches of them.
+        batch_size: Largest number of recordings in a batch of one rank; see `MemoryLoader`.
+        rank: Which share to give, 0 to world_size - 1.
+        world_size: Number of shares.
 
     Raises:
         InputError: There are fewer recordings than ranks.
@@ -50,34 +104,26 @@ class SoundLoader(OrderedLoader[tuple[Tensor, Tensor]]):
 
     rows = "recordings"
 
-    def __init__(
-        self, sounds: Sounds, features: LogMel, *, batch_size: int, rank: int = 0, world_size: int = 1
-    ) -> None:
-        super().__init__(len(sounds.labels), batch_size=batch_size, rank=rank, world_size=world_size)
-        self.sounds = sounds
-        self.features = features
+    def __init__(self, make: Batches, *, batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+        super().__init__(len(make), batch_size=batch_size, rank=rank, world_size=world_size)
+        self.make = make
 
-    def _take(self, rows: slice) -> tuple[Tensor, Tensor]:
-        return self.features(self.sounds.scaled(rows), self.sounds.rate), self.sounds.labels[rows]
+    def _take(self, rows: slice) -> Any:
+        return self.make.batch(rows)
 
 
 class ShuffledSoundLoader(PermutedLoader[tuple[Tensor, Tensor]]):
-    """Shuffled spectrograms of augmented recordings for training, the same for any number of ranks.
+    """Shuffled recordings for training, changed at random, the same for any number of ranks.
 
-    Order and augmentation depend on (seed, epoch, batch) alone; see `PermutedLoader`.
+    What is random depends on (seed, epoch, batch) alone; see `PermutedLoader`.
 
     Args:
-        sounds: The recordings.
-        features: Makes spectrograms of them.
+        make: Makes batches of them.
         batch_size: Number of recordings in a batch of one rank.
-        augment: Changes recordings and spectrograms; None for no augmentation.
-        seed: Seed of order and augmentation.
+        seed: Seed of everything random.
         limit_batches: See `ShuffledLoader`.
         rank: Which share to give, 0 to world_size - 1.
         world_size: Number of shares.
-
-    Shape:
-        Batches are (x, y): (B, 1, bands, frames) float32 and (B,) int64.
 
     Raises:
         InputError: There are fewer recordings than ranks.
@@ -87,35 +133,23 @@ class ShuffledSoundLoader(PermutedLoader[tuple[Tensor, Tensor]]):
 
     def __init__(
         self,
-        sounds: Sounds,
-        features: LogMel,
+        make: TrainingBatches,
         *,
         batch_size: int,
-        augment: SoundAugment | None = None,
         seed: int = 0,
         limit_batches: int | float = 1.0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         super().__init__(
-            len(sounds.labels),
+            len(make),
             batch_size=batch_size,
             seed=seed,
             limit_batches=limit_batches,
             rank=rank,
             world_size=world_size,
         )
-        self.sounds = sounds
-        self.features = features
-        self.augment = augment
+        self.make = make
 
     def _take(self, everyone: Tensor, mine: slice, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
-        rows, rate = everyone[mine], self.sounds.rate
-        waves = self.sounds.scaled(rows)
-        if self.augment is None:
-            return self.features(waves, rate), self.sounds.labels[rows]
-        generator, samples = seeded(self.seed, epoch, batch), waves.shape[1]
-        uniform = torch.rand(len(everyone), self.augment.numbers, generator=generator)[mine]
-        noise = torch.randn(len(everyone) if self.augment.noise else 0, samples, generator=generator)[mine]
-        x = self.features(self.augment.waves(waves, uniform, noise, rate), rate)
-        return self.augment.spectrograms(x, uniform, samples / rate), self.sounds.labels[rows]
+        return self.make.drawn(everyone, mine, (self.seed, epoch, batch))

@@ -12,15 +12,13 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from ff_lightning.data.files import find_files, is_hidden, left_out, natural, split_of
 from ff_lightning.data.recordings import ENDINGS, is_recording, read_recording
 from ff_lightning.data.tables import load_tables, local_path
 from ff_lightning.errors import InputError
 
 if TYPE_CHECKING:
     import datasets
-
-SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
-"""Folders of splits, and what the splits are called."""
 
 COPIES = {"google/speech_commands": "speech_commands"}
 """Hub ids, and the folders in `FF_LIGHTNING_DATA` that hold the same recordings."""
@@ -133,43 +131,47 @@ def open_sounds(
 
 
 def _open_folders(root: Path, *, grouped: bool) -> SoundSource:
-    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith(".")]
-    by_split = {SPLITS[path.name]: path for path in folders if path.name in SPLITS}
+    places = [path for path in sorted(root.iterdir()) if path.is_dir() and not is_hidden(path)]
+    by_split = {split: path for path in places if (split := split_of(path.name)) is not None}
     if "train" not in by_split:
         by_split = {"train": root}
-    names = [path.name for path in sorted(by_split["train"].iterdir()) if _has_recordings(path)]
+    found = {split: _recordings_of(folder) for split, folder in by_split.items()}
+    names = sorted({parts[0] for _, parts in found["train"] if len(parts) > 1}, key=natural)
     if not names:
         raise InputError(
             f"Passed `source={str(root)!r}`. It needs one folder a class with recordings in it: files that end in "
             f"{', '.join(ENDINGS)}."
         )
-    splits = {split: _rows_of_folders(folder, names, grouped=grouped) for split, folder in by_split.items()}
-    return SoundSource(splits, names)
+    return SoundSource({split: _rows_of_folders(rows, names, grouped=grouped) for split, rows in found.items()}, names)
 
 
-def _rows_of_folders(folder: Path, names: list[str], *, grouped: bool) -> Rows:
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")]
-    found = [path for path in files if is_recording(path)]
-    for path in found:
-        if path.relative_to(folder).parts[0] not in names:
+def _recordings_of(folder: Path) -> list[tuple[Path, tuple[str, ...]]]:
+    """Recordings below a folder, and the parts of their paths below it."""
+    found = find_files(folder)
+    others = [path for path in found.files if not is_recording(path)]
+    if others or found.hidden:
+        rank_zero_info(f"{folder}: {left_out(found.hidden, others)}")
+    return [(path, path.relative_to(folder).parts) for path in found.files if is_recording(path)]
+
+
+def _rows_of_folders(found: list[tuple[Path, tuple[str, ...]]], names: list[str], *, grouped: bool) -> Rows:
+    number = {name: index for index, name in enumerate(names)}
+    for path, parts in found:
+        if len(parts) == 1 or parts[0] not in number:
             raise InputError(
                 f"The recording {path} lies in none of the class folders {', '.join(names)} of the training recordings."
             )
-    if len(found) < len(files):
-        rank_zero_info(f"Left out {len(files) - len(found)} files of {folder} that do not end in {', '.join(ENDINGS)}.")
-    parts = [path.relative_to(folder).parts for path in found]
-    labels = torch.tensor([names.index(some[0]) for some in parts], dtype=torch.int64)
-    groups = [some[1] if len(some) > 2 else "" for some in parts] if grouped else None
-    if groups is not None and "" in groups:
-        raise InputError(
-            f"The recording {found[groups.index('')]} lies in no folder of a group within its class folder, which "
-            "`group_column='folder'` asks for."
-        )
-    return Rows([str(path) for path in found], labels, groups, found)
-
-
-def _has_recordings(path: Path) -> bool:
-    return path.is_dir() and not path.name.startswith(".") and any(map(is_recording, path.rglob("*")))
+        if grouped and len(parts) == 2:
+            raise InputError(
+                f"The recording {path} lies in no folder of a group within its class folder, which "
+                "`group_column='folder'` asks for."
+            )
+    return Rows(
+        [str(path) for path, _ in found],
+        torch.tensor([number[parts[0]] for _, parts in found], dtype=torch.int64),
+        [parts[1] for _, parts in found] if grouped else None,
+        [path for path, _ in found],
+    )
 
 
 def _open_tables(
@@ -197,7 +199,7 @@ def _open_tables(
         groups = None if group_column is None else [str(group) for group in table[group_column]]
         contents = table.select_columns([audio]).cast_column(audio, datasets.Audio(decode=False))
         called = [f"{row} of the {split} split of {source!r}" for row in range(len(table))]
-        splits[SPLITS.get(split, split)] = Rows(called, _labels(source, split, table, label, names), groups, contents)
+        splits[split_of(split) or split] = Rows(called, _labels(source, split, table, label, names), groups, contents)
     return SoundSource(splits, names)
 
 

@@ -91,8 +91,16 @@ class LogMel:
         Returns:
             ``(B, 1, height, frames)`` float32: 0 for the floor and 1 for the loudest value, or cepstral coefficients
             of that.
+
+        Raises:
+            InputError: they are shorter than a hop, or see :meth:`step`.
         """
         step, width = self.step(rate), round(rate * self.window / 1000)
+        if waves.shape[1] < step:
+            raise InputError(
+                f"Passed recordings of {waves.shape[1]} samples. A spectrogram with `hop={self.hop}` milliseconds at "
+                f"{rate} samples a second needs {step} or more."
+            )
         points = 2 ** math.ceil(math.log2(width))
         filters = mel_filters(rate, points, self.bands, self.lowest)
         # The window of `width` lies in the middle of `points`: after this padding it ends where the frame does.

@@ -1,8 +1,9 @@
 """Which rows are trained on, which validate and which test: by class, or by group, so that no group is in two parts."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
+from itertools import accumulate
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,19 +59,28 @@ def parted(
         if unknown:
             known = ", ".join(sorted(set(groups))[:20])
             raise InputError(f"Passed `{argument}={asked!r}`. There is no group {unknown[0]!r} among {known}.")
-        chosen = np.isin(np.array(groups), wanted)
+        chosen = _rows_of(groups, wanted)
     else:
+        if groups is not None and str(asked) in groups:
+            raise InputError(
+                f"Passed `{argument}={asked}`. This is a number of recordings, and there is a group called "
+                f"{str(asked)!r}, too: name the group in a list, `{argument}=['{asked}']`, or pass a share."
+            )
         count = round(len(labels) * asked) if isinstance(asked, float) else asked
         if asked and not 0 < count < len(labels):
             raise InputError(
                 f"Passed `{argument}={asked}`. Of {len(labels)} recordings this leaves {max(0, len(labels) - count)} "
                 f"and takes {min(count, len(labels))}."
             )
-        chosen = _whole_groups(groups, count, seed) if groups is not None else _stratified(labels, count, seed)
+        if groups is not None:
+            chosen = _rows_of(groups, _some_groups(groups, count, seed))
+        else:
+            order = torch.randperm(len(labels), generator=_generator(seed))
+            chosen = torch.zeros(len(labels), dtype=torch.bool)
+            chosen[stratified(labels, len(labels), count, order)] = True
     if chosen.all():
         raise InputError(f"Passed `{argument}={asked!r}`. It takes all {len(labels)} recordings.")
-    rows = torch.from_numpy(chosen)
-    return (~rows).nonzero()[:, 0], rows.nonzero()[:, 0]
+    return (~chosen).nonzero()[:, 0], chosen.nonzero()[:, 0]
 
 
 def stratified(labels: Tensor | None, total: int, count: int, order: Tensor) -> Tensor:
@@ -98,25 +108,19 @@ def stratified(labels: Tensor | None, total: int, count: int, order: Tensor) -> 
     return torch.cat(chosen).sort().values
 
 
-def _stratified(labels: Tensor, count: int, seed: int) -> np.ndarray:
-    from sklearn.model_selection import train_test_split
-
-    chosen = np.zeros(len(labels), dtype=bool)
-    classes = labels.bincount()
-    classes = classes[classes > 0]
-    if count:
-        # scikit-learn refuses what cannot be stratified: classes of one row, or fewer rows than classes.
-        possible = int(classes.min()) > 1 and len(classes) <= min(count, len(labels) - count)
-        _, part = train_test_split(
-            np.arange(len(labels)), test_size=count, random_state=seed, stratify=labels.numpy() if possible else None
-        )
-        chosen[part] = True
-    return chosen
+def _some_groups(groups: Sequence[str], count: int, seed: int) -> set[str]:
+    """Names of groups, in an order drawn from the seed, that together have about so many rows."""
+    sizes = Counter(groups)
+    names = sorted(sizes)
+    names = [names[index] for index in torch.randperm(len(names), generator=_generator(seed)).tolist()]
+    total = list(accumulate(sizes[name] for name in names))
+    taken = 0 if not count else 1 + min(range(len(names)), key=lambda index: abs(total[index] - count))
+    return set(names[:taken])
 
 
-def _whole_groups(groups: Sequence[str], count: int, seed: int) -> np.ndarray:
-    names, sizes = np.unique(np.array(groups), return_counts=True)
-    order = np.random.default_rng(seed).permutation(len(names))
-    total = np.cumsum(sizes[order])
-    taken = 0 if not count else 1 + int(np.abs(total - count).argmin())
-    return np.isin(np.array(groups), names[order[:taken]])
+def _rows_of(groups: Sequence[str], wanted: Collection[str]) -> Tensor:
+    return torch.tensor([group in wanted for group in groups])
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)

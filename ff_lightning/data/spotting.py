@@ -5,6 +5,8 @@ from typing import Any
 from ff_lightning.data.arguments import check_whole
 from ff_lightning.data.audio import AudioDataModule
 from ff_lightning.data.order import rank_of
+from ff_lightning.data.sound_augment import SoundAugment
+from ff_lightning.data.sound_loader import SoundLoader, TrainingBatches
 from ff_lightning.data.spectrograms import LogMel
 from ff_lightning.data.streams import EvaluationStreams, Strung, TrainingStreams
 from ff_lightning.errors import InputError, positive
@@ -74,32 +76,14 @@ class SpottingDataModule(AudioDataModule):
         """Seconds from a frame to the next."""
         return self.features.hop / 1000
 
-    def train_dataloader(self) -> TrainingStreams:  # type: ignore[override]
-        """Give recordings that are strung together anew in every epoch."""
-        rank, world_size = rank_of(self.trainer)
-        return TrainingStreams(
-            self._parts["train"],
-            self.features,
-            self.strung,
-            samples=round(self.stream_seconds * self.rate),
-            no_word=self.no_word,
-            augment=self.augment,
-            batch_size=self.batch_size,
-            seed=self.shuffle_seed,
-            limit_batches=1.0 if self.trainer is None else self.trainer.limit_train_batches,
-            rank=rank,
-            world_size=world_size,
-        )
+    def _training_batches(self) -> TrainingBatches:
+        augment = SoundAugment() if self.augment is None else self.augment
+        samples = round(self.stream_seconds * self.rate)
+        return TrainingStreams(self._parts["train"], self.features, self.strung, samples, self.no_word, augment)
 
-    def _sequential(self, part: str) -> EvaluationStreams:  # type: ignore[override]
-        rank, world_size = rank_of(self.trainer)
-        return EvaluationStreams(
-            self._parts[part],
-            self.features,
-            self.strung,
-            words=self.words,
-            no_word=self.no_word,
-            seed=self.split_seed,
-            rank=rank,
-            world_size=world_size,
+    def _in_order(self, part: str) -> SoundLoader:
+        streams = EvaluationStreams(
+            self._parts[part], self.features, self.strung, self.words, self.no_word, self.split_seed
         )
+        rank, world_size = rank_of(self.trainer)
+        return SoundLoader(streams, batch_size=1, rank=rank, world_size=world_size)

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ff_lightning.data.order import OrderedLoader, PermutedLoader, seeded
+from ff_lightning.data.order import seeded
 from ff_lightning.data.sound_augment import SoundAugment, moved
 from ff_lightning.data.sound_loader import Sounds
 from ff_lightning.data.spectrograms import LogMel
@@ -131,7 +131,8 @@ def frame_labels(words: list[Word], frames: int, step: int, rate: int, no_word: 
     return labels
 
 
-class TrainingStreams(PermutedLoader[tuple[Tensor, Tensor]]):
+@dataclass(frozen=True, eq=False)
+class TrainingStreams:
     """Short running recordings for training: each has a word of the epoch's order and others drawn at random.
 
     Args:
@@ -140,53 +141,30 @@ class TrainingStreams(PermutedLoader[tuple[Tensor, Tensor]]):
         strung: How they are strung together.
         samples: Length of a recording.
         no_word: The class of frames without a word.
-        augment: Changes words (their speed) and spectrograms; None for no change.
-        batch_size: Recordings in a batch of one rank.
-        seed: Seed of everything random.
-        limit_batches: See `ShuffledLoader`.
-        rank: Which share to give, 0 to world_size - 1.
-        world_size: Number of shares.
+        augment: Changes words (their speed) and spectrograms.
 
     Shape:
         Batches are (x, y): (B, 1, bands, T) float32 and (B, T) int64.
     """
 
-    rows = "words"
+    sounds: Sounds
+    features: LogMel
+    strung: Strung
+    samples: int
+    no_word: int
+    augment: SoundAugment
 
-    def __init__(
-        self,
-        sounds: Sounds,
-        features: LogMel,
-        strung: Strung,
-        *,
-        samples: int,
-        no_word: int,
-        augment: SoundAugment | None = None,
-        batch_size: int = 32,
-        seed: int = 0,
-        limit_batches: int | float = 1.0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        super().__init__(
-            len(sounds.labels),
-            batch_size=batch_size,
-            seed=seed,
-            limit_batches=limit_batches,
-            rank=rank,
-            world_size=world_size,
-        )
-        self.sounds, self.features, self.strung = sounds, features, strung
-        self.samples, self.no_word = samples, no_word
-        self.augment = SoundAugment() if augment is None else augment
+    def __len__(self) -> int:
+        """Number of words."""
+        return len(self.sounds.labels)
 
-    def _take(self, everyone: Tensor, mine: slice, epoch: int, batch: int) -> tuple[Tensor, Tensor]:
-        rows = everyone[mine].tolist()
-        places = range(batch * self.global_batch, (batch + 1) * self.global_batch)[mine]
-        streams = [self._stream(row, seeded(self.seed, epoch, place)) for row, place in zip(rows, places, strict=True)]
+    def drawn(self, everyone: Tensor, mine: slice, key: tuple[int, int, int]) -> tuple[Tensor, Tensor]:
+        """Make the share of one rank of a batch of recordings, each with a word of its own."""
+        places = range(len(everyone))[mine]
+        streams = [self._stream(int(everyone[place]), seeded(*key, place)) for place in places]
         rate, step = self.sounds.rate, self.features.step(self.sounds.rate)
         x = self.features(torch.stack([stream.wave for stream in streams]), rate)
-        uniform = torch.rand(len(everyone), self.augment.numbers, generator=seeded(self.seed, epoch, -1 - batch))[mine]
+        uniform = torch.rand(len(everyone), self.augment.numbers, generator=seeded(*key))[mine]
         x = self.augment.spectrograms(x, uniform, self.samples / rate)
         y = [frame_labels(stream.words, x.shape[3], step, rate, self.no_word) for stream in streams]
         return x, torch.stack(y)
@@ -194,11 +172,12 @@ class TrainingStreams(PermutedLoader[tuple[Tensor, Tensor]]):
     def _stream(self, row: int, generator: torch.Generator) -> Stream:
         shortest = self.strung.gap[0] + 0.25  # of a word and the silence before it, in seconds
         others = int(self.samples / self.sounds.rate / shortest)
-        drawn = torch.randint(self.size, (others,), generator=generator).tolist()
+        drawn = torch.randint(len(self), (others,), generator=generator).tolist()
         return self.strung.string(self.sounds, [row, *drawn], self.samples, generator, self.augment.speed)
 
 
-class EvaluationStreams(OrderedLoader[tuple[Tensor, Tensor, Tensor]]):
+@dataclass(frozen=True, eq=False)
+class EvaluationStreams:
     """Long running recordings, each word in exactly one of them, the same whenever they are asked for.
 
     Args:
@@ -208,38 +187,30 @@ class EvaluationStreams(OrderedLoader[tuple[Tensor, Tensor, Tensor]]):
         words: Words in a recording, about.
         no_word: The class of frames without a word.
         seed: Seed of everything random.
-        rank: Which share to give, 0 to world_size - 1.
-        world_size: Number of shares.
 
     Shape:
         A batch is one recording, (x, y, words): (1, 1, bands, T) float32; (1, T) int64; and (W, 2) int64, class and
         frame of the end of every word.
     """
 
-    rows = "recordings"
+    sounds: Sounds
+    features: LogMel
+    strung: Strung
+    words: int
+    no_word: int
+    seed: int = 0
 
-    def __init__(
-        self,
-        sounds: Sounds,
-        features: LogMel,
-        strung: Strung,
-        *,
-        words: int,
-        no_word: int,
-        seed: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        super().__init__(max(1, len(sounds.labels) // words), batch_size=1, rank=rank, world_size=world_size)
-        self.sounds, self.features, self.strung = sounds, features, strung
-        self.no_word, self.seed = no_word, seed
+    def __len__(self) -> int:
+        """Number of running recordings."""
+        return max(1, len(self.sounds.labels) // self.words)
 
     def stream(self, index: int) -> Stream:
         """One of the recordings."""
-        order = torch.randperm(len(self.sounds.labels), generator=seeded(self.seed, 0)).tensor_split(self.size)
+        order = torch.randperm(len(self.sounds.labels), generator=seeded(self.seed, 0)).tensor_split(len(self))
         return self.strung.string(self.sounds, order[index].tolist(), None, seeded(self.seed, 1, index))
 
-    def _take(self, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+    def batch(self, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Make a batch of one recording."""
         stream, rate = self.stream(rows.start), self.sounds.rate
         step = self.features.step(rate)
         x = self.features(stream.wave.unsqueeze(0), rate)

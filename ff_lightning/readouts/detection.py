@@ -71,14 +71,18 @@ class Matched:
     def threshold(self, false_alarms: float) -> float:
         """The score that an event must have for at most so many false alarms a minute, and no lower than helps.
 
-        It is the lowest score of a right event that is above the first false alarm too many.
+        It lies halfway between the lowest score of a right event that is above the first false alarm too many, and the
+        best wrong event below that; other recordings have other scores.
         """
         wrong = self.score[~self.right].sort(descending=True).values
         allowed = int(false_alarms * self.minutes)
         right = self.score[self.right]
         if allowed < len(wrong):
             right = right[right > wrong[allowed]]
-        return float(right.min()) if len(right) else 1.0
+        if not len(right):
+            return 1.0
+        below = wrong[wrong < right.min()]
+        return float(right.min() + (below.max() if len(below) else 0.0)) / 2
 
     def detected(self, threshold: float) -> float:
         """Share of the words that are found."""

@@ -84,11 +84,14 @@ def test_a_classifier_says_the_words_of_a_folder_and_when(classifier: Path, reco
 def test_a_spotter_says_when_words_end(spotter: Path, recordings: Path, tmp_path: Path) -> None:
     output = tmp_path / "said.csv"
     last = str(spotter / "last.ckpt")
+    for name, wave in (("sample", np.full(1, 0.5)), ("silence", np.zeros(4000))):
+        (recordings / f"{name}.wav").write_bytes(encoded(wave.astype(np.float32)))
     assert main(["predict", "--folder", str(recordings), "--ckpt_path", last, "--output", str(output)]) == 0
     found = [row for row in table(output) if "long" in row["file"]]
     said = {row["label"]: float(row["end"]) for row in found}
     assert said["low"] == pytest.approx(1.4, abs=0.3)
     assert said["high"] == pytest.approx(2.8, abs=0.3)
+    assert not [row for row in table(output) if Path(row["file"]).stem in ("sample", "silence")]
 
 
 @pytest.mark.parametrize("run", ["classifier", "spotter"])

@@ -93,6 +93,17 @@ def test_labels_can_be_words_in_a_table(tmp_path: Path) -> None:
     assert data.num_classes == 2
 
 
+@pytest.mark.parametrize(("content", "said"), [(b"no sound", "Format not recognised"), (None, "there is none")])
+def test_a_broken_row_of_a_table_is_named(content: bytes | None, said: str, tmp_path: Path) -> None:
+    import datasets
+
+    sounds = [encoded(tone(400.0)), encoded(tone(400.0)), content, encoded(tone(400.0))]
+    audio = [{"bytes": sound, "path": None} for sound in sounds]
+    datasets.Dataset.from_dict({"audio": audio, "label": [0, 1, 0, 1]}).to_parquet(str(tmp_path / "words.parquet"))
+    with pytest.raises(InputError, match=f"recording 2 of the train split of .*{said}"):
+        ready(tmp_path / "words.parquet", validation=0)
+
+
 def test_training_depends_on_the_seed_alone(folders: Path) -> None:
     augment = SoundAugment(shift=0.05, speed=0.1, noise=[0, 10], stretch=0.1, band_mask=5, time_mask=0.1)
     first, again, other = (
@@ -172,6 +183,7 @@ def test_what_the_set_does_not_offer_is_named(folders: Path, options: dict[str, 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        ({"group_column": "utterance_id", "test": 3}, r"group called '3'.*\['3'\]"),
         ({"group_column": "who"}, "columns of .* are file, audio, label"),
         ({"audio_column": "file"}, "audio_column='file'"),
         ({"label_column": "audio"}, "label_column='audio'"),
@@ -188,6 +200,20 @@ def test_one_class_and_no_class_are_refused(tmp_path: Path) -> None:
         ready(tmp_path)
     (tmp_path / "only" / "a.wav").write_bytes(encoded(tone(400.0)))
     with pytest.raises(InputError, match="one class, 'only'"):
+        ready(tmp_path)
+
+
+def test_folders_of_recordings_are_read_as_those_of_pictures(tmp_path: Path) -> None:
+    for split in ("Training", "dev"):
+        for word in ("10", "9", ".ipynb_checkpoints"):
+            (tmp_path / split / word).mkdir(parents=True)
+            for index in range(2):
+                (tmp_path / split / word / f"{index}.wav").write_bytes(encoded(tone(400.0)))
+    data = ready(tmp_path)
+    assert data.class_names == ["9", "10"]
+    assert [len(data._parts[part].labels) for part in ("train", "validation")] == [4, 4]
+    (tmp_path / "dev" / "stray.wav").write_bytes(encoded(tone(400.0)))
+    with pytest.raises(InputError, match=r"stray\.wav lies in none of the class folders 9, 10"):
         ready(tmp_path)
 
 

@@ -58,10 +58,12 @@ def test_channels_are_mixed() -> None:
         (encoded(WAVE)[:3000], "ends before"),
         (encoded(WAVE, form="FLAC")[:1500], "Cannot read"),
         (encoded(WAVE, form="OGG", depth="VORBIS")[:100], "Cannot"),
+        (encoded(tone(440.0, 2.0, 44100), 44100, "OGG", "VORBIS")[:-9], "ends before"),
+        (encoded(tone(440.0, 2.0, 44100), 44100, "MP3", "MPEG_LAYER_III")[:-3000], "ends before"),
         (encoded(WAVE[:0]), "no samples"),
         (encoded(np.where(np.arange(len(WAVE)) == 7, np.nan, WAVE), depth="FLOAT"), "NaN"),
     ],
-    ids=["empty", "text", "cut WAV", "cut FLAC", "cut OGG", "no samples", "NaN"],
+    ids=["empty", "text", "cut WAV", "cut FLAC", "cut OGG", "end of OGG cut", "cut MP3", "no samples", "NaN"],
 )
 def test_what_cannot_be_used_is_named_in_one_line(content: bytes, said: str, tmp_path: Path) -> None:
     file = tmp_path / "word.wav"
@@ -97,7 +99,7 @@ def test_the_middle_is_kept(length: int, samples: int) -> None:
 
 
 def test_recordings_are_found_below_a_folder(tmp_path: Path) -> None:
-    for name in ("b.WAV", "more/a.ogg", ".hidden.wav", "note.txt"):
+    for name in ("b.WAV", "more/a.ogg", ".hidden.wav", "note.txt", ".ipynb_checkpoints/b.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(encoded(WAVE))
     assert [path.name for path in find_recordings(tmp_path)] == ["b.WAV", "a.ogg"]

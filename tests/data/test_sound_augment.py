@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from ff_lightning.data.sound_augment import SoundAugment, masked, moved, stretched, with_noise
+from ff_lightning.data.sound_augment import SoundAugment, coloured, masked, moved, stretched, with_noise
 from ff_lightning.errors import InputError
 from tests.data.sounds import tone
 
@@ -51,6 +51,16 @@ def test_bands_are_stretched_from_the_lowest() -> None:
     assert stretched(x, torch.tensor([2.0, 1.0]))[0, 0, -1, 0] == 39
 
 
+def test_colour_changes_loudness_smoothly_over_bands_and_keeps_silence_silent() -> None:
+    x = torch.full((1, 1, 10, 3), 0.5)
+    x[..., 2] = 0
+    gain = coloured(x, torch.tensor([[-0.3, 0.3]])) - x
+    assert torch.allclose(gain[0, 0, :, 0], torch.linspace(-0.3, 0.3, 10), atol=1e-6)
+    assert torch.equal(gain[..., 0], gain[..., 1])
+    assert (gain[..., 2] == 0).all()
+    assert coloured(x, torch.tensor([[-0.9, -0.9]])).min() == 0
+
+
 @pytest.mark.parametrize("axis", [2, 3])
 def test_a_stripe_is_masked(axis: int) -> None:
     x = torch.randn(3, 1, 20, 30, generator=GENERATOR)
@@ -61,7 +71,8 @@ def test_a_stripe_is_masked(axis: int) -> None:
 
 
 def test_the_same_noise_gives_the_same_and_rows_are_independent() -> None:
-    augment = SoundAugment(shift=0.1, speed=0.2, noise=[0, 10], stretch=0.1, band_mask=4, time_mask=0.1, masks=2)
+    spectrum = {"stretch": 0.1, "colour": 0.1, "band_mask": 4, "time_mask": 0.1, "masks": 2}
+    augment = SoundAugment(shift=0.1, speed=0.2, noise=[0, 10], **spectrum)
     waves, noise = torch.randn(4, 4000, generator=GENERATOR), torch.randn(4, 4000, generator=GENERATOR)
     uniform = torch.rand(4, augment.numbers, generator=GENERATOR)
     whole = augment.waves(waves, uniform, noise, 8000)
@@ -79,7 +90,15 @@ def test_nothing_is_changed_by_default() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"shift": -1.0}, {"speed": 1.0}, {"noise": [3]}, {"noise": [9, 0]}, {"stretch": 1.5}, {"masks": 0}],
+    [
+        {"shift": -1.0},
+        {"colour": 1.0},
+        {"speed": 1.0},
+        {"noise": [3]},
+        {"noise": [9, 0]},
+        {"stretch": 1.5},
+        {"masks": 0},
+    ],
 )
 def test_impossible_numbers_are_named(options: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(options))):

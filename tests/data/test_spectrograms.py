@@ -73,3 +73,5 @@ def test_what_does_not_fit_the_rate_is_named() -> None:
         LogMel(lowest=5000.0).step(8000)
     with pytest.raises(InputError, match="fewer bands"):
         LogMel(bands=200)(torch.randn(1, 8000), 8000)
+    with pytest.raises(InputError, match=r"127 samples.*128 or more"):
+        LogMel()(torch.randn(1, 127), 8000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
@@ -50,6 +51,14 @@ def test_frames_are_labelled_at_the_end_of_a_word() -> None:
     assert {said[end] for end in range(1100, 2000, 100)} == {UNJUDGED}
     assert said[2200] == UNJUDGED
     assert said[1000] == said[2400] == 9
+
+
+def test_overfitting_repeats_the_same_words(data: SpottingDataModule) -> None:
+    data.trainer = pl.Trainer(overfit_batches=2, accelerator="cpu", logger=False, enable_checkpointing=False)
+    first, again = (next(iter(data.train_dataloader())) for _ in range(2))
+    data.trainer = None
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
 
 
 def test_every_word_is_in_one_recording_of_the_evaluation(data: SpottingDataModule) -> None:

@@ -62,3 +62,4 @@ def test_the_threshold_allows_so_many_false_alarms() -> None:
         threshold = found.threshold(allowed)
         assert found.false_alarms(threshold) <= allowed
         assert found.detected(threshold) == detected / 4
+    assert found.threshold(9.0) == pytest.approx(0.45)
