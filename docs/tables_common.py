@@ -4,11 +4,52 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).parent
+Runs = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of results: what each row says, and where it comes from, folded behind it.
+
+    Attributes:
+        columns: heading, and what makes the cell from what a row is given.
+    """
+
+    columns: dict[str, Callable[[Any], object]]
+
+    def written(self, given: Iterable[tuple[Any, Runs]]) -> str:
+        """The table in Markdown.
+
+        Args:
+            given: for every row, what the columns are given, and the runs that it comes from.
+        """
+        lines = [f"| {' | '.join(self.columns)} | |", "|---" * (len(self.columns) + 1) + "|"]
+        seen: Runs = []
+        for value, runs in given:
+            cells = [str(cell(value)) for cell in self.columns.values()]
+            lines.append(f"| {' | '.join(cells)} | {fold(runs)} |")
+            seen += runs
+        return "\n".join([*lines, "", caution(seen)]).rstrip()
+
+
+def fold(runs: Runs) -> str:
+    """Command, seeds, commits, machine, days and notes of a row, to be opened."""
+    if not runs:
+        return ""
+    hardware, commits, dates = facts(runs)
+    command = escape(training_command(runs[0]["command"])).replace("|", "&#124;")
+    seeds = seeds_of(runs)
+    said = [f"<code>{command}</code>", f"seeds {seeds}" * (seeds != "None"), f"commit {commits}", hardware, dates]
+    notes = dict.fromkeys(run["note"] for run in runs if run.get("note"))
+    few = "fewer than three seeds, a first look" if seeds != "None" and seeds.count(",") < 2 else ""
+    return f"<details><summary>how</summary>{'; '.join(filter(None, [*said, few, *notes]))}</details>"
 
 
 def training_command(command: str) -> str:
