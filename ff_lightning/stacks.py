@@ -15,11 +15,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ff_lightning.blocks import Block, ClassBlock
+from ff_lightning.blocks import Block, ClassBlock, ContrastiveBlock
 from ff_lightning.candidates import Softmax
 from ff_lightning.distributed import is_sharded
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import LinearGoodness
+from ff_lightning.losses import ThresholdLoss
 from ff_lightning.signals import BlockContext, Contrast, Labelled, LocalStep, Signal, StepContext, detached
 from ff_lightning.stages import Stage
 
@@ -156,6 +157,14 @@ class Network(nn.Module, ABC):
         stack = BlockStack([WholeNetwork(self, LinearGoodness(self.out_features, num_classes), Softmax())])
         stack.num_classes = num_classes
         return stack
+
+    def as_one_judge(self) -> BlockStack:
+        """The same network as one block that tells positives from negatives: a linear layer on top gives the goodness.
+
+        It is what backprop trains where there are no classes, the twin; the loss is logistic.
+        """
+        on_top = nn.Sequential(nn.Flatten(), nn.Linear(self.out_features, 1), nn.Flatten(0))
+        return BlockStack([ContrastiveBlock(self, on_top, ThresholdLoss(0.0))])
 
 
 class Ahead(Protocol):
