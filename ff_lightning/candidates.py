@@ -285,9 +285,9 @@ class LogisticContrast(SampledContrast):
 class EachLabel(CandidateLoss):
     """Every label for itself: samples that have it against samples that lack it (tier T1).
 
-    ``softplus(scale * (θ - G(k)))`` of samples with label ``k``, ``softplus(scale * (G(k) - θ))`` of those without it, a
-    mean over samples and labels: Hinton's logistic loss (2212.13345, section 2), with real samples as negatives. A label
-    is predicted where its goodness exceeds θ, with the probability ``σ(scale * (G - θ))``.
+    ``softplus(scale * (θ - G(k)))`` of samples with label ``k``, ``softplus(scale * (G(k) - θ))`` of those without it,
+    a mean over samples and labels: Hinton's logistic loss (2212.13345, section 2), with real samples as negatives. A
+    label is predicted where its goodness exceeds θ, with the probability ``σ(scale * (G - θ))``.
 
     Args:
         threshold: θ, in units of goodness; finite.
@@ -338,13 +338,13 @@ class EachLabel(CandidateLoss):
     def _check(self, logits: Tensor, targets: Tensor) -> None:
         if logits.shape != targets.shape:
             raise InputError(
-                f"Passed labels of shape {tuple(targets.shape)} to a loss of {logits.shape[-1]} labels, each of which may "
-                f"be there or not. They must be {tuple(logits.shape)}, 0 or 1."
+                f"Passed labels of shape {tuple(targets.shape)} to a loss of {logits.shape[-1]} labels, each of "
+                f"which may be there or not. They must be {tuple(logits.shape)}, 0 or 1."
             )
         if self.weights is not None and self.weights.shape != logits.shape[1:]:
             raise InputError(
-                f"Passed `EachLabel(weights=…)` of {len(self.weights)} numbers for {logits.shape[1]} labels. There must "
-                "be one for each."
+                f"Passed `EachLabel(weights=…)` of {len(self.weights)} numbers for {logits.shape[1]} labels. "
+                "There must be one for each."
             )
 
 

@@ -359,8 +359,8 @@ class OwnGoodness(Goodness):
             got = f"{g.dtype} of shape {tuple(g.shape)}" if isinstance(g, Tensor) else f"a {type(g).__name__}"
             name = getattr(self.of, "__name__", type(self.of).__name__)
             raise InputError(
-                f"Passed `goodness={name}`, which turns activities of shape {tuple(h.shape)} into {got}. It must return "
-                f"floating goodness with a row for each of {len(h)} samples."
+                f"Passed `goodness={name}`, which turns activities of shape {tuple(h.shape)} into {got}. It "
+                f"must return floating goodness with a row for each of {len(h)} samples."
             )
         return g.to(accumulation_dtype(g))
 

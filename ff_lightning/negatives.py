@@ -271,7 +271,9 @@ class Hardest(SampleNegatives):
     def __call__(self, x: Tensor, generator: torch.Generator, judge: SampleJudge | None = None) -> Tensor:
         """Make negatives; see :class:`SampleNegatives`."""
         if judge is None:
-            raise InputError("Called `Hardest` without `judge`. The task must say what the model thinks of samples now.")
+            raise InputError(
+                "Called `Hardest` without `judge`. The task must say what the model thinks of samples now."
+            )
         made = torch.stack([self.of(x, generator, judge) for _ in range(self.pool)])
         goodness = judge(made.flatten(0, 1)).view(self.pool, len(x))
         return made[goodness.argmax(0), torch.arange(len(x), device=x.device)]
@@ -285,8 +287,8 @@ def shares(first: str, least: float, second: str, most: float) -> tuple[float, f
     """
     if not 0 <= least <= most <= 1 or most == 0:
         raise InputError(
-            f"Passed `{first}={least}` and `{second}={most}`. They must be shares in [0, 1], the second above 0 and not "
-            "below the first."
+            f"Passed `{first}={least}` and `{second}={most}`. They must be shares in [0, 1], the second above 0 "
+            "and not below the first."
         )
     return float(least), float(most)
 

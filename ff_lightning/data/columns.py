@@ -170,7 +170,7 @@ def classes_of(rows: Sequence[Row], target: str, source: str) -> list[str]:
     ):
         raise InputError(
             f"The column {target!r} of {source!r} holds {len(names)} different numbers, such as {values[0]}: these are "
-            "no classes. Name a column of classes with `target_column`."
+            "no classes. Name a column of classes with `target_column`, or predict numbers: `target='number'`."
         )
     if len(names) < 2:
         raise InputError(f"The column {target!r} of {source!r} holds one class alone, {names[0]!r}.")

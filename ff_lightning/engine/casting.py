@@ -58,8 +58,8 @@ def images_and_numbers(batch: Any) -> tuple[Tensor, Tensor]:
     y = y[:, 0] if y.dim() == 2 and y.shape[1] == 1 else y
     if y.dim() != 1 or len(y) != len(x) or y.is_complex():
         raise InputError(
-            f"Passed {len(x)} samples and numbers of shape {tuple(y.shape)}, {y.dtype}. There must be a real number for "
-            "each, (B,) or (B, 1)."
+            f"Passed {len(x)} samples and numbers of shape {tuple(y.shape)}, {y.dtype}. There must be a real "
+            "number for each, (B,) or (B, 1)."
         )
     return as_images(x), y.to(torch.get_default_dtype())
 
@@ -81,8 +81,8 @@ def images_and_label_sets(batch: Any, *, num_classes: int, look: bool = True) ->
     x, y = _parts(batch)
     if y.shape != (len(x), num_classes):
         raise InputError(
-            f"Passed {len(x)} samples and labels of shape {tuple(y.shape)}. With `num_classes={num_classes}` they must be "
-            f"{(len(x), num_classes)}: 1 where a label is there, else 0."
+            f"Passed {len(x)} samples and labels of shape {tuple(y.shape)}. With `num_classes={num_classes}` they "
+            f"must be {(len(x), num_classes)}: 1 where a label is there, else 0."
         )
     if look and not bool(((y == 0) | (y == 1)).all()):
         raise InputError("Passed labels that are neither 0 nor 1. Several labels at once are there, 1, or not, 0.")
@@ -105,7 +105,9 @@ def images_and_anomalies(batch: Any, *, look: bool = True) -> tuple[Tensor, Tens
     x, y = _parts(batch)
     y = y[:, 0] if y.dim() == 2 and y.shape[1] == 1 else y
     if y.dim() != 1 or len(y) != len(x):
-        raise InputError(f"Passed {len(x)} samples and labels of shape {tuple(y.shape)}. There must be one for each, (B,).")
+        raise InputError(
+            f"Passed {len(x)} samples and labels of shape {tuple(y.shape)}. There must be one for each, (B,)."
+        )
     if look and not bool(((y == 0) | (y == 1)).all()):
         raise InputError(
             f"Passed labels such as {y[(y != 0) & (y != 1)][0].item()}. For anomalies they must be 0, normal, or 1, an "

@@ -86,7 +86,11 @@ class FFAnomalyDetector(SampleTask):
         self.anomalies = AnyOf([MixedEntries(), Averaged()]) if anomalies is None else anomalies
         self.false_alarms = false_alarms
         depth = len(network)
-        for name, value in {"threshold": torch.zeros(()), "centre": torch.zeros(depth), "scale": torch.ones(depth)}.items():
+        for name, value in {
+            "threshold": torch.zeros(()),
+            "centre": torch.zeros(depth),
+            "scale": torch.ones(depth),
+        }.items():
             self.register_buffer(name, value)
         self.val_metrics = AnomalyMetrics()
         self.test_metrics = AnomalyMetrics()
@@ -106,8 +110,8 @@ class FFAnomalyDetector(SampleTask):
         x, y = images_and_anomalies(batch, look=self.may_look())
         if self.may_look() and bool(y.any()):
             raise InputError(
-                f"Passed a training batch with {int(y.sum())} anomalies. Training is on normal samples alone: leave the "
-                "others out; our data modules do so by `normal=[…]`."
+                f"Passed a training batch with {int(y.sum())} anomalies. Training is on normal samples alone: "
+                "leave the others out; our data modules do so by `normal=[…]`."
             )
         return x
 
@@ -135,7 +139,9 @@ class FFAnomalyDetector(SampleTask):
     def _evaluate(self, batch: Any, metrics: AnomalyMetrics) -> None:
         alone = isinstance(batch, Tensor) or (isinstance(batch, tuple | list) and len(batch) == 1)
         x, y = (images_of(batch), None) if alone else images_and_anomalies(batch)
-        metrics.update(self.network.goodness(x), torch.zeros(len(x), dtype=torch.long, device=x.device) if y is None else y)
+        metrics.update(
+            self.network.goodness(x), torch.zeros(len(x), dtype=torch.long, device=x.device) if y is None else y
+        )
 
     def on_validation_epoch_end(self) -> None:
         """Choose units and threshold on the normal samples, and log what is found with them."""

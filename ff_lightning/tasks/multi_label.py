@@ -76,9 +76,9 @@ class FFMultiLabel(SampleTask):
         if not all(isinstance(getattr(block, "loss", None), EachLabel) for block in network):
             raise InputError(
                 f"Passed `network={type(network).__name__}` whose blocks learn by "
-                f"`{type(getattr(network[0], 'loss', None)).__name__}`. Several labels at once need one that judges each "
-                "by itself: pass `loss=EachLabel()` to a network that gives every class a goodness, such as `ConvNet` or "
-                "`ClassMLP`."
+                f"`{type(getattr(network[0], 'loss', None)).__name__}`. Several labels at once need a loss that judges "
+                "each by itself: pass `loss=EachLabel()` to a network that gives every class a goodness, such as "
+                "`ConvNet` or `ClassMLP`."
             )
         if not 0 <= first_block < len(network):
             raise InputError(
@@ -162,5 +162,6 @@ class LabelMetrics(nn.Module):
         """Take in probabilities ``(B, K)``, those of every block ``(L, B, K)``, and the labels ``(B, K)`` int64."""
         for metric in (self.f1, self.precision, self.recall, self.exact, self.accuracy, self.confusion):
             metric.update(predicted, y)
-        for metric, probabilities in zip(self.by_block, by_block, strict=True):
-            metric.update(probabilities, y)  # type: ignore[operator]
+        for accuracy, probabilities in zip(self.by_block, by_block, strict=True):
+            assert isinstance(accuracy, MultilabelAccuracy)
+            accuracy.update(probabilities, y)

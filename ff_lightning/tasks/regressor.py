@@ -48,10 +48,11 @@ class FFRegressor(SampleTask):
 
     Every block gives each of ``C`` candidates a goodness; they stand for ``C`` numbers from ``low`` to ``high``, evenly
     spaced. In training the number of a sample becomes one of the candidates near it, drawn anew in every batch with a
-    normal probability of standard deviation ``spread`` around it (in expectation a histogram loss, Imani and White 2018,
-    arXiv 1806.04613), so that any loss over candidates and any network with one goodness a class serves. The prediction
-    is the mean of the candidates by their probability, so it lies between ``low`` and ``high``. The tier is that of the
-    blocks' loss: T1 where a candidate is contrasted with those of the block's own prediction, T2 for a softmax.
+    normal probability of standard deviation ``spread`` around it (in expectation a histogram loss, Imani and White
+    2018, arXiv 1806.04613), so that any loss over candidates and any network with one goodness a class serves. The
+    prediction is the mean of the candidates by their probability, so it lies between ``low`` and ``high``. The tier is
+    that of the blocks' loss: T1 where a candidate is contrasted with those of the block's own prediction, T2 for a
+    softmax.
 
     Batches are ``(x, y)`` with ``x`` ``(B, …)`` and numbers ``y`` ``(B,)`` or ``(B, 1)``. Logged are ``val/r2``, the
     share of the variance that is explained, ``val/mae`` and ``val/rmse`` in the units of the target, and ``val/r2`` by
@@ -119,7 +120,7 @@ class FFRegressor(SampleTask):
 
     def mean(self, scores: Tensor) -> NumberPrediction:
         """Mean and deviation of the candidates, of scores ``(…, C)``: ``(…)`` each."""
-        probabilities = scores.float().softmax(-1)
+        probabilities = scores.to(self.numbers.dtype).softmax(-1)
         values = probabilities @ self.numbers
         squares = (probabilities * (self.numbers - values.unsqueeze(-1)).square()).sum(-1)
         return NumberPrediction(values, squares.sqrt())
@@ -169,8 +170,9 @@ class NumberMetrics(nn.Module):
         """Take in predictions ``(B,)``, those of every block ``(L, B)``, and the numbers ``(B,)``."""
         for metric in (self.r2, self.mae, self.rmse):
             metric.update(predicted, y)
-        for metric, values in zip(self.by_block, by_block, strict=True):
-            metric.update(values, y)  # type: ignore[operator]
+        for score, values in zip(self.by_block, by_block, strict=True):
+            assert isinstance(score, R2Score)
+            score.update(values, y)
 
     def found(self) -> dict[str, Tensor]:
         """Everything since the last call, of all ranks, by name; no explained variance of fewer than two samples."""
