@@ -76,8 +76,8 @@ def numbers_of(rows: Sequence[Mapping[str, Any]], target: str, source: str) -> T
             number = torch.nan
         if not -torch.inf < number < torch.inf:
             raise InputError(
-                f"The column {target!r} of {source!r} has {row.get(target)!r} in row {index}. With "
-                "`target='number'` it must hold finite numbers: leave out the row, or name another column with `target_column`."
+                f"The column {target!r} of {source!r} has {row.get(target)!r} in row {index}. With `target='number'` "
+                "it must hold finite numbers: leave out the row, or name another column with `target_column`."
             )
         found.append(number)
     return torch.tensor(found)
