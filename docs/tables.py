@@ -18,6 +18,7 @@ from tables_images import changes, class_goodness, early_exits, experiments, pee
 from tables_language import aesop, curve, depth, language, negatives, tries
 from tables_sounds import speech, spotting
 from tables_summary import summary
+from tables_tasks import tasks
 
 START = "<!-- results: written by `python docs/tables.py`, from docs/results/*.jsonl -->"
 END = "<!-- end of results -->"
@@ -43,6 +44,7 @@ SECTIONS = {
     "Images: early exit": [(early_exits, "early_exit")],
     "Speech: spoken digits": [(speech, "speech")],
     "Speech: digits in running recordings": [(spotting, "spotting")],
+    "Other tasks": [(tasks, "tasks")],
     "Predictive Forward-Forward": [(predictive, "predictive")],
     "Spiking Forward-Forward": [(spiking, "spiking")],
     "Language: tiny Shakespeare, characters": [(language, "language")],

@@ -130,12 +130,13 @@ class ImageDataModule(LightningDataModule):
                 f"Passed `separator={separator!r}`. It must not be empty, and `normal` and `balance` are for "
                 "images with one class each."
             )
+        normal = [normal] if isinstance(normal, str) else [str(name) for name in normal]
         self.save_hyperparameters(ignore=["transform"])
         self.source = source
         self.image_column = image_column
         self.label_column = label_column
         self.separator = separator
-        self.normal = [normal] if isinstance(normal, str) else list(normal)
+        self.normal = normal
         self.look = Look(resize, mode, ground)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size

@@ -127,12 +127,13 @@ class TableDataModule(LightningDataModule):
         if (normal or balance) and target != "class":
             name = "normal" if normal else "balance"
             raise InputError(f"Passed `{name}` with `target={target!r}`. It is for rows with one class each.")
+        normal = [normal] if isinstance(normal, str) else [str(name) for name in normal]
         self.save_hyperparameters()
         self.source = source
         self.target_column = target_column
         self.target = target
         self.separator = separator
-        self.normal = [normal] if isinstance(normal, str) else list(normal)
+        self.normal = normal
         self.leave_out = [leave_out] if isinstance(leave_out, str) else list(leave_out)
         self.text_columns = [text_columns] if isinstance(text_columns, str) else list(text_columns)
         self.most_words = most_words

@@ -125,6 +125,14 @@ class FFMultiLabel(SampleTask):
         """Log what :meth:`evaluate` finds under ``test/``."""
         self.evaluate(batch, "test", self.test_metrics)
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget the counts of an earlier validation, which nobody reset."""
+        self.val_metrics.confusion.reset()
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the counts of an earlier test."""
+        self.test_metrics.confusion.reset()
+
     def evaluate(self, batch: Any, stage: str, metrics: LabelMetrics) -> None:
         """Compare the labels that are predicted of a batch with those that are there."""
         x, y = self.checked(batch)

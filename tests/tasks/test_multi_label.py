@@ -38,7 +38,7 @@ def network(**options: Any) -> ConvNet:
 @pytest.mark.parametrize("kind", [ff.FFMultiLabel, ff.BackpropTwin])
 def test_it_and_its_twin_see_both_digits(tmp_path: Path, kind: Any) -> None:
     module = kind(network(), optimizer=partial(torch.optim.Adam, lr=5e-3))
-    run = trainer(tmp_path, max_epochs=8, num_sanity_val_steps=1, check_val_every_n_epoch=8)
+    run = trainer(tmp_path, max_epochs=5, num_sanity_val_steps=1, check_val_every_n_epoch=5)
     rest = DataLoader(pairs(300, 1400), batch_size=150)
     run.fit(module, DataLoader(pairs(1400), batch_size=100, shuffle=True), rest)
     found = run.callback_metrics
@@ -119,7 +119,7 @@ def test_a_class_mlp_gives_every_class_a_goodness(tmp_path: Path) -> None:
     module = ff.FFClassifier(stack, optimizer=partial(torch.optim.Adam, lr=5e-3))
     before = weights(stack)
     x, y = digits()
-    run = trainer(tmp_path, max_epochs=6, check_val_every_n_epoch=6)
+    run = trainer(tmp_path, max_epochs=4, check_val_every_n_epoch=4)
     run.fit(
         module,
         DataLoader(TensorDataset(x[:1400], y[:1400]), batch_size=50),
