@@ -20,8 +20,8 @@ NAMED = {
 def tasks(name: str) -> str:
     """Table of Forward-Forward, its twin and a classical method on each task."""
     lines = [
-        "| task | tier | Forward-Forward, test | twin, test | classical, test | classical method | validation, FF / twin | "
-        "CPU minutes, FF / twin | seeds | command |",
+        "| task | tier | Forward-Forward, test | twin, test | classical, test | classical method | "
+        "validation, FF / twin | CPU minutes, FF / twin | seeds | command |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for runs in rows(name):
