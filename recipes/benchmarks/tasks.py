@@ -46,7 +46,6 @@ from torch.utils.data import DataLoader, TensorDataset
 import ff_lightning as ff
 from ff_lightning.candidates import EachLabel
 from ff_lightning.data import ImageDataModule, TableDataModule
-from ff_lightning.losses import Swish
 from ff_lightning.negatives import AnyOf, Averaged, HybridMask, MixedEntries
 from ff_lightning.networks import MLP, ClassMLP, ConvNet
 from ff_lightning.processor import prepare_cpu
@@ -158,12 +157,10 @@ def logistic(seed: int) -> LogisticRegression:
 def table(name: str) -> Task:
     return Task(
         data=lambda seed: TableDataModule(name, split_seed=seed, batch_size=16),
-        network=lambda data: MLP(
-            data.in_features, [100, 100], num_classes=data.num_classes, overlay=False, label_scale=3.0, loss=Swish(10.0)
-        ),
+        network=lambda data: ClassMLP(data.in_features, [100, 100], num_classes=data.num_classes),
         kind=ff.FFClassifier,
         logged="accuracy",
-        epochs=60 if name == "wine" else 20,
+        epochs=20 if name == "wine" else 10,
         percent=True,
         classical=fitted(logistic),
         score=accuracy_score,

@@ -39,7 +39,7 @@ def test_it_and_its_twin_find_digits_that_they_never_saw(tmp_path: Path, kind: A
     run.fit(module, images)
     assert run.callback_metrics["val/auroc"] > (0.95 if kind is ff.FFAnomalyDetector else 0.9)
     (tested,) = run.test(module, images, verbose=False)
-    assert tested["test/auroc"] > 0.9
+    assert tested["test/auroc"] > 0.85
     scores, labels = [], []
     for x, y in images.test_dataloader():
         scores.append(module.predict_step((x, y), 0))
