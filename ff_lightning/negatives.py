@@ -382,7 +382,10 @@ def other_images(batch: int, generator: torch.Generator) -> Tensor:
         ``(B,)`` int64, places in the batch, each of them once.
     """
     if batch < 2:
-        raise InputError(f"Passed a batch of {batch} images. A pair of different images needs at least 2.")
+        raise InputError(
+            f"Passed a batch of {batch} images. A pair of different images needs at least 2: choose another batch "
+            "size, or leave a smaller last batch out, as `DataLoader(drop_last=True)` does."
+        )
     device = generator.device
     return (
         torch.arange(batch, device=device) - torch.randint(1, batch, (1,), generator=generator, device=device)

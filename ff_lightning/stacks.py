@@ -342,6 +342,19 @@ class Opened:
         return self.network.goodness(x, blocks=blocks).sum(0)
 
 
+def need_network(network: object) -> None:
+    """Refuse what is no network of blocks.
+
+    Raises:
+        InputError: it is something else; says what makes blocks of it.
+    """
+    if not isinstance(network, Network):
+        raise InputError(
+            f"Passed `network={type(network).__name__}`. It must be a network of blocks, such as `MLP` or `ConvNet`; "
+            "`ff_lightning.convert(modules, goodness=…, loss=…, example=…)` makes one of modules."
+        )
+
+
 def refuse_shared_parameters(modules: Sequence[nn.Module]) -> None:
     """Check that no parameter belongs to two of the modules.
 

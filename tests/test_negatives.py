@@ -301,7 +301,8 @@ def test_an_image_never_meets_itself_and_meets_all_others_alike() -> None:
     [
         (
             lambda: other_images(1, seeded()),
-            "Passed a batch of 1 images. A pair of different images needs at least 2.",
+            "Passed a batch of 1 images. A pair of different images needs at least 2: choose another batch size, or "
+            "leave a smaller last batch out, as `DataLoader(drop_last=True)` does.",
         ),
         (
             lambda: overlay_labels(torch.zeros(2, 10), torch.zeros(2, dtype=torch.long), 10),

@@ -13,7 +13,7 @@ from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
 from ff_lightning.engine.casting import images_and_anomalies, images_of
 from ff_lightning.errors import InputError
 from ff_lightning.negatives import AnyOf, Averaged, MixedEntries, SampleNegatives
-from ff_lightning.stacks import Network
+from ff_lightning.stacks import Network, need_network
 from ff_lightning.tasks.evaluation import SampleTask
 
 
@@ -75,6 +75,7 @@ class FFAnomalyDetector(SampleTask):
         false_alarms: float = 0.05,
         **kwargs: Any,
     ) -> None:
+        need_network(network)
         if network.gives_classes or getattr(network, "num_classes", None) is not None:
             raise InputError(
                 f"Passed `network={type(network).__name__}`, which knows of classes. An `FFAnomalyDetector` contrasts "

@@ -21,7 +21,7 @@ from ff_lightning.candidates import EachLabel
 from ff_lightning.engine.casting import images_and_label_sets
 from ff_lightning.errors import InputError
 from ff_lightning.signals import LocalStep, Signal
-from ff_lightning.stacks import Network
+from ff_lightning.stacks import Network, need_network
 from ff_lightning.tasks.evaluation import SampleTask, agreed_classes
 
 
@@ -72,6 +72,7 @@ class FFMultiLabel(SampleTask):
     def __init__(
         self, network: Network, *, num_classes: int | None = None, first_block: int = 0, **kwargs: Any
     ) -> None:
+        need_network(network)
         self.repeats_blocks = network.repeats_blocks
         if not all(isinstance(getattr(block, "loss", None), EachLabel) for block in network):
             raise InputError(
@@ -164,7 +165,7 @@ class LabelMetrics(nn.Module):
     def logged(self) -> dict[str, Metric]:
         """What is logged, by name."""
         whole = {name: getattr(self, name) for name in ("f1", "precision", "recall", "exact", "accuracy")}
-        return {**whole, **{f"accuracy/block_{index}": metric for index, metric in enumerate(self.by_block)}}  # type: ignore[dict-item]
+        return {**whole, **{f"accuracy/block_{index}": metric for index, metric in enumerate(self.by_block)}}
 
     def update(self, predicted: Tensor, by_block: Tensor, y: Tensor) -> None:
         """Take in probabilities ``(B, K)``, those of every block ``(L, B, K)``, and the labels ``(B, K)`` int64."""

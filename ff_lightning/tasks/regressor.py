@@ -14,7 +14,7 @@ from ff_lightning.engine.casting import images_and_numbers
 from ff_lightning.errors import InputError, positive
 from ff_lightning.readouts import GoodnessReadout, MeanLogProbability
 from ff_lightning.signals import LocalStep, Signal
-from ff_lightning.stacks import Network
+from ff_lightning.stacks import Network, need_network
 from ff_lightning.tasks.evaluation import SampleTask, agreed_classes
 
 CHOICE = -2
@@ -83,6 +83,7 @@ class FFRegressor(SampleTask):
         readout: GoodnessReadout | None = None,
         **kwargs: Any,
     ) -> None:
+        need_network(network)
         self.repeats_blocks = network.repeats_blocks
         if not network.gives_classes:
             raise InputError(

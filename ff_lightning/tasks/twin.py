@@ -13,7 +13,7 @@ from ff_lightning.language.stack import TokenStack
 from ff_lightning.module import FFLightningModule
 from ff_lightning.negatives import SampleNegatives
 from ff_lightning.signals import LocalStep, Signal
-from ff_lightning.stacks import Network
+from ff_lightning.stacks import Network, need_network
 from ff_lightning.tasks.anomaly import FFAnomalyDetector
 from ff_lightning.tasks.evaluation import ImageClassification, agreed_classes
 from ff_lightning.tasks.language import FFLanguageModel
@@ -28,6 +28,8 @@ class _MadeToFit:
         """Make a twin of what the network and the arguments call for; a copy is made without a network."""
         kind: type = cls
         if cls is BackpropTwin:
+            need_network(network)
+            assert network is not None
             kind = _kind_of(network, **kwargs)
         if kind not in KINDS:
             raise InputError(
@@ -127,9 +129,9 @@ KINDS = (ImageTwin, TextTwin, NumberTwin, LabelsTwin, AnomalyTwin)
 """What a twin is made as."""
 
 
-def _kind_of(network: Network | None, **kwargs: Any) -> type:
+def _kind_of(network: Network, **kwargs: Any) -> type:
     """The twin that network and arguments call for."""
-    losses = [getattr(block, "loss", None) for block in network] if isinstance(network, Network) else []
+    losses = [getattr(block, "loss", None) for block in network]
     if isinstance(network, TokenStack):
         kind: type = TextTwin
     elif kwargs.get("anomalies") is not None:
