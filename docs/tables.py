@@ -28,6 +28,7 @@ from tables_images import (
 from tables_language import aesop, curve, depth, language, negatives, tries
 from tables_sounds import speech, spotting
 from tables_summary import summary
+from tables_tasks import tasks
 
 
 def replace(path: Path, body: str, name: str = "results") -> bool:
@@ -52,6 +53,7 @@ SECTIONS = {
     "Images: early exit": [(early_exits, "early_exit")],
     "Speech: spoken digits": [(speech, "speech")],
     "Speech: digits in running recordings": [(spotting, "spotting")],
+    "Other tasks": [(tasks, "tasks")],
     "Predictive Forward-Forward": [(predictive, "predictive")],
     "Spiking Forward-Forward": [(spiking, "spiking")],
     "Language: tiny Shakespeare, characters": [(language, "language")],

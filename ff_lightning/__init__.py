@@ -21,9 +21,12 @@ if TYPE_CHECKING:
     from ff_lightning.stacks import BlockStack as BlockStack
     from ff_lightning.stacks import Network as Network
     from ff_lightning.tasks import BackpropTwin as BackpropTwin
+    from ff_lightning.tasks import FFAnomalyDetector as FFAnomalyDetector
     from ff_lightning.tasks import FFClassifier as FFClassifier
     from ff_lightning.tasks import FFLanguageModel as FFLanguageModel
+    from ff_lightning.tasks import FFMultiLabel as FFMultiLabel
     from ff_lightning.tasks import FFPredictive as FFPredictive
+    from ff_lightning.tasks import FFRegressor as FFRegressor
     from ff_lightning.tasks import FFRepresentation as FFRepresentation
     from ff_lightning.tasks import FFSelfContrast as FFSelfContrast
     from ff_lightning.tasks import FFSpikingClassifier as FFSpikingClassifier
@@ -41,6 +44,7 @@ _HOME_OF = {
     **dict.fromkeys(("BlockStack", "Network"), "stacks"),
     **dict.fromkeys(("BackpropTwin", "FFClassifier", "FFLanguageModel", "FFPredictive", "FFRepresentation"), "tasks"),
     **dict.fromkeys(("FFSelfContrast", "FFSpikingClassifier", "FFSpotter"), "tasks"),
+    **dict.fromkeys(("FFAnomalyDetector", "FFMultiLabel", "FFRegressor"), "tasks"),
 }
 """Names of the front door, and the modules they live in. No module may have such a name: it would take its place."""
 

@@ -7,6 +7,7 @@ entered through :meth:`Block.local_step` alone, whatever the network; that is wh
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -15,10 +16,10 @@ from torch import Tensor, nn
 
 from ff_lightning.candidates import CandidateLoss
 from ff_lightning.errors import InputError
-from ff_lightning.goodness import Goodness
+from ff_lightning.goodness import Goodness, as_goodness
 from ff_lightning.losses import ContrastiveLoss
 from ff_lightning.normalization import PeerNormalisation, UnitRMS, frozen_statistics
-from ff_lightning.signals import BlockContext, Contrast, Signal, true_and_hardest
+from ff_lightning.signals import BlockContext, Contrast, Signal
 
 
 class Block(nn.Module, ABC):
@@ -98,7 +99,7 @@ class ContrastiveBlock(Block):
 
     Args:
         layer: see :class:`Block`.
-        goodness: judges the activities, one number a sample or position.
+        goodness: judges the activities, one number a sample or position; any module or function that does so will do.
         loss: contrasts the goodness of both streams.
         norm: see :class:`Block`.
         peer: optional peer normalisation of the activities of positives.
@@ -107,14 +108,14 @@ class ContrastiveBlock(Block):
     def __init__(
         self,
         layer: nn.Module,
-        goodness: Goodness,
+        goodness: Goodness | Callable[[Tensor], Tensor],
         loss: ContrastiveLoss,
         *,
         norm: nn.Module | None = None,
         peer: PeerNormalisation | None = None,
     ) -> None:
         super().__init__(layer, norm=norm)
-        self.goodness = goodness
+        self.goodness = as_goodness(goodness)
         self.loss = loss
         self.peer = peer
 
@@ -149,7 +150,7 @@ class ClassBlock(Block):
         self, layer: nn.Module, goodness: Goodness, loss: CandidateLoss, *, norm: nn.Module | None = None
     ) -> None:
         super().__init__(layer, norm=norm)
-        self.goodness = goodness
+        self.goodness = as_goodness(goodness)
         self.loss = loss
 
     def local_step(
@@ -165,7 +166,7 @@ class ClassBlock(Block):
         assert signal.labels is not None
         g = self.goodness(h)
         loss = self.loss(g, signal.labels, context.generator).loss
-        return Contrast(loss, *true_and_hardest(g.detach(), signal.labels))
+        return Contrast(loss, *self.loss.compared(g.detach(), signal.labels))
 
 
 def passing_norm(norm: nn.Module | None) -> nn.Module:

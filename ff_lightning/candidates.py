@@ -12,7 +12,9 @@ contrast learns is log-probability. :class:`Softmax` is the same without the sam
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,7 +24,7 @@ from torch.nn import functional as F
 from ff_lightning.distributed import eager
 from ff_lightning.errors import InputError, positive
 from ff_lightning.losses import ContrastiveLoss, SymBa
-from ff_lightning.signals import Contrast
+from ff_lightning.signals import Contrast, true_and_hardest
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,15 @@ class CandidateLoss(nn.Module, ABC):
         """Log-probability, up to a constant, that the goodness learned by this loss stands for."""
         del below
         return logits
+
+    def compared(self, goodness: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """What is logged of classes: goodness of the true one and of the best wrong one, each ``(B,)``.
+
+        Args:
+            goodness: ``(B, C)``, detached.
+            targets: ``(B,)`` int64, or what else the loss takes.
+        """
+        return true_and_hardest(goodness, targets)
 
 
 class Softmax(CandidateLoss):
@@ -269,6 +280,72 @@ class LogisticContrast(SampledContrast):
 
     def calibrated(self, logits: Tensor, below: Tensor) -> Tensor:  # noqa: D102
         return logits if self.from_below else 2 * logits - below
+
+
+class EachLabel(CandidateLoss):
+    """Every label for itself: samples that have it against samples that lack it (tier T1).
+
+    ``softplus(scale * (θ - G(k)))`` of samples with label ``k``, ``softplus(scale * (G(k) - θ))`` of those without it,
+    a mean over samples and labels: Hinton's logistic loss (2212.13345, section 2), with real samples as negatives. A
+    label is predicted where its goodness exceeds θ, with the probability ``σ(scale * (G - θ))``.
+
+    Args:
+        threshold: θ, in units of goodness; finite.
+        scale: inverse temperature of the logistic, per unit of goodness; positive.
+        weights: how much a sample with a label counts against one without it, a number for each label, for labels that
+            are rare; all 1 by default.
+
+    Shape:
+        - ``logits``: ``(B, K)``, goodness of ``K`` labels.
+        - ``targets``: ``(B, K)``, 1 where a label is there, else 0; any dtype.
+    """
+
+    weights: Tensor | None
+
+    def __init__(self, threshold: float = 0.0, *, scale: float = 1.0, weights: Sequence[float] | None = None) -> None:
+        super().__init__()
+        if not math.isfinite(threshold):
+            raise InputError(f"Passed `EachLabel(threshold={threshold})`. `threshold` must be finite.")
+        self.theta = float(threshold)
+        self.scale = positive("scale", scale)
+        for weight in weights or ():
+            positive("weights", weight)
+        self.register_buffer("weights", None if weights is None else torch.tensor(weights), persistent=False)
+
+    def forward(  # noqa: D102
+        self, logits: Tensor, targets: Tensor, generator: torch.Generator | None = None, below: Tensor | None = None
+    ) -> Contrast:
+        del generator, below
+        self._check(logits, targets)
+        scores = self.scores(logits)
+        return Contrast(F.binary_cross_entropy_with_logits(scores, targets.to(scores.dtype), pos_weight=self.weights))
+
+    def scores(self, goodness: Tensor) -> Tensor:
+        """Logits of the labels, of goodness ``(…, K)``: above 0 where one is predicted."""
+        return self.scale * (goodness - self.theta)
+
+    def compared(self, goodness: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """What is logged: goodness of the weakest label that is there and of the strongest that is not, ``(B,)`` each.
+
+        Where there is none, θ stands for it.
+        """
+        there = targets.bool()
+        weakest = goodness.masked_fill(~there, torch.inf).amin(1)
+        strongest = goodness.masked_fill(there, -torch.inf).amax(1)
+        theta = torch.full_like(weakest, self.theta)
+        return torch.where(there.any(1), weakest, theta), torch.where(there.all(1), theta, strongest)
+
+    def _check(self, logits: Tensor, targets: Tensor) -> None:
+        if logits.shape != targets.shape:
+            raise InputError(
+                f"Passed labels of shape {tuple(targets.shape)} to a loss of {logits.shape[-1]} labels, each of "
+                f"which may be there or not. They must be {tuple(logits.shape)}, 0 or 1."
+            )
+        if self.weights is not None and self.weights.shape != logits.shape[1:]:
+            raise InputError(
+                f"Passed `EachLabel(weights=…)` of {len(self.weights)} numbers for {logits.shape[1]} labels. "
+                "There must be one for each."
+            )
 
 
 @eager

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ff_lightning.blocks import Block, ClassBlock, ContrastiveBlock
 from ff_lightning.candidates import CandidateLoss
 from ff_lightning.errors import InputError
-from ff_lightning.goodness import Goodness
+from ff_lightning.goodness import Goodness, as_goodness
 from ff_lightning.losses import ContrastiveLoss
 from ff_lightning.stacks import BlockStack
 
@@ -79,6 +79,7 @@ def convert(
     >>> len(convert(net, goodness=MeanOfSquares(), loss=SymBa(), example=torch.rand(1, 8, 8)))
     2
     """
+    goodness = as_goodness(goodness)
     by_class = isinstance(loss, CandidateLoss)
     if by_class != hasattr(goodness, "num_classes"):
         raise InputError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import torch
@@ -317,6 +317,61 @@ class LinearGoodness(Goodness):
     def forward(self, h: Tensor) -> Tensor:  # noqa: D102
         scores: Tensor = self.linear(h.flatten(1))
         return scores.to(accumulation_dtype(scores))
+
+
+class OwnGoodness(Goodness):
+    """Any module or function of activities as a goodness; blocks and networks wrap what is no :class:`Goodness` in it.
+
+    Args:
+        of: from activities ``(B, …)`` to goodness ``(B, …)``, floating. One that gives every class a goodness says how
+            many there are: it has an attribute ``num_classes``. One with weights of its own may have a method
+            ``sized(shape)``, which makes another one for activities ``(B, *shape)``; it is copied otherwise.
+
+    Shape:
+        - Input: ``(B, …)``.
+        - Output: ``(B, …)``, at least float32.
+    """
+
+    def __init__(self, of: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        if not callable(of):
+            raise InputError(
+                f"Passed `goodness={type(of).__name__}`. It must be a `Goodness`, or a module or function that turns "
+                "activities (B, …) into goodness (B, …)."
+            )
+        self.of = of
+        if isinstance(classes := getattr(of, "num_classes", None), int):
+            self.num_classes = classes
+
+    def sized(self, shape: Sequence[int]) -> Self:
+        """A goodness of the same kind for activities ``(B, *shape)``, which shares nothing with this one."""
+        sized = getattr(self.of, "sized", None)
+        return type(self)(copy.deepcopy(self.of) if sized is None else sized(shape))
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Goodness of the activities ``h``.
+
+        Raises:
+            InputError: it is no tensor, not floating, or not one row a sample.
+        """
+        g = self.of(h)
+        if not isinstance(g, Tensor) or not g.is_floating_point() or g.dim() < 1 or len(g) != len(h):
+            got = f"{g.dtype} of shape {tuple(g.shape)}" if isinstance(g, Tensor) else f"a {type(g).__name__}"
+            name = getattr(self.of, "__name__", type(self.of).__name__)
+            raise InputError(
+                f"Passed `goodness={name}`, which turns activities of shape {tuple(h.shape)} into {got}. It "
+                f"must return floating goodness with a row for each of {len(h)} samples."
+            )
+        return g.to(accumulation_dtype(g))
+
+
+def as_goodness(goodness: Goodness | Callable[[Tensor], Tensor]) -> Goodness:
+    """A goodness as it is, any other module or function in an :class:`OwnGoodness`.
+
+    Raises:
+        InputError: it cannot be called.
+    """
+    return goodness if isinstance(goodness, Goodness) else OwnGoodness(goodness)
 
 
 def need_channels(h: Tensor) -> None:

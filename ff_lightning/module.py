@@ -39,7 +39,7 @@ from ff_lightning.errors import InputError, positive
 from ff_lightning.metrics import FoundLosses
 from ff_lightning.schedules import HoldThenDecay, Schedule, Simultaneous, update_ranges
 from ff_lightning.signals import LocalStep, Signal, StepContext
-from ff_lightning.stacks import Network, refuse_shared_parameters
+from ff_lightning.stacks import Network, need_network, refuse_shared_parameters
 
 
 class FFLightningModule(pl.LightningModule):
@@ -83,6 +83,13 @@ class FFLightningModule(pl.LightningModule):
         compile_blocks: bool = False,
     ) -> None:
         super().__init__()
+        need_network(network)
+        for name, builds in {"optimizer": optimizer, "lr_scheduler": lr_scheduler}.items():
+            if not callable(builds) and (builds is not None or name == "optimizer"):
+                raise InputError(
+                    f"Passed `{name}={type(builds).__name__}`, which is not callable. Every block gets one of its own: "
+                    "pass what builds it, such as `functools.partial(torch.optim.Adam, lr=1e-3)`."
+                )
         if update not in ("streamed", "fused"):
             raise InputError(f"Passed `update={update!r}`. `update` must be 'streamed' or 'fused'.")
         if update == "fused" and self.repeats_blocks:

@@ -8,7 +8,8 @@ its generator from the caller, so that a resumed run draws the same negatives.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -139,7 +140,174 @@ class HardWrongLabel(LabelNegatives):
         return order[: self.candidates]
 
 
-class HybridMask:
+SampleJudge = Callable[[Tensor], Tensor]
+"""What a model thinks of samples now: goodness ``(N,)`` of samples ``(N, …)``. It costs a forward pass."""
+
+
+class SampleNegatives(ABC):
+    """Makes a negative out of every sample of a batch: rows, images, whatever has entries."""
+
+    @abstractmethod
+    def __call__(self, x: Tensor, generator: torch.Generator, judge: SampleJudge | None = None) -> Tensor:
+        """Make negatives.
+
+        Args:
+            x: ``(B, …)`` floating, real samples; is not changed.
+            generator: source of randomness, on the device of ``x``.
+            judge: what the model itself thinks of samples now, for kinds that ask it.
+
+        Returns:
+            ``(B, …)``, of the same dtype.
+        """
+
+
+class Noise(SampleNegatives):
+    """A sample and normal noise on all its entries.
+
+    Blocks learn what noise looks like, and little of the data: a weak kind of negative; see :class:`MixedEntries`.
+
+    Args:
+        scale: standard deviation of the noise, in units of the data.
+    """
+
+    def __init__(self, scale: float = 1.0) -> None:
+        self.scale = positive("scale", scale)
+
+    def __call__(self, x: Tensor, generator: torch.Generator, judge: SampleJudge | None = None) -> Tensor:
+        """Make negatives; see :class:`SampleNegatives`."""
+        return x + self.scale * torch.randn(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+
+
+class Masked(SampleNegatives):
+    """A sample some of whose entries are missing.
+
+    Args:
+        least: smallest share of the entries that are set to ``value``; drawn evenly for every sample.
+        most: largest share.
+        value: what stands there instead.
+    """
+
+    def __init__(self, least: float = 0.1, most: float = 0.5, *, value: float = 0.0) -> None:
+        self.least, self.most = shares("least", least, "most", most)
+        self.value = value
+
+    def __call__(self, x: Tensor, generator: torch.Generator, judge: SampleJudge | None = None) -> Tensor:
+        """Make negatives; see :class:`SampleNegatives`."""
+        return x.masked_fill(chosen_entries(x, self.least, self.most, generator), self.value)
+
+
+class MixedEntries(SampleNegatives):
+    """A sample some of whose entries are those of other samples: every entry is real, what they say together is not.
+
+    Args:
+        least: smallest share of the entries that are replaced; drawn evenly for every sample.
+        most: largest share.
+        partners: ``"one"`` takes all of them from one other sample, ``"many"`` each from any sample.
+    """
+
+    def __init__(self, least: float = 0.1, most: float = 0.5, *, partners: Literal["one", "many"] = "one") -> None:
+        self.least, self.most = shares("least", least, "most", most)
+        if partners not in ("one", "many"):
+            raise InputError(f"Passed `partners={partners!r}`. `partners` must be 'one' or 'many'.")
+        self.partners = partners
+
+    def __call__(self, x: Tensor, generator: torch.Generator, judge: SampleJudge | None = None) -> Tensor:
+        """Make negatives; see :class:`SampleNegatives`."""
+        replaced = chosen_entries(x, self.least, self.most, generator)
+        if self.partners == "one":
+            return torch.where(replaced, x[other_images(len(x), generator)], x)
+        rows = torch.randint(0, len(x), x.shape, generator=generator, device=x.device)
+        return torch.where(replaced, x.gather(0, rows), x)
+
+
+class Averaged(SampleNegatives):
+    """The weighted mean of a sample and another one, which lies between real samples.
+
+    Args:
+        least: smallest weight of the other sample; drawn evenly for every sample.
+        most: largest weight.
+    """
+
+    def __init__(self, least: float = 0.3, most: float = 0.7) -> None:
+        self.least, self.most = shares("least", least, "most", most)
+
+    def __call__(self, x: Tensor, generator: torch.Generator, judge: SampleJudge | None = None) -> Tensor:
+        """Make negatives; see :class:`SampleNegatives`."""
+        weight = drawn_shares(x, self.least, self.most, generator)
+        return torch.lerp(x, x[other_images(len(x), generator)], weight)
+
+
+class AnyOf(SampleNegatives):
+    """A negative of one of several kinds, all equally likely, drawn for every sample.
+
+    Args:
+        kinds: two or more.
+    """
+
+    def __init__(self, kinds: Sequence[SampleNegatives]) -> None:
+        if len(kinds) < 2:
+            raise InputError(f"Passed `kinds` of {len(kinds)} kinds of negatives. `kinds` needs two or more.")
+        self.kinds = list(kinds)
+
+    def __call__(self, x: Tensor, generator: torch.Generator, judge: SampleJudge | None = None) -> Tensor:
+        """Make negatives; see :class:`SampleNegatives`."""
+        kind = torch.randint(0, len(self.kinds), (len(x),), generator=generator, device=x.device)
+        made = torch.stack([negatives(x, generator, judge) for negatives in self.kinds])
+        return made[kind, torch.arange(len(x), device=x.device)]
+
+
+class Hardest(SampleNegatives):
+    """The negative of several with the highest goodness: mined from a pool by what the model itself thinks now.
+
+    Args:
+        of: makes the pool; :class:`MixedEntries` by default.
+        pool: negatives made for every sample, 2 or more. The cost grows with it.
+    """
+
+    def __init__(self, of: SampleNegatives | None = None, *, pool: int = 4) -> None:
+        self.of = MixedEntries() if of is None else of
+        self.pool = whole("pool", pool, least=2)
+
+    def __call__(self, x: Tensor, generator: torch.Generator, judge: SampleJudge | None = None) -> Tensor:
+        """Make negatives; see :class:`SampleNegatives`."""
+        if judge is None:
+            raise InputError(
+                "Called `Hardest` without `judge`. The task must say what the model thinks of samples now."
+            )
+        made = torch.stack([self.of(x, generator, judge) for _ in range(self.pool)])
+        goodness = judge(made.flatten(0, 1)).view(self.pool, len(x))
+        return made[goodness.argmax(0), torch.arange(len(x), device=x.device)]
+
+
+def shares(first: str, least: float, second: str, most: float) -> tuple[float, float]:
+    """Check a range of shares.
+
+    Raises:
+        InputError: they are not shares, or the first is larger than the second.
+    """
+    if not 0 <= least <= most <= 1 or most == 0:
+        raise InputError(
+            f"Passed `{first}={least}` and `{second}={most}`. They must be shares in [0, 1], the second above 0 "
+            "and not below the first."
+        )
+    return float(least), float(most)
+
+
+def drawn_shares(x: Tensor, least: float, most: float, generator: torch.Generator) -> Tensor:
+    """A share for every sample, drawn evenly from ``least`` to ``most``: ``(B, 1, …)`` beside ``x`` ``(B, …)``."""
+    if x.dim() < 2:
+        raise InputError(f"Passed samples of shape {tuple(x.shape)}. They must be (B, D) or (B, C, H, W).")
+    drawn = torch.rand(len(x), generator=generator, device=x.device, dtype=x.dtype)
+    return (least + (most - least) * drawn).view(-1, *[1] * (x.dim() - 1))
+
+
+def chosen_entries(x: Tensor, least: float, most: float, generator: torch.Generator) -> Tensor:
+    """Entries of every sample, a share of them drawn evenly from ``least`` to ``most``: bool, of the shape of ``x``."""
+    share = drawn_shares(x, least, most, generator)
+    return torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype) < share
+
+
+class HybridMask(SampleNegatives):
     """Negative images for unsupervised FF: two images joined along a mask of large blobs (section 3.2).
 
     The mask starts as random bits, is blurred repeatedly with ``[1/4, 1/2, 1/4]`` in both directions and cut at
@@ -169,12 +337,13 @@ class HybridMask:
             mask = rows @ mask @ columns.T
         return mask > 0.5
 
-    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, x: Tensor, generator: torch.Generator, judge: SampleJudge | None = None) -> Tensor:
         """Join every image with another one of the batch.
 
         Args:
             x: ``(B, C, H, W)``, at least two images.
             generator: source of randomness, on the device of ``x``.
+            judge: is not asked.
 
         Returns:
             ``(B, C, H, W)`` hybrids.
@@ -213,7 +382,10 @@ def other_images(batch: int, generator: torch.Generator) -> Tensor:
         ``(B,)`` int64, places in the batch, each of them once.
     """
     if batch < 2:
-        raise InputError(f"Passed a batch of {batch} images. A pair of different images needs at least 2.")
+        raise InputError(
+            f"Passed a batch of {batch} images. A pair of different images needs at least 2: choose another batch "
+            "size, or leave a smaller last batch out, as `DataLoader(drop_last=True)` does."
+        )
     device = generator.device
     return (
         torch.arange(batch, device=device) - torch.randint(1, batch, (1,), generator=generator, device=device)

@@ -49,7 +49,8 @@ class Signal:
         h: what the next block receives: ``(N, …)``, or a dataclass of tensors where it receives several, such as
             :class:`Labelled`. Where positives and negatives travel together, ``N = 2 * B``, and the positives come
             first.
-        labels: ``(B,)`` int64, the true classes, for blocks that give every class a goodness; ``None`` for others.
+        labels: ``(B,)`` int64, the true classes, for blocks that give every class a goodness; ``(B, K)`` of 0 and 1
+            where every one of ``K`` labels may be there or not; ``None`` for others.
     """
 
     h: Any

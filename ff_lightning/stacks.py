@@ -15,11 +15,12 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from ff_lightning.blocks import Block, ClassBlock
+from ff_lightning.blocks import Block, ClassBlock, ContrastiveBlock
 from ff_lightning.candidates import Softmax
 from ff_lightning.distributed import is_sharded
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import LinearGoodness
+from ff_lightning.losses import ThresholdLoss
 from ff_lightning.signals import BlockContext, Contrast, Labelled, LocalStep, Signal, StepContext, detached
 from ff_lightning.stages import Stage
 
@@ -156,6 +157,14 @@ class Network(nn.Module, ABC):
         stack = BlockStack([WholeNetwork(self, LinearGoodness(self.out_features, num_classes), Softmax())])
         stack.num_classes = num_classes
         return stack
+
+    def as_one_judge(self) -> BlockStack:
+        """The same network as one block that tells positives from negatives: a linear layer on top gives the goodness.
+
+        It is what backprop trains where there are no classes, the twin; the loss is logistic.
+        """
+        on_top = nn.Sequential(nn.Flatten(), nn.Linear(self.out_features, 1), nn.Flatten(0))
+        return BlockStack([ContrastiveBlock(self, on_top, ThresholdLoss(0.0))])
 
 
 class Ahead(Protocol):
@@ -331,6 +340,19 @@ class Opened:
     def judge(self, x: Labelled, blocks: int) -> Tensor:
         """Goodness of images with labels, ``(S * B,)``, summed over the lowest ``blocks``."""
         return self.network.goodness(x, blocks=blocks).sum(0)
+
+
+def need_network(network: object) -> None:
+    """Refuse what is no network of blocks.
+
+    Raises:
+        InputError: it is something else; says what makes blocks of it.
+    """
+    if not isinstance(network, Network):
+        raise InputError(
+            f"Passed `network={type(network).__name__}`. It must be a network of blocks, such as `MLP` or `ConvNet`; "
+            "`ff_lightning.convert(modules, goodness=…, loss=…, example=…)` makes one of modules."
+        )
 
 
 def refuse_shared_parameters(modules: Sequence[nn.Module]) -> None:

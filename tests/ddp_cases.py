@@ -20,12 +20,13 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 
 import ff_lightning as ff
-from ff_lightning.candidates import LinearContrast, Softmax
+from ff_lightning.candidates import EachLabel, LinearContrast, Softmax
 from ff_lightning.data import ImageDataModule, StringsDataModule
 from ff_lightning.data.text import TextDataModule
 from ff_lightning.language import GPT, HintonMLP, Independent
 from ff_lightning.language.rollouts import SleepBuffer
 from ff_lightning.losses import MovingThresholdLoss
+from ff_lightning.networks import ClassMLP
 from ff_lightning.optim import MuonAdamW
 from tests.training import conv, mlp, trainer, weights
 
@@ -67,6 +68,14 @@ class Classes(Counted):
     def local_losses(self, batch: Any) -> Iterator[ff.LocalStep]:
         x, y = batch
         yield from self.network.local_losses(ff.Signal(x.double(), y), self.step_context())
+
+
+class Sets(Counted, ff.FFMultiLabel):
+    """Every class as a label by itself."""
+
+    def checked(self, batch: Any) -> tuple[Tensor, Tensor]:
+        x, y = batch
+        return x.double(), nn.functional.one_hot(y, 10).double()
 
 
 class Branch(FlippedPixels):
@@ -129,6 +138,11 @@ def gpt(**kwargs: Any) -> GPT:
     return GPT(vocabulary(), width=16, layers=2, heads=2, context=16, **kwargs)
 
 
+def label_sets() -> ClassMLP:
+    torch.manual_seed(0)
+    return ClassMLP(64, [16, 16], loss=EachLabel(scale=2.0))
+
+
 def text(ranks: int) -> TextDataModule:
     return TextDataModule("pydoc", context=16, batch_size=8 // ranks, batches_per_epoch=TEXT_BATCHES)
 
@@ -161,6 +175,7 @@ CASES = {
     ),
     "conv, adamw, accumulated, clipped": Case(Classes, {"optimizer": ADAMW, **HARD}, network=conv),
     "conv, batch statistics": Case(Classes, {"optimizer": SGD}, network=partial(conv, batch_statistics=True)),
+    "several labels": Case(Sets, {"optimizer": ADAMW}, network=label_sets),
     "branch": Case(Branch, {"optimizer": partial(torch.optim.SGD, lr=0.1)}),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from pydoc_data.topics import topics
 from types import ModuleType
@@ -367,3 +368,19 @@ def test_peers_are_cloned_at_the_commits_that_were_measured(benchmark: Any, caps
     peers.main()
     lines = capsys.readouterr().out.splitlines()
     assert all(any(repo in line and commit in line for line in lines) for repo, commit, _ in peers.ADAPTERS.values())
+
+
+def test_a_task_is_judged_on_validation_rows_as_long_as_it_is_not_settled(benchmark: Any) -> None:
+    """The test stays closed, and nobody's rows are those of another split."""
+    tasks = benchmark("tasks")
+    found = tasks.run(replace(tasks.TASKS["wine"], epochs=1), 0, validation_only=True)
+    assert {"validation", "twin_validation", "classical_validation"} <= found.keys()
+    assert not [name for name in found if "test" in name]
+    pairs = tasks.Pairs(0).pairs
+    assert {split: len(some) for split, some in pairs.items()} == tasks.SIZES
+    x, y = pairs["validation"].tensors
+    assert (x.shape[1:], y.shape[1]) == ((1, 8, 16), 10)
+    assert set(y.sum(1).tolist()) == {1.0, 2.0}
+    halves = [{half.numpy().tobytes() for half in pairs[split].tensors[0].split(8, 3)[0]} for split in tasks.SIZES]
+    assert not halves[0] & halves[1]
+    assert not halves[0] & halves[2]

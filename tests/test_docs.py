@@ -89,6 +89,9 @@ def own_data(folder: Path) -> None:
         rows = [json.dumps({"id": name, "text": topics[name]}) + "\n" for name in some]
         (folder / "my_texts" / f"{split}.jsonl").write_text("".join(rows))
     (folder / "my_texts" / "README.md").write_text("about them")
+    kinds = {"hot": "sun", "wet": "rain;cloud", "grey": "cloud", "mild": ""}
+    lines = [f"{index},{word},{kinds[word]}\n" for index, word in enumerate([*kinds] * 20)]
+    (folder / "my_labels.csv").write_text("degrees,feels,labels\n" + "".join(lines))
     flowers = load_iris()
     with (folder / "my_table.csv").open("w", newline="") as file:
         table = csv.writer(file)
@@ -136,7 +139,9 @@ def test_commands_run(
         words += ["--config", "recipes/with/smoke.yaml"]
         if "--trainer.default_root_dir" not in words:
             words += ["--trainer.default_root_dir", f"runs/{stems}"]
-        few = NARROW if "_gpt" in command else [] if "wine" in command else FEW  # tables are small
+        few = (
+            NARROW if "_gpt" in command else [] if re.search("wine|diabetes|Table", command) else FEW
+        )  # tables are small
         words += [word for pair in zip(few[::2], few[1::2], strict=True) if pair[0] not in words for word in pair]
         if words[0] == "validate" and "_gpt" in command:
             words += FEW_FROZEN

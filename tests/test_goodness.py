@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from ff_lightning.candidates import Softmax
+from ff_lightning.conversion import convert
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import (
     ChannelGroups,
     Goodness,
     MeanActivity,
     MeanOfSquares,
+    OwnGoodness,
     ProjectedActivity,
     RectifiedEnergy,
     SumOfSquares,
     WeightedEnergy,
     accumulation_dtype,
+    as_goodness,
     squared_norm,
 )
+from ff_lightning.networks import MLP, ClassMLP, ConvNet
+from ff_lightning.signals import Signal
 from tests import references, references_conv, references_scff
 
 REDUCED = [
@@ -248,3 +255,62 @@ def test_a_goodness_without_weights_is_sized_by_a_copy() -> None:
     copied = groups.sized((4, 8, 8))
     assert copied is not groups
     assert (copied.num_classes, type(copied.of)) == (2, MeanActivity)
+
+
+class Counts(nn.Module):
+    """A module of one's own with weights, which gives each of three classes a goodness."""
+
+    num_classes = 3
+
+    def __init__(self, units: int = 0) -> None:
+        super().__init__()
+        self.units = units
+        self.linear = nn.Linear(units, 3) if units else None
+
+    def sized(self, shape: Any) -> Counts:
+        return Counts(torch.Size(shape).numel())
+
+    def forward(self, h: Tensor) -> Tensor:
+        assert self.linear is not None
+        return self.linear(h.flatten(1))
+
+
+def test_any_module_or_function_is_a_goodness() -> None:
+    def clipped(h: Tensor) -> Tensor:
+        return h.clamp(max=2).square().mean(1)
+
+    x = torch.rand(6, 8)
+    network = MLP(8, [5, 4], num_classes=None, goodness=clipped)
+    (low, _), activities = network.goodness(x), next(network.activities(x))
+    assert torch.equal(low, clipped(activities))
+    (step, _) = network.local_losses(Signal.pair(x, x.flip(1)))
+    step.loss.backward()
+    assert as_goodness(goodness := MeanOfSquares()) is goodness
+    half = OwnGoodness(clipped)(x.to(torch.bfloat16))
+    assert half.dtype == torch.float32
+    for build in (
+        lambda: ClassMLP(8, [5, 4], goodness=Counts()),
+        lambda: ConvNet((1, 4, 4), (5, 4), pool_after=(), goodness=Counts()),
+        lambda: convert(nn.Sequential(nn.Linear(8, 5), nn.ReLU()), goodness=Counts(), loss=Softmax(), example=x),
+    ):
+        stack = build()
+        assert stack.num_classes == 3
+        image = torch.rand(6, 1, 4, 4) if isinstance(stack, ConvNet) else x
+        assert stack.goodness(image).shape == (len(stack), 6, 3)
+        own = [set(map(id, block.goodness.parameters())) for block in stack]
+        assert all(own), "the weights of a goodness belong to its block"
+        assert sum(map(len, own)) == len(set().union(*own))
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: MLP(8, [4], goodness=3, overlay=False, num_classes=None), "`goodness=int`. It must be a `Goodness`"),
+        (lambda: ConvNet((1, 4, 4), (4,), pool_after=(), goodness=lambda h: h.mean((1, 2, 3))), "attribute `num_class"),
+        (lambda: OwnGoodness(torch.sum)(torch.rand(3, 2)), r"`goodness=sum`.*a row for each of 3 samples"),
+        (lambda: OwnGoodness(lambda h: h.argmax(1))(torch.rand(3, 2)), "torch.int64.*must return floating goodness"),
+    ],
+)
+def test_a_goodness_that_does_not_fit_says_what_it_lacks(build: Callable[[], object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        build()

@@ -11,7 +11,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import BinaryAUROC
 
@@ -183,6 +183,17 @@ def test_a_diverged_training_writes_no_checkpoint(tmp_path: Path) -> None:
 def test_arguments_that_make_no_sense(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ff.InputError, match=message):
         trainer(tmp_path).fit(classifier(**arguments), loader(40, 20))
+
+
+@pytest.mark.parametrize(
+    "task", [ff.FFClassifier, ff.FFRegressor, ff.FFMultiLabel, ff.FFAnomalyDetector, ff.BackpropTwin, AnomalyDetector]
+)
+def test_what_is_no_network_and_what_builds_no_optimizer_is_refused(task: Any) -> None:
+    with pytest.raises(ff.InputError, match=r"`network=Sequential`.*network of blocks.*`ff_lightning\.convert"):
+        task(nn.Sequential(nn.Linear(64, 10)))
+    built = torch.optim.SGD(nn.Linear(2, 2).parameters())
+    with pytest.raises(ff.InputError, match=r"`optimizer=SGD`, which is not callable.*functools\.partial"):
+        ff.FFClassifier(mlp(), optimizer=built)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -10,10 +11,17 @@ from torch import Tensor
 
 from ff_lightning.errors import InputError
 from ff_lightning.negatives import (
+    AnyOf,
+    Averaged,
+    Hardest,
     HardWrongLabel,
     HybridMask,
     Judge,
     LabelNegatives,
+    Masked,
+    MixedEntries,
+    Noise,
+    SampleNegatives,
     UniformWrongLabel,
     other_images,
     overlay_labels,
@@ -219,6 +227,65 @@ def test_hybrids_of_digits_keep_dtype_and_shape_and_are_reproducible() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
+SAMPLES = [
+    Noise(0.5),
+    Masked(0.2, 0.4),
+    MixedEntries(),
+    MixedEntries(0.3, 0.3, partners="many"),
+    Averaged(),
+    HybridMask(2),
+    AnyOf([MixedEntries(), Averaged()]),
+    Hardest(pool=3),
+]
+
+
+@pytest.mark.parametrize("make", SAMPLES, ids=lambda make: type(make).__name__)
+def test_negatives_of_samples_keep_dtype_and_shape_and_are_reproducible(make: SampleNegatives) -> None:
+    x = digits(50, torch.float64)[0].view(50, 1, 8, 8)
+    before, state = x.clone(), torch.get_rng_state()
+    first, again, other = (make(x, seeded(seed), lambda some: some.flatten(1).mean(1)) for seed in (3, 3, 4))
+    assert (first.shape, first.dtype) == (x.shape, torch.float64)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert (first != x).flatten(1).any(1).float().mean() > 0.9
+    assert torch.equal(x, before)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_entries_are_of_other_samples_at_the_same_place_and_as_many_as_asked_for() -> None:
+    x = torch.arange(40.0).unsqueeze(1) + 100 * torch.arange(500.0)
+    for partners in ("one", "many"):
+        mixed = MixedEntries(0.2, 0.6, partners=partners)(x, seeded())
+        assert torch.equal(mixed // 100, x // 100), "entries stay at their place"
+        share = (mixed != x).float().mean(1)
+        assert 0.1 < share.min() < 0.3 < 0.5 < share.max() < 0.7
+        assert share.mean().item() == pytest.approx(0.4, abs=0.06)
+        owners = [set((row % 100)[row != own].tolist()) for row, own in zip(mixed, x, strict=True)]
+        assert all(len(some) == 1 for some in owners) == (partners == "one")
+    missing = Masked(0.5, 0.5, value=-1.0)(x, seeded())
+    assert (missing == -1).float().mean().item() == pytest.approx(0.5, abs=0.02)
+    assert torch.equal(missing[missing != -1], x[missing != -1])
+
+
+def test_the_hardest_of_a_pool_is_what_the_model_likes_best() -> None:
+    x = digits(30)[0]
+
+    class Recorded(MixedEntries):
+        def __init__(self) -> None:
+            super().__init__()
+            self.made: list[torch.Tensor] = []
+
+        def __call__(self, *args: Any) -> torch.Tensor:
+            self.made.append(super().__call__(*args))
+            return self.made[-1]
+
+    kind = Recorded()
+    hardest = Hardest(kind, pool=4)(x, seeded(), lambda some: some.sum(1))
+    made = torch.stack(kind.made)
+    assert torch.equal(hardest.sum(1), made.sum(2).amax(0))
+    assert (made == hardest).all(2).any(0).all()
+
+
 def test_an_image_never_meets_itself_and_meets_all_others_alike() -> None:
     generator = seeded()
     drawn = torch.stack([other_images(5, generator) for _ in range(2000)])
@@ -234,7 +301,8 @@ def test_an_image_never_meets_itself_and_meets_all_others_alike() -> None:
     [
         (
             lambda: other_images(1, seeded()),
-            "Passed a batch of 1 images. A pair of different images needs at least 2.",
+            "Passed a batch of 1 images. A pair of different images needs at least 2: choose another batch size, or "
+            "leave a smaller last batch out, as `DataLoader(drop_last=True)` does.",
         ),
         (
             lambda: overlay_labels(torch.zeros(2, 10), torch.zeros(2, dtype=torch.long), 10),
@@ -252,6 +320,21 @@ def test_an_image_never_meets_itself_and_meets_all_others_alike() -> None:
             "Passed `temperature=0.0`. `temperature` must be a positive, finite number.",
         ),
         (lambda: HybridMask(-1), "Passed `blurs=-1`. `blurs` must be a whole number, at least 0."),
+        (lambda: Noise(0.0), "Passed `scale=0.0`. `scale` must be a positive, finite number."),
+        (
+            lambda: MixedEntries(0.6, 0.5),
+            "Passed `least=0.6` and `most=0.5`. They must be shares in [0, 1], the second above 0 and not below the "
+            "first.",
+        ),
+        (lambda: AnyOf([Noise()]), "Passed `kinds` of 1 kinds of negatives. `kinds` needs two or more."),
+        (
+            lambda: Averaged()(torch.zeros(4), seeded()),
+            "Passed samples of shape (4,). They must be (B, D) or (B, C, H, W).",
+        ),
+        (
+            lambda: Hardest()(torch.zeros(4, 8), seeded()),
+            "Called `Hardest` without `judge`. The task must say what the model thinks of samples now.",
+        ),
         (
             lambda: HybridMask()(torch.zeros(4, 64), seeded()),
             "Passed images of shape (4, 64). Hybrid masks need (B, C, H, W) with B at least 2.",

@@ -26,6 +26,8 @@ TESTED = set(NAMES) - {"mnist_conv", "cifar_conv", "digits_conv", "mnist_mlp", "
 TESTED -= {"predictive_mnist", "mnist_scff"}
 """Recipes whose checkpoint is tested as well: of those that differ in data and sizes alone, one."""
 
+OTHER_TASKS = {"wine_mlp": [], "diabetes_mlp": [], "digits_anomaly": FEW}
+"""Recipes of tables and of anomalies, and what makes them small."""
 TEXTS = [name for name in NAMES if name.endswith("_gpt")]
 SOUNDS = [name for name in NAMES if name.startswith(("fsdd", "speech"))]  # trained in `test_sound_recipes`
 TEXT_OVERLAYS = ["adamw", "logistic", "residual", "samples", "softmax"]
@@ -74,7 +76,7 @@ def test_a_recipe_says_how_to_run_it(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "recipe", [name for name in NAMES if name not in ("digits_mlp", "wine_mlp", *TEXTS, *SOUNDS, "aesop_ff")]
+    "recipe", [name for name in NAMES if name not in ("digits_mlp", *OTHER_TASKS, *TEXTS, *SOUNDS, "aesop_ff")]
 )
 def test_a_recipe_trains_and_its_checkpoint_is_tested(
     recipe: str, few_images: Path, monkeypatch: pytest.MonkeyPatch
@@ -89,12 +91,14 @@ def test_a_recipe_trains_and_its_checkpoint_is_tested(
     assert Path(f"runs/{recipe}-smoke/pictures/test.png").is_file()
 
 
-def test_the_recipe_of_a_table_trains_and_its_checkpoint_is_tested() -> None:
-    args = [*configs("wine_mlp", "smoke"), *SILENT]
+@pytest.mark.parametrize("recipe", OTHER_TASKS)
+def test_the_recipe_of_another_task_trains_and_its_checkpoint_is_tested(recipe: str) -> None:
+    args = [*configs(recipe, "smoke"), *OTHER_TASKS[recipe], *SILENT]
     assert main(["fit", *args]) == 0
-    assert updates("wine_mlp-smoke") == 2
-    assert main(["test", *args, "--ckpt_path", "runs/wine_mlp-smoke/last.ckpt"]) == 0
-    assert Path("runs/wine_mlp-smoke/pictures/test.png").is_file()
+    assert updates(f"{recipe}-smoke") == 2
+    assert main(["test", *args, "--ckpt_path", f"runs/{recipe}-smoke/last.ckpt"]) == 0
+    logged = {"wine_mlp": "test/accuracy", "diabetes_mlp": "test/r2", "digits_anomaly": "test/false_alarms"}[recipe]
+    assert logged in Path(f"runs/{recipe}-smoke/test/metrics.csv").read_text()
 
 
 @pytest.mark.parametrize("recipe", TEXTS)

@@ -1,4 +1,4 @@
-"""Precision, recall and F1 of every class, logged and shown when a classifier is evaluated."""
+"""Precision, recall and F1 of every class or label, logged and shown when a classifier is evaluated."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from ff_lightning.callbacks.pictures import class_names
 from ff_lightning.report.records import add_to_record, table_values
 from ff_lightning.tasks.evaluation import ImageClassification
+from ff_lightning.tasks.multi_label import FFMultiLabel
 
 SHOWN = 20
 """Classes in the table, and in the log; of more the weakest are shown and none is logged."""
@@ -29,12 +30,12 @@ class ClassTable(pl.Callback):
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take in a validation that is not part of a training."""
-        if trainer.state.fn == "validate" and isinstance(pl_module, ImageClassification):
+        if trainer.state.fn == "validate" and isinstance(pl_module, ImageClassification | FFMultiLabel):
             self._collect(trainer, pl_module, "val", pl_module.val_metrics.confusion.compute())
 
     def on_test_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take in a test."""
-        if isinstance(pl_module, ImageClassification):
+        if isinstance(pl_module, ImageClassification | FFMultiLabel):
             self._collect(trainer, pl_module, "test", pl_module.test_metrics.confusion.compute())
 
     def _collect(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str, confusion: Tensor) -> None:
@@ -44,7 +45,8 @@ class ClassTable(pl.Callback):
         values = by_class(confusion)
         for quantity, found in values.items() if len(names) <= SHOWN else ():
             pl_module.log_dict({f"{stage}/{quantity}/{name}": value for name, value in zip(names, found, strict=True)})
-        self._table = class_table(names, values, confusion.sum(1), title="Test" if stage == "test" else "Validation")
+        counts = confusion[:, 1].sum(1) if confusion.dim() == 3 else confusion.sum(1)
+        self._table = class_table(names, values, counts, title="Test" if stage == "test" else "Validation")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Print the table below the progress bar, which is gone by now."""
@@ -58,14 +60,17 @@ def by_class(confusion: Tensor) -> dict[str, Tensor]:
     """Precision, recall and F1 of every class.
 
     Args:
-        confusion: ``(C, C)`` counts; rows are true classes.
+        confusion: ``(C, C)`` counts; rows are true classes. ``(C, 2, 2)`` where each label may be there or not.
 
     Returns:
         ``(C,)`` each, 0 where there is nothing to divide by.
     """
-    right = confusion.diagonal().double()
-    precision, recall = right / confusion.sum(0).clamp(min=1), right / confusion.sum(1).clamp(min=1)
-    f1 = 2 * right / (confusion.sum(0) + confusion.sum(1)).clamp(min=1)
+    if confusion.dim() == 3:
+        right, said, there = confusion[:, 1, 1].double(), confusion[:, :, 1].sum(1), confusion[:, 1].sum(1)
+    else:
+        right, said, there = confusion.diagonal().double(), confusion.sum(0), confusion.sum(1)
+    precision, recall = right / said.clamp(min=1), right / there.clamp(min=1)
+    f1 = 2 * right / (said + there).clamp(min=1)
     return {"precision": precision.float(), "recall": recall.float(), "f1": f1.float()}
 
 

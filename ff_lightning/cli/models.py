@@ -10,7 +10,7 @@ import torch
 from ff_lightning.data.tokenizers import Tokenizer
 from ff_lightning.errors import InputError
 from ff_lightning.pretrained import read_content, read_pretrained, restored
-from ff_lightning.tasks.evaluation import ImageClassification
+from ff_lightning.tasks.evaluation import SampleTask
 from ff_lightning.tasks.language_modelling import LanguageModelling
 
 
@@ -23,8 +23,8 @@ def trusted(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
-def load_classifier(path: str, trust: Sequence[str] = ()) -> tuple[ImageClassification, dict[str, Any], dict[str, Any]]:
-    """Build the image classifier of a checkpoint.
+def load_classifier(path: str, trust: Sequence[str] = ()) -> tuple[SampleTask, dict[str, Any], dict[str, Any]]:
+    """Build the model of images of a checkpoint.
 
     Args:
         path: see :func:`ff_lightning.pretrained.load`.
@@ -42,20 +42,20 @@ def load_classifier(path: str, trust: Sequence[str] = ()) -> tuple[ImageClassifi
 
 def classifier_of(
     content: Mapping[str, Any], path: str, trust: Sequence[str] = ()
-) -> tuple[ImageClassification, dict[str, Any], dict[str, Any]]:
-    """Build the image classifier of a checkpoint that was read; see :func:`load_classifier`.
+) -> tuple[SampleTask, dict[str, Any], dict[str, Any]]:
+    """Build the model of images of a checkpoint that was read; see :func:`load_classifier`.
 
     Args:
         content: as :func:`~ff_lightning.pretrained.read_content` gives it.
         path: where it was read, for errors.
         trust: see :func:`ff_lightning.pretrained.load`.
     """
-    found = restored(content, path, ImageClassification, trust=trust, needs="image_shape")  # type: ignore[type-abstract]
+    found = restored(content, path, SampleTask, trust=trust, needs="image_shape")  # type: ignore[type-abstract]
     return found.model, found.known, found.data
 
 
-def load_of_table(path: str, trust: Sequence[str] = ()) -> tuple[ImageClassification, dict[str, Any]]:
-    """Build the classifier of a checkpoint that was trained on a table.
+def load_of_table(path: str, trust: Sequence[str] = ()) -> tuple[SampleTask, dict[str, Any]]:
+    """Build the model of a checkpoint that was trained on a table.
 
     Args:
         path: see :func:`ff_lightning.pretrained.load`.
@@ -67,7 +67,7 @@ def load_of_table(path: str, trust: Sequence[str] = ()) -> tuple[ImageClassifica
     Raises:
         InputError: the file is no such checkpoint.
     """
-    found = read_pretrained(path, ImageClassification, trust=trust, needs="columns")  # type: ignore[type-abstract]
+    found = read_pretrained(path, SampleTask, trust=trust, needs="columns")  # type: ignore[type-abstract]
     return found.model, found.known
 
 

@@ -1,4 +1,4 @@
-"""``ff-lightning predict --folder`` and ``--table``: what a classifier says of pictures, or of the rows of a table."""
+"""``ff-lightning predict --folder`` and ``--table``: what a model says of pictures, or of the rows of a table."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,7 +9,7 @@ from jsonargparse.typing import PositiveInt
 from ff_lightning.errors import InputError
 
 if TYPE_CHECKING:
-    from ff_lightning.tasks.evaluation import ImageClassification
+    from ff_lightning.tasks.evaluation import SampleTask
 
 
 def predict_folder(
@@ -49,7 +49,6 @@ def predict_folder(
     from ff_lightning.cli.recordings import is_of_recordings, predict_recordings
     from ff_lightning.data.pictures import find_pictures, picture_batches
     from ff_lightning.pretrained import read_content
-    from ff_lightning.tasks.evaluation import Prediction
 
     content, packages = read_content(ckpt_path), trusted(trust)
     if is_of_recordings(content):
@@ -66,7 +65,7 @@ def predict_folder(
         batches = picture_batches(
             paths, images["image_shape"], batch_size=batch_size, ground=images.get("ground", "white")
         )
-        found = [Prediction.of(model.answer(x.to(model.device))) for x in batches]
+        found = [model.predicted(x.to(model.device)) for x in batches]
     write_table(Path(output), "file", list(map(str, paths)), found, images["class_names"])
     rank_zero_info(f"Wrote {output}: {len(paths)} pictures.")
 
@@ -80,6 +79,9 @@ def predict_table(
     trust: str = "",
 ) -> None:
     """Write a table of the rows of a table: row, label, block that answered, and a probability for each class.
+
+    Where numbers were learned, their value and deviation stand there; of several labels all that are there, and the
+    probability of each; where anomalies are looked for, what the row is, and its score.
 
     Args:
         table: CSV, JSON or Parquet file with the columns of the training; others are not looked at.
@@ -99,7 +101,6 @@ def predict_table(
     from ff_lightning.cli.predictions import write_table
     from ff_lightning.data.columns import Columns
     from ff_lightning.data.rows import read_rows
-    from ff_lightning.tasks.evaluation import Prediction
 
     model, known = load_of_table(ckpt_path, trusted(trust))
     columns, names = Columns.from_dict(known["columns"]), list(known["class_names"])
@@ -108,7 +109,7 @@ def predict_table(
     for name, count in columns.unseen.items():
         rank_zero_info(f"{count} values of {name!r} occur in no training row.")
     with torch.inference_mode():
-        found = [Prediction.of(model.answer(x)) for x in torch.split(features, batch_size)] if rows else []
+        found = [model.predicted(x) for x in torch.split(features, batch_size)] if rows else []
     write_table(Path(output), "row", [str(number) for number in range(1, len(rows) + 1)], found, names)
     rank_zero_info(f"Wrote {output}: {len(rows)} rows.")
 
@@ -127,7 +128,7 @@ def local_table(path: str) -> Path:
     return file
 
 
-def _exit_early(model: "ImageClassification", data: Mapping[str, Any], tolerance: float) -> None:
+def _exit_early(model: "SampleTask", data: Mapping[str, Any], tolerance: float) -> None:
     """Let a classifier stop where its answer is clear; ``data`` are the arguments of the datamodule of its training."""
     from ff_lightning.data.images import ImageDataModule
     from ff_lightning.tasks.classifier import FFClassifier

@@ -1,4 +1,4 @@
-"""Tables of what a classifier predicts, with the names of files or rows and of classes."""
+"""Tables of what a task predicts of every sample, with the names of files or rows and of classes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import lightning.pytorch as pl
 
 from ff_lightning.cli.tables import as_text
 from ff_lightning.data.order import OrderedLoader
-from ff_lightning.tasks.evaluation import Prediction
+from ff_lightning.tasks.evaluation import headings_of_classes
 
 
 def write_predictions(batches: Sequence[Any], trainer: pl.Trainer, path: Path) -> bool:
-    """Write what ``trainer.predict`` of a classifier gave, with the names of files or rows and of classes.
+    """Write what ``trainer.predict`` gave, with the names of files or rows and of classes.
 
     Args:
         batches: what ``predict_step`` returned.
@@ -23,12 +23,12 @@ def write_predictions(batches: Sequence[Any], trainer: pl.Trainer, path: Path) -
         path: CSV file to write.
 
     Returns:
-        Whether they are predictions of a classifier; nothing is written otherwise.
+        Whether they are predictions of samples; nothing is written otherwise.
     """
-    if not batches or not all(isinstance(batch, Prediction) for batch in batches):
+    if not batches or not all(hasattr(batch, "headings") and hasattr(batch, "lines") for batch in batches):
         return False
     data: Any = getattr(trainer, "datamodule", None)
-    total = sum(len(batch.classes) for batch in batches)
+    total = sum(len(batch[0]) for batch in batches)
     names = [str(row) for row in range(total)]
     loaders = trainer.predict_dataloaders
     loader = loaders[0] if isinstance(loaders, list) and len(loaders) == 1 else loaders
@@ -40,28 +40,29 @@ def write_predictions(batches: Sequence[Any], trainer: pl.Trainer, path: Path) -
 
 
 def write_table(
-    path: Path, what: str, names: Sequence[str], batches: Sequence[Prediction], class_names: Sequence[str] | None
+    path: Path, what: str, names: Sequence[str], batches: Sequence[Any], class_names: Sequence[str] | None
 ) -> None:
-    """Write a line for each prediction: its name, the class, the block that answered, probabilities and scores.
+    """Write a line for each prediction: its name, and what the task says of it.
 
     Args:
         path: CSV file to write.
         what: heading of the names.
         names: of what was predicted.
         batches: predictions, in the order of the names.
-        class_names: names of the classes; ``None`` for their numbers.
+        class_names: names of the classes or labels; ``None`` for their numbers.
     """
-    classes = batches[0].scores.shape[1] if batches else len(class_names or ())
-    labels = list(class_names or map(str, range(classes)))
+    count = next((part.shape[1] for batch in batches for part in batch if part.dim() == 2), len(class_names or ()))
+    labels = list(class_names or map(str, range(count)))
+    headings = batches[0].headings(labels) if batches else headings_of_classes(labels)
     path.parent.mkdir(parents=True, exist_ok=True)
-    headings = [what, "label", "probability", "block"]
-    headings += [f"{kind} {label}" for kind in ("probability", "score") for label in labels]
     with path.open("w", newline="", encoding="utf-8") as file:
         table = csv.writer(file)
-        table.writerow(as_text(headings))
+        table.writerow(as_text([what, *headings]))
         rows = iter(names)
         for batch in batches:
-            columns = zip(*(part.tolist() for part in batch), strict=True)
-            for label, probabilities, scores, block in columns:
-                numbers = [f"{value:.6g}" for value in (*probabilities, *scores)]
-                table.writerow(as_text([next(rows), labels[label], f"{probabilities[label]:.6g}", block, *numbers]))
+            for line in batch.lines(labels):
+                table.writerow(as_text([next(rows), *(_short(value) for value in line)]))
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value

@@ -1,4 +1,4 @@
-"""Classifiers as programs that need nothing of this package: ``torch.export``, ONNX."""
+"""Classifiers and other tasks of samples as programs that need nothing of this package: ``torch.export``, ONNX."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from torch import Tensor, nn
 
 from ff_lightning.errors import InputError
 from ff_lightning.readouts.early_exit import EarlyExit
-from ff_lightning.tasks.evaluation import ImageClassification
+from ff_lightning.tasks.evaluation import SampleTask
 
 
 class Scores(nn.Module):
-    """Class scores of a classifier, and nothing else of it.
+    """Class scores of a classifier, or what else a task says of samples, and nothing else of it.
 
     Args:
         model: on the CPU.
     """
 
-    def __init__(self, model: ImageClassification) -> None:
+    def __init__(self, model: SampleTask) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        """Scores ``(B, C)`` of images ``(B, …)``; the highest is the prediction."""
+        """Scores ``(B, C)`` of images ``(B, …)``, or what the task gives in their place."""
         scores: Tensor = self.model(x)
         return scores
 
 
-def write_program(model: ImageClassification, image_shape: tuple[int, ...], path: Path) -> None:
-    """Export a classifier.
+def write_program(model: SampleTask, image_shape: tuple[int, ...], path: Path) -> None:
+    """Export a classifier, or another task that says something of every sample.
 
     Args:
         model: on the CPU.

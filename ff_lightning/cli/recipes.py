@@ -29,6 +29,8 @@ LINKED = {
     "num_classes": "ImageDataModule",
     "network.bands": "SpottingDataModule",
     "frame_seconds": "SpottingDataModule",
+    "low": "TableDataModule",
+    "high": "TableDataModule",
 }
 """What a model takes from its data unless it is told, if it has an argument and the data an attribute of that name; and
 which of our data offers it."""

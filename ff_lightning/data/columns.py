@@ -166,11 +166,13 @@ def classes_of(rows: Sequence[Row], target: str, source: str) -> list[str]:
     names = sorted({str(value) for value in values}, key=natural)
     numbers = _numbers(values)
     if numbers is not None and (
-        any(not number.is_integer() for number in numbers) or 2 * len(names) > len(values) > 20
+        any(not number.is_integer() for number in numbers)
+        or 2 * len(names) > len(values) > 20
+        or (len(names) > 100 and 4 * len(names) > len(values))
     ):
         raise InputError(
             f"The column {target!r} of {source!r} holds {len(names)} different numbers, such as {values[0]}: these are "
-            "no classes. Name a column of classes with `target_column`."
+            "no classes. Name a column of classes with `target_column`, or predict numbers: `target='number'`."
         )
     if len(names) < 2:
         raise InputError(f"The column {target!r} of {source!r} holds one class alone, {names[0]!r}.")

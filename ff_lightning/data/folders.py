@@ -12,6 +12,7 @@ from ff_lightning.data.decoding import Encoded, PictureSource
 from ff_lightning.data.files import SPLITS, endings, find_files, is_hidden, left_out, natural, split_of
 from ff_lightning.data.pictures import ENDINGS, Look, is_picture
 from ff_lightning.data.rows import is_table, read_rows
+from ff_lightning.data.targets import label_sets, names_of
 from ff_lightning.errors import InputError
 
 LABELS = ("label", "labels", "class", "target", "category", "y")
@@ -42,6 +43,7 @@ class FolderSource(PictureSource):
         folder: where they are.
         source: what was asked for, in messages.
         label_column: of a table of classes; ``None`` for the only one, or the one called ``label``.
+        separator: what stands between the labels of a picture that may have several; ``None`` for one class each.
         look: what pictures are brought to.
         memory: see :class:`PictureSource`.
         workers: see :class:`PictureSource`.
@@ -56,12 +58,14 @@ class FolderSource(PictureSource):
         source: str,
         *,
         label_column: str | None = None,
+        separator: str | None = None,
         look: Look | None = None,
         memory: float = 4.0,
         workers: int = 4,
     ) -> None:
         super().__init__(source, look or Look(), memory=memory, workers=workers)
         self.label_column = label_column
+        self.separator = separator
         self._unused: list[Path] = []
         self._empty: list[Path] = []
         self._hidden = find_files(folder).hidden
@@ -181,9 +185,11 @@ class FolderSource(PictureSource):
                     f"Row {number} of {str(table)!r} names {row[file_column]!r}, and there is no such file."
                 )
             label = None if label_column is None else row.get(label_column)
-            if label_column is not None and label in (None, ""):
+            if label_column is not None and label in (None, "") and self.separator is None:
                 raise InputError(f"Row {number} of {str(table)!r} has no value in {label_column!r}.")
             seen.add(path)
+            if isinstance(label, list) and self.separator is not None:
+                label = self.separator.join(map(str, label))
             yield Picture(path, None if label is None else str(label), split_of(str(row.get("split", ""))))
         self._unused += [file for file in files if file not in seen]
 
@@ -206,12 +212,18 @@ class FolderSource(PictureSource):
         raise InputError(f"The columns of {str(table)!r} are {', '.join(row)}: which is that of the {what}s? {remedy}")
 
     def _names(self) -> list[str] | None:
+        if self.separator is not None:
+            self.stratified = False
+            return names_of(self._classes["train"], self.separator, f"The pictures of {self.source!r}")
         classes = {name for name in self._classes["train"] if name is not None}
         return sorted(classes, key=natural) or None
 
     def _target(self, split: str) -> Tensor | None:
         if self.class_names is None:
             return None
+        if self.separator is not None:
+            what = f"The {split} split of {self.source!r}"
+            return label_sets(self._classes[split], self.class_names, self.separator, what)
         numbers = {name: number for number, name in enumerate(self.class_names)}
         wrong = [index for index, name in enumerate(self._classes[split]) if name not in numbers]
         if wrong:

@@ -16,6 +16,7 @@ from ff_lightning.data.order import rank_of
 from ff_lightning.data.pictures import Look, Mode, Size
 from ff_lightning.data.sources import Source, open_source
 from ff_lightning.data.splits import stratified
+from ff_lightning.data.targets import NORMALITY, as_anomalies, normal_classes, only_normal
 from ff_lightning.errors import InputError
 
 
@@ -34,6 +35,10 @@ class ImageDataModule(LightningDataModule):
             MNIST, Fashion-MNIST or CIFAR-10, their hub ids read that; a folder in it can be given by its name alone.
         image_column: Name of the image column of a table; None if there is only one.
         label_column: Name of the label column of a table; None if there is only one, or one called `label`.
+        separator: What stands between the labels of a picture that may have several, in the table of a folder of
+            pictures, such as ";"; None for one class each.
+        normal: Names of the classes that are normal, if anomalies are to be found: images of all others are left out of
+            the training, and are anomalies elsewhere, label 1 beside 0.
         resize: [height, width] that pictures are brought to, without keeping their proportions, or one number for both;
             "most" for the size of most of them; None to refuse pictures of different sizes.
         mode: "grey" or "rgb"; None for "rgb" if some pictures are in colour.
@@ -62,13 +67,14 @@ class ImageDataModule(LightningDataModule):
         workers: Threads that decode then.
 
     Attributes:
-        num_classes: Number of classes; None for images without classes.
+        num_classes: Number of classes or labels; None for images without classes, and where anomalies are to be found.
         class_names: A name for each class, if they have any.
         image_shape: Channels, height, width; found without decoding a picture.
         in_features: Values of an image.
 
     Shape:
-        Batches are (x, y): (B, C, H, W) float32 in [0, 1] and (B,) int64; or x alone, of images without classes.
+        Batches are (x, y): (B, C, H, W) float32 in [0, 1] and (B,) int64, or for several labels (B, num_classes)
+        float32, 1 where one is there; or x alone, of images without classes.
 
     Raises:
         InputError: A number is out of range.
@@ -86,6 +92,8 @@ class ImageDataModule(LightningDataModule):
         *,
         image_column: str | None = None,
         label_column: str | None = None,
+        separator: str | None = None,
+        normal: Sequence[str | int] = (),
         resize: Size | None = None,
         mode: Mode | None = None,
         ground: str = "white",
@@ -117,10 +125,18 @@ class ImageDataModule(LightningDataModule):
         check_validation(self, validation, rows="images")
         if transform is not None and not callable(transform):
             raise InputError(f"Passed `transform={transform!r}`. It must be a callable on a batch of images.")
+        if separator is not None and (not separator or normal or balance):
+            raise InputError(
+                f"Passed `separator={separator!r}`. It must not be empty, and `normal` and `balance` are for "
+                "images with one class each."
+            )
+        normal = [normal] if isinstance(normal, str) else [str(name) for name in normal]
         self.save_hyperparameters(ignore=["transform"])
         self.source = source
         self.image_column = image_column
         self.label_column = label_column
+        self.separator = separator
+        self.normal = normal
         self.look = Look(resize, mode, ground)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -141,13 +157,13 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes; None for images without classes."""
-        return self._open().num_classes or None
+        """Number of classes or labels; None for images without classes, and where anomalies are to be found."""
+        return None if self.normal else self._open().num_classes or None
 
     @property
     def class_names(self) -> list[str] | None:
         """A name for each class, if they have any."""
-        return self._open().class_names
+        return NORMALITY if self.normal else self._open().class_names
 
     @property
     def image_shape(self) -> tuple[int, ...]:
@@ -194,7 +210,8 @@ class ImageDataModule(LightningDataModule):
         if stage != "test" and "train" not in self._splits:
             self._read_training_images()
         if stage in ("test", None) and "test" not in self._splits:
-            self._splits["test"] = self._open().read("test")
+            test = self._open().read("test")
+            self._splits["test"] = as_anomalies(test, self._normal()) if self.normal else test
 
     def train_dataloader(self) -> MemoryLoader | ShuffledLoader:
         """Shuffle and augment; neither with the trainer's `overfit_batches`."""
@@ -238,6 +255,7 @@ class ImageDataModule(LightningDataModule):
                 self.source,
                 image_column=self.image_column,
                 label_column=self.label_column,
+                separator=self.separator,
                 look=self.look,
                 memory=self.memory,
                 workers=self.workers,
@@ -266,6 +284,20 @@ class ImageDataModule(LightningDataModule):
             )
         elif len(validation):
             self._splits["validation"] = images.take(torch.searchsorted(rows, validation))
+        if self.normal:
+            normal = self._normal()
+            if "validation" in self._splits:
+                self._splits["validation"] = as_anomalies(self._splits["validation"], normal)
+            self._splits["train"], left = only_normal(self._splits["train"], normal)
+            self._rows["train"] = training[left]
+
+    def _normal(self) -> Tensor:
+        """Numbers of the classes that are normal."""
+        source = self._open()
+        names = source.class_names or [str(number) for number in range(source.num_classes)]
+        if not names:
+            raise InputError(f"Passed `normal={self.normal}` for images without classes.")
+        return normal_classes(self.normal, names, type(self).__name__)
 
     def _chosen(self, source: Source, total: int, order: Tensor) -> Tensor:
         """Rows of the training split that are kept for validation."""

@@ -262,6 +262,7 @@ def open_source(
     *,
     image_column: str | None = None,
     label_column: str | None = None,
+    separator: str | None = None,
     look: Look | None = None,
     memory: float = 4.0,
     workers: int = 4,
@@ -272,17 +273,36 @@ def open_source(
         source: "digits", a path, or the id of a set on the hub.
         image_column: Name of the image column; None if there is only one.
         label_column: Name of the label column; None if there is only one.
+        separator: What stands between the labels of a picture that may have several; None for one class each.
         look: What pictures are brought to.
         memory: Gigabytes of decoded pictures of a split that are kept in memory; more are decoded as needed.
         workers: Threads that decode then.
 
     Raises:
-        InputError: The set cannot be loaded or lacks a training split or one of the columns.
+        InputError: The set cannot be loaded or lacks a training split or one of the columns, or has one class each.
     """
-    look = look or Look()
+    path = None if source == "digits" else local_path(source, LOCAL_COPIES)
+    opened = _opened(path, source, image_column, label_column, separator, look or Look(), memory, workers)
+    if separator is not None and not isinstance(opened, FolderSource):
+        raise InputError(
+            f"Passed `separator={separator!r}` with `source={source!r}`. Several labels are read from the "
+            "metadata.csv of a folder of pictures; here every image has one class: leave it out."
+        )
+    return opened
+
+
+def _opened(
+    path: Path | None,
+    source: str,
+    image_column: str | None,
+    label_column: str | None,
+    separator: str | None,
+    look: Look,
+    memory: float,
+    workers: int,
+) -> Source:
     if source == "digits":
         return Digits(look)
-    path = local_path(source, LOCAL_COPIES)
     tables = find_files(path).files if path is not None and path.is_dir() else [path] if path else []
     if path is None or any(file.suffix.lower() == ".parquet" for file in tables):
         return TableSource(
@@ -299,7 +319,9 @@ def open_source(
             f"Passed `source={source!r}`. Images are read from a folder, a Parquet file, a .npz file of arrays, or a "
             ".csv file of pixels."
         )
-    return FolderSource(path, source, label_column=label_column, look=look, memory=memory, workers=workers)
+    return FolderSource(
+        path, source, label_column=label_column, separator=separator, look=look, memory=memory, workers=workers
+    )
 
 
 def _pixel_tables(path: Path, files: Sequence[Path]) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""`TableDataModule`: rows of a table with a class each, as standardised numbers."""
+"""`TableDataModule`: rows of a table as standardised numbers, with a class, a number or several labels each."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from ff_lightning.data.arguments import check_validation, check_whole
 from ff_lightning.data.columns import Columns, Row, classes_of, targets_of
@@ -17,16 +18,27 @@ from ff_lightning.data.order import rank_of
 from ff_lightning.data.rows import ENDINGS, is_table, read_rows
 from ff_lightning.data.splits import stratified
 from ff_lightning.data.tables import local_path
+from ff_lightning.data.targets import (
+    NORMALITY,
+    as_anomalies,
+    label_sets,
+    names_of,
+    normal_classes,
+    numbers_of,
+    only_normal,
+)
 from ff_lightning.errors import InputError
 
-EMBEDDED = ("wine", "breast_cancer", "iris")
-"""Sets of scikit-learn that need no download."""
+EMBEDDED = ("wine", "breast_cancer", "iris", "diabetes")
+"""Sets of scikit-learn that need no download; the last has a number for each row, the others a class."""
 TARGET = "class"
 """What their column of classes is called here."""
+NUMBER = "target"
+"""What that of numbers is called."""
 
 
 class TableDataModule(LightningDataModule):
-    """Rows of a table, one class each: CSV, JSON, Parquet, or a set of scikit-learn.
+    """Rows of a table, with a class, a number or several labels each: CSV, JSON, Parquet, or a set of scikit-learn.
 
     Columns of numbers are standardised by mean and standard deviation of the training rows; columns of few texts become
     one number, 0 or 1, for each text; columns of longer texts, if they are named, a number for each word. Splits are
@@ -34,9 +46,14 @@ class TableDataModule(LightningDataModule):
     class. What is left out is said in the log.
 
     Args:
-        source: "wine", "breast_cancer" or "iris" (scikit-learn's, nothing is downloaded); a table (.csv, .tsv, .jsonl,
-            .json, .parquet, also .gz and .xz); or a folder of tables called after their splits.
-        target_column: Column of the classes, texts or whole numbers; None for the one called label, class or target.
+        source: "wine", "breast_cancer", "iris" or "diabetes" (scikit-learn's, nothing is downloaded); a table
+            (.csv, .tsv, .jsonl, .json, .parquet, also .gz and .xz); or a folder of tables called after their splits.
+        target_column: Column of what is to be predicted; None for the one called label, class or target.
+        target: What it holds: a "class", text or whole number; a "number"; or "labels", any number of them, as a list
+            or a text with a separator in between.
+        separator: What stands between several labels.
+        normal: Names of the classes that are normal, if anomalies are to be found: rows of all others are left out of
+            the training, and are anomalies elsewhere, label 1 beside 0.
         leave_out: Columns that the network does not see, such as names and numbers of rows.
         text_columns: Columns of longer texts, such as reviews: every frequent word becomes a number (TF-IDF).
         most_words: How many of the most frequent words of such a column count.
@@ -53,11 +70,14 @@ class TableDataModule(LightningDataModule):
 
     Attributes:
         in_features: Numbers of a row.
-        num_classes: Number of classes.
-        class_names: Their names.
+        num_classes: Number of classes or labels; None for numbers and anomalies, of which a network knows nothing.
+        class_names: Their names; none for numbers.
+        low: The lowest number of the training rows; None for classes.
+        high: The highest.
 
     Shape:
-        Batches are (x, y): (B, in_features) float32 and (B,) int64.
+        Batches are (x, y): (B, in_features) float32 and (B,) int64; (B,) float32 for numbers; for several labels
+        (B, num_classes) float32, 1 where one is there.
 
     Raises:
         InputError: A number is out of range.
@@ -74,6 +94,9 @@ class TableDataModule(LightningDataModule):
         source: str = "wine",
         *,
         target_column: str | None = None,
+        target: Literal["class", "number", "labels"] = "class",
+        separator: str = ";",
+        normal: Sequence[str | int] = (),
         leave_out: Sequence[str] = (),
         text_columns: Sequence[str] = (),
         most_words: int = 2000,
@@ -96,9 +119,21 @@ class TableDataModule(LightningDataModule):
         check_validation(self, test, rows="rows", name="test")
         if missing not in ("refuse", "mean"):
             raise InputError(f"Passed `missing={missing!r}`. `missing` must be 'refuse' or 'mean'.")
+        if target not in ("class", "number", "labels") or not separator:
+            raise InputError(
+                f"Passed `target={target!r}` with `separator={separator!r}`. `target` must be 'class', 'number' or "
+                "'labels', and the separator not empty."
+            )
+        if (normal or balance) and target != "class":
+            name = "normal" if normal else "balance"
+            raise InputError(f"Passed `{name}` with `target={target!r}`. It is for rows with one class each.")
+        normal = [normal] if isinstance(normal, str) else [str(name) for name in normal]
         self.save_hyperparameters()
         self.source = source
         self.target_column = target_column
+        self.target = target
+        self.separator = separator
+        self.normal = normal
         self.leave_out = [leave_out] if isinstance(leave_out, str) else list(leave_out)
         self.text_columns = [text_columns] if isinstance(text_columns, str) else list(text_columns)
         self.most_words = most_words
@@ -114,6 +149,7 @@ class TableDataModule(LightningDataModule):
         self.shuffle_seed = shuffle_seed
         self._columns: Columns | None = None
         self._classes: list[str] = []
+        self._range: tuple[float, float] | None = None
         self._target = ""
         self._numbers: dict[str, list[int]] = {}
         self._splits: dict[str, Images] = {}
@@ -124,9 +160,21 @@ class TableDataModule(LightningDataModule):
         return self.columns.in_features
 
     @property
-    def num_classes(self) -> int:
-        """Number of classes."""
-        return len(self.class_names)
+    def num_classes(self) -> int | None:
+        """Number of classes or labels; None for numbers and anomalies."""
+        return None if self.normal else len(self.class_names) or None
+
+    @property
+    def low(self) -> float | None:
+        """The lowest number of the training rows; None for classes."""
+        self.setup()
+        return None if self._range is None else self._range[0]
+
+    @property
+    def high(self) -> float | None:
+        """The highest number of the training rows; None for classes."""
+        self.setup()
+        return None if self._range is None else self._range[1]
 
     @property
     def class_names(self) -> list[str]:
@@ -158,7 +206,7 @@ class TableDataModule(LightningDataModule):
                 raise InputError(
                     f"Passed `{argument}={unknown}`. The columns of {self.source!r} are {', '.join(names)}."
                 )
-        self._classes = classes_of(rows["train"], self._target, self.source)
+        self._classes = self._names_of(rows["train"])
         for split in [split for split, some in rows.items() if self._target not in some[0]]:
             del rows[split]
             rank_zero_info(
@@ -178,9 +226,41 @@ class TableDataModule(LightningDataModule):
         if not self._columns.columns:
             raise InputError(f"{self.source!r} has no column beside {self._target!r}, and those that are left out.")
         for split, some in cut.items():
-            targets = targets_of(some, self._target, self._classes, self.source)
-            self._splits[split] = Images(self._columns.features(some, self.source), targets)
+            self._splits[split] = Images(self._columns.features(some, self.source), self._targets(some))
+        if self.target == "number":
+            numbers = self._splits["train"].labels
+            assert numbers is not None
+            self._range = (float(numbers.min()), float(numbers.max()))
         self._say()
+        if self.normal:
+            self._call_normal()
+
+    def _names_of(self, rows: Sequence[Row]) -> list[str]:
+        """Names of the classes or labels of training rows."""
+        if self.target == "number":
+            return []
+        if self.target == "class":
+            return classes_of(rows, self._target, self.source)
+        what = f"The column {self._target!r} of {self.source!r}"
+        return names_of([row.get(self._target) for row in rows], self.separator, what)
+
+    def _targets(self, rows: Sequence[Row]) -> Tensor:
+        """What is to be predicted of rows."""
+        if self.target == "number":
+            return numbers_of(rows, self._target, self.source)
+        if self.target == "class":
+            return targets_of(rows, self._target, self._classes, self.source)
+        what = f"The column {self._target!r} of {self.source!r}"
+        return label_sets([row.get(self._target) for row in rows], self._classes, self.separator, what)
+
+    def _call_normal(self) -> None:
+        """Make anomalies of the classes that are not normal, and leave them out of the training."""
+        normal = normal_classes(self.normal, self._classes, type(self).__name__)
+        splits: dict[str, Any] = {split: as_anomalies(images, normal) for split, images in self._splits.items()}
+        splits["train"], left = only_normal(self._splits["train"], normal)
+        self._numbers["train"] = [self._numbers["train"][row] for row in left.tolist()]
+        self._splits = splits
+        self._classes = NORMALITY
 
     def train_dataloader(self) -> ShuffledLoader:
         """Give the training rows in a new order in every epoch."""
@@ -273,7 +353,7 @@ class TableDataModule(LightningDataModule):
         """Keep training rows for the splits that are asked for and have no file."""
         total = len(rows["train"])
         order = torch.randperm(total, generator=torch.Generator().manual_seed(self.split_seed))
-        targets = targets_of(rows["train"], self._target, self._classes, self.source)
+        targets = self._targets(rows["train"])
         left, places = order, {}
         for split, asked in (("test", self.test), ("validation", self.validation)):
             if split in rows or not asked:
@@ -284,7 +364,8 @@ class TableDataModule(LightningDataModule):
                     f"Passed `TableDataModule({split}={asked})`. Of {total} rows {len(left)} are left, and {count} "
                     f"would be for the {split}."
                 )
-            places[split] = left[stratified(targets[left], len(left), count, torch.arange(len(left)))].sort().values
+            classes = targets[left] if self.target == "class" else None
+            places[split] = left[stratified(classes, len(left), count, torch.arange(len(left)))].sort().values
             left = left[~torch.isin(left, places[split])]
         places["train"] = left.sort().values
         self._numbers = {split: list(range(len(some))) for split, some in rows.items()}
@@ -298,10 +379,15 @@ class TableDataModule(LightningDataModule):
 
     def _say(self) -> None:
         counts = ", ".join(f"{len(images)} {split}" for split, images in sorted(self._splits.items()))
-        said = f"Read {self.source}: {counts} rows of {len(self._classes)} classes, {self.in_features} numbers each."
+        kinds = {
+            "class": f"{len(self._classes)} classes",
+            "labels": f"{len(self._classes)} labels",
+            "number": "a number",
+        }
+        said = f"Read {self.source}: {counts} rows of {kinds[self.target]}, {self.in_features} numbers each."
         labels = self._splits["train"].labels
         assert labels is not None
-        there = set(labels.tolist())
+        there = set(labels.tolist() if labels.dim() == 1 else labels.any(0).nonzero()[:, 0].tolist())
         lacking = [name for number, name in enumerate(self._classes) if number not in there]
         notes = [f"Left out: the columns {', '.join(self.leave_out)}."] if self.leave_out else []
         notes += [f"No training row is of {', '.join(lacking)}."] if lacking else []
@@ -318,6 +404,11 @@ def _embedded(name: str) -> list[Row]:
     """Rows of a set of scikit-learn, with the names of its classes."""
     from sklearn import datasets
 
+    if name == "diabetes":
+        numbers = datasets.load_diabetes(scaled=False)
+        columns = [*map(str, numbers.feature_names), NUMBER]
+        rows = zip(numbers.data.tolist(), numbers.target.tolist(), strict=True)
+        return [dict(zip(columns, [*values, number], strict=True)) for values, number in rows]
     bunch = getattr(datasets, f"load_{name}")()
     names = [str(feature) for feature in bunch.feature_names]
     classes = [str(label) for label in bunch.target_names]

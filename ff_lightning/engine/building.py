@@ -19,13 +19,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ff_lightning.errors import InputError
-from ff_lightning.negatives import HybridMask, LabelNegatives
+from ff_lightning.negatives import LabelNegatives
 from ff_lightning.schedules import Schedule
 
 TRUSTED = ("ff_lightning", "torch.nn", "torch.optim")
 """Packages of which a checkpoint may name classes."""
 
-TRAINING_ONLY = (Optimizer, LRScheduler, Schedule, LabelNegatives, HybridMask)
+TRAINING_ONLY = (Optimizer, LRScheduler, Schedule, LabelNegatives)
 """What nobody needs who does not train."""
 
 PLAIN = (bool, int, float, str, complex)

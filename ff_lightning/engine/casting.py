@@ -42,6 +42,80 @@ def images_and_labels(
     return as_images(x, dtype), as_labels(y, num_classes=num_classes, look=look)
 
 
+def images_and_numbers(batch: Any) -> tuple[Tensor, Tensor]:
+    """Samples and the number of each, whatever loader made the batch.
+
+    Args:
+        batch: as of :func:`images_and_labels`; numbers of any real type, ``(B,)`` or ``(B, 1)``.
+
+    Returns:
+        Samples ``(B, …)`` in floating point, and numbers ``(B,)`` of torch's default type.
+
+    Raises:
+        InputError: the batch has another form.
+    """
+    x, y = _parts(batch)
+    y = y[:, 0] if y.dim() == 2 and y.shape[1] == 1 else y
+    if y.dim() != 1 or len(y) != len(x) or y.is_complex():
+        raise InputError(
+            f"Passed {len(x)} samples and numbers of shape {tuple(y.shape)}, {y.dtype}. There must be a real "
+            "number for each, (B,) or (B, 1)."
+        )
+    return as_images(x), y.to(torch.get_default_dtype())
+
+
+def images_and_label_sets(batch: Any, *, num_classes: int, look: bool = True) -> tuple[Tensor, Tensor]:
+    """Samples and all labels of each, whatever loader made the batch.
+
+    Args:
+        batch: as of :func:`images_and_labels`; labels ``(B, num_classes)`` of 0 and 1, of any type.
+        num_classes: number of labels.
+        look: whether values may be looked at, which makes the host wait for a device.
+
+    Returns:
+        Samples ``(B, …)`` and labels ``(B, num_classes)``, both in floating point.
+
+    Raises:
+        InputError: the batch has another form, or labels are neither 0 nor 1.
+    """
+    x, y = _parts(batch)
+    if y.shape != (len(x), num_classes):
+        raise InputError(
+            f"Passed {len(x)} samples and labels of shape {tuple(y.shape)}. With `num_classes={num_classes}` they "
+            f"must be {(len(x), num_classes)}: 1 where a label is there, else 0."
+        )
+    if look and not bool(((y == 0) | (y == 1)).all()):
+        raise InputError("Passed labels that are neither 0 nor 1. Several labels at once are there, 1, or not, 0.")
+    return as_images(x), y.to(torch.get_default_dtype())
+
+
+def images_and_anomalies(batch: Any, *, look: bool = True) -> tuple[Tensor, Tensor]:
+    """Samples and whether each is an anomaly, whatever loader made the batch.
+
+    Args:
+        batch: as of :func:`images_and_labels`; labels ``(B,)`` or ``(B, 1)``, 1 or True for an anomaly, else 0.
+        look: whether values may be looked at, which makes the host wait for a device.
+
+    Returns:
+        Samples ``(B, …)`` in floating point, and labels ``(B,)`` int64.
+
+    Raises:
+        InputError: the batch has another form, or labels are neither 0 nor 1.
+    """
+    x, y = _parts(batch)
+    y = y[:, 0] if y.dim() == 2 and y.shape[1] == 1 else y
+    if y.dim() != 1 or len(y) != len(x):
+        raise InputError(
+            f"Passed {len(x)} samples and labels of shape {tuple(y.shape)}. There must be one for each, (B,)."
+        )
+    if look and not bool(((y == 0) | (y == 1)).all()):
+        raise InputError(
+            f"Passed labels such as {y[(y != 0) & (y != 1)][0].item()}. For anomalies they must be 0, normal, or 1, an "
+            "anomaly; our data modules make them of classes by `normal=[…]`."
+        )
+    return as_images(x), y.long()
+
+
 def images_of(batch: Any) -> Tensor:
     """Images of a batch, with or without labels; see :func:`images_and_labels`.
 

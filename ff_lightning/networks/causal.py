@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from ff_lightning.blocks import ClassBlock
 from ff_lightning.candidates import CandidateLoss, LinearContrast
 from ff_lightning.errors import InputError
-from ff_lightning.goodness import Goodness, accumulation_dtype
+from ff_lightning.goodness import Goodness, accumulation_dtype, as_goodness
 from ff_lightning.networks.conv import classes_of
 from ff_lightning.optim import HiddenMatrix
 from ff_lightning.signals import UNJUDGED, BlockContext, Contrast, Signal, true_and_hardest
@@ -178,7 +178,9 @@ class CausalConvNet(BlockStack):
             for index, sizes in enumerate(pairwise([bands, *widths]))
         ]
         layers[0] = nn.Sequential(StandardBands(bands), layers[0])
-        goodness = FrameEnergy(11 if num_classes is None else num_classes) if goodness is None else goodness
+        if goodness is None:
+            goodness = FrameEnergy(11 if num_classes is None else num_classes)
+        goodness = as_goodness(goodness)
         num_classes = classes_of(goodness, num_classes)
         blocks = [
             FrameBlock(

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from ff_lightning.blocks import ClassBlock
 from ff_lightning.candidates import CandidateLoss, LinearContrast
 from ff_lightning.errors import InputError
-from ff_lightning.goodness import Goodness, WeightedEnergy
+from ff_lightning.goodness import Goodness, WeightedEnergy, as_goodness
 from ff_lightning.networks.lookahead import Lookahead
 from ff_lightning.optim import HiddenMatrix
 from ff_lightning.stacks import BlockStack
@@ -127,7 +127,9 @@ class ConvNet(BlockStack):
             ConvReLU(*sizes, kernel_size=side, pool=index in pool_after, dropout=dropout)
             for index, (sizes, side) in enumerate(zip(channels, sides, strict=True))
         ]
-        goodness = WeightedEnergy(10 if num_classes is None else num_classes) if goodness is None else goodness
+        if goodness is None:
+            goodness = WeightedEnergy(10 if num_classes is None else num_classes)
+        goodness = as_goodness(goodness)
         num_classes = classes_of(goodness, num_classes)
         blocks: list[ClassBlock] = []
         for stop in range(layers_per_block, len(widths) + 1, layers_per_block):
@@ -162,8 +164,9 @@ def classes_of(goodness: Goodness, num_classes: int | None = None) -> int:
     judged: int | None = getattr(goodness, "num_classes", None)
     if judged is None:
         raise InputError(
-            f"Passed `goodness={type(goodness).__name__}`, one number a sample. A block here needs one a class, such "
-            "as `WeightedEnergy` or `ChannelGroups`."
+            f"Passed `goodness={type(getattr(goodness, 'of', goodness)).__name__}`, one number a sample. A block here "
+            "needs one a class, such as `WeightedEnergy` or `ChannelGroups`; one of your own says how many by an "
+            "attribute `num_classes`."
         )
     if num_classes not in (None, judged):
         raise InputError(

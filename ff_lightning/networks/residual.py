@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from ff_lightning.blocks import ClassBlock
 from ff_lightning.candidates import CandidateLoss, Softmax
 from ff_lightning.errors import InputError
-from ff_lightning.goodness import ChannelGroups, Goodness, MeanActivity
+from ff_lightning.goodness import ChannelGroups, Goodness, MeanActivity, as_goodness
 from ff_lightning.networks.conv import StandardImage, classes_of
 from ff_lightning.normalization import GroupStandard
 from ff_lightning.optim import HiddenMatrix
@@ -152,7 +152,7 @@ class ResNet(BlockStack):
         dropout: float = 0.2,
     ) -> None:
         check_sizes(image_shape, width, stages, layers_per_stage, num_classes, dropout)
-        goodness = ChannelGroups(num_classes, MeanActivity()) if goodness is None else goodness
+        goodness = ChannelGroups(num_classes, MeanActivity()) if goodness is None else as_goodness(goodness)
         classes_of(goodness, num_classes)
         blocks: list[ResidualBlock] = []
         channels, side = image_shape[0], tuple(image_shape[1:])

@@ -17,6 +17,8 @@ POINTS = 240
 QUANTITIES = {
     "val/loss": "Nats a token of the prediction up to each block, validation",
     "val/accuracy": "Share of right predictions, validation",
+    "val/r2": "Share of the variance that is explained, validation",
+    "val/auroc": "How often an anomaly is stranger than a normal sample, validation",
     "train/loss": "Local loss of each block",
     "train/goodness": "Mean goodness: positives solid, negatives dashed",
     "train/separation": "Share of samples on the right side; 0.5 is chance",

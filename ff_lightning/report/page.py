@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,14 @@ STAGES = {
     "samples": "Samples",
 }
 """Tables of a record, in the order in which they are shown."""
+
+JUDGED_BY = {
+    "val/r2": "explained variance, validation",
+    "val/auroc": "area under ROC, validation",
+    "val/exact": "share with all labels right, validation",
+    "val/accuracy": "validation accuracy",
+}
+"""What a run of another task than language is judged by, the first of these that was logged, and what it is."""
 
 
 @dataclass(frozen=True)
@@ -119,15 +128,17 @@ def render(runs: Sequence[Run]) -> str:
 
 
 def headline(run: Run) -> Headline | None:
-    """The validation accuracy of a classifier, or the loss of a language model; ``None`` if neither was logged."""
-    language = "val/bits" in run.curves
-    name = "val/loss" if language else "val/accuracy"
-    values = [value for _, value in run.curves.get(name, [])]
-    if not values:
-        return None
-    if language:
-        return Headline(name, "nats a token, validation", f"{min(values):.4f}", f"{values[-1]:.4f}")
-    return Headline(name, "validation accuracy", f"{100 * max(values):.2f} %", f"{100 * values[-1]:.2f} %")
+    """What a run is judged by: the first of what was logged, ``None`` if nothing was that says how good it is."""
+    if "val/bits" in run.curves:
+        values = [value for _, value in run.curves.get("val/loss", [])]
+        return Headline("val/loss", "nats a token, validation", f"{min(values):.4f}", f"{values[-1]:.4f}")
+    for name, text in JUDGED_BY.items():
+        values = [value for _, value in run.curves.get(name, []) if math.isfinite(value)]
+        if values and name == "val/accuracy":
+            return Headline(name, text, f"{100 * max(values):.2f} %", f"{100 * values[-1]:.2f} %")
+        if values:
+            return Headline(name, text, f"{max(values):.4f}", f"{values[-1]:.4f}")
+    return None
 
 
 def tiles(run: Run) -> list[tuple[str, str]]:

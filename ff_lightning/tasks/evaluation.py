@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -44,8 +45,37 @@ class Prediction(NamedTuple):
         scores = answer.scores.float()
         return cls(scores.argmax(1), scores.softmax(1), scores, answer.block)
 
+    def headings(self, names: Sequence[str]) -> list[str]:
+        """What the columns of :meth:`lines` are called, of classes with names."""
+        return headings_of_classes(names)
 
-class ImageClassification(FFLightningModule, ABC):
+    def lines(self, names: Sequence[str]) -> Iterator[list[Any]]:
+        """A line of a table for each sample: the class, its probability, the block, all probabilities and scores."""
+        for label, probabilities, scores, block in zip(*(part.tolist() for part in self), strict=True):
+            yield [names[label], probabilities[label], block, *probabilities, *scores]
+
+
+def headings_of_classes(names: Sequence[str]) -> list[str]:
+    """What the columns of a table of classes are called."""
+    return ["label", "probability", "block", *(f"{kind} {name}" for kind in ("probability", "score") for name in names)]
+
+
+class SampleTask(FFLightningModule, ABC):
+    """Abstract base of the tasks that say something of every sample, be it an image or a row of a table."""
+
+    @abstractmethod
+    def predicted(self, x: Tensor) -> Any:
+        """What is predicted of samples ``(B, …)``: a named tuple of tensors ``(B, …)`` that can be written as a table.
+
+        It has the methods ``headings(names)`` and ``lines(names)``, as :class:`Prediction`.
+        """
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Any:
+        """What is predicted of a batch of samples, with or without labels."""
+        return self.predicted(images_of(batch))
+
+
+class ImageClassification(SampleTask, ABC):
     """Abstract base of the image classifiers: what is reported, not how it is learned.
 
     Batches are ``(x, y)`` with images ``x`` ``(B, …)`` in [0, 1] and classes ``y`` ``(B,)`` int64. Logged are
@@ -101,9 +131,9 @@ class ImageClassification(FFLightningModule, ABC):
         """Log what :meth:`evaluate` finds under ``test/``."""
         self.evaluate(batch, "test", self.test_metrics)
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Prediction:
-        """What is predicted of a batch of images, with or without labels."""
-        return Prediction.of(self.answer(images_of(batch)))
+    def predicted(self, x: Tensor) -> Prediction:
+        """Classes of images ``(B, …)``."""
+        return Prediction.of(self.answer(x))
 
     def checked(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Images and labels of a batch; see :func:`~ff_lightning.engine.casting.images_and_labels`."""

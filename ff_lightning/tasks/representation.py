@@ -10,7 +10,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from ff_lightning.engine.casting import images_of
 from ff_lightning.errors import InputError
-from ff_lightning.negatives import HybridMask
+from ff_lightning.negatives import HybridMask, SampleNegatives
 from ff_lightning.readouts import LinearReadout, NestedReadout
 from ff_lightning.signals import LocalStep, Signal
 from ff_lightning.stacks import Network
@@ -28,7 +28,7 @@ class FFRepresentation(ImageClassification):
         network: a stack whose first layer takes plain images.
         readout: the linear softmax, or nested ones.
         num_classes: number of classes; that of the readout, or of the network, by default.
-        negatives: makes negative images out of a batch.
+        negatives: makes negative images out of a batch; :class:`~ff_lightning.negatives.HybridMask` by default.
         **kwargs: see :class:`~ff_lightning.FFLightningModule`.
     """
 
@@ -38,7 +38,7 @@ class FFRepresentation(ImageClassification):
         readout: LinearReadout,
         *,
         num_classes: int | None = None,
-        negatives: HybridMask | None = None,
+        negatives: SampleNegatives | None = None,
         **kwargs: Any,
     ) -> None:
         num_classes = agreed_classes(num_classes, network, readout)
@@ -52,7 +52,11 @@ class FFRepresentation(ImageClassification):
     def pairs(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Images against hybrids of them."""
         x = images_of(batch)
-        return x, self.negatives(x, self.generator())
+        return x, self.negatives(x, self.generator(), self.judge)
+
+    def judge(self, x: Tensor) -> Tensor:
+        """What the blocks think of images ``(N, …)`` now: goodness summed over them, ``(N,)``."""
+        return self.network.goodness(x).sum(0)
 
     def local_modules(self) -> Sequence[nn.Module]:
         """The blocks and the readout."""

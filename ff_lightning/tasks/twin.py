@@ -7,25 +7,31 @@ from typing import Any
 
 from torch import Tensor
 
+from ff_lightning.candidates import EachLabel
 from ff_lightning.errors import InputError
 from ff_lightning.language.stack import TokenStack
 from ff_lightning.module import FFLightningModule
+from ff_lightning.negatives import SampleNegatives
 from ff_lightning.signals import LocalStep, Signal
-from ff_lightning.stacks import Network
+from ff_lightning.stacks import Network, need_network
+from ff_lightning.tasks.anomaly import FFAnomalyDetector
 from ff_lightning.tasks.evaluation import ImageClassification, agreed_classes
 from ff_lightning.tasks.language import FFLanguageModel
+from ff_lightning.tasks.multi_label import FFMultiLabel
+from ff_lightning.tasks.regressor import FFRegressor
 
 
 class _MadeToFit:
     """Makes the twin that fits the network; apart, since the command line reads arguments off a ``__new__``."""
 
     def __new__(cls, network: Network | None = None, **kwargs: Any) -> Any:
-        """Make a twin of images or of text; a copy is made without a network."""
-        del kwargs
+        """Make a twin of what the network and the arguments call for; a copy is made without a network."""
         kind: type = cls
         if cls is BackpropTwin:
-            kind = TextTwin if isinstance(network, TokenStack) else ImageTwin
-        if kind not in (TextTwin, ImageTwin):
+            need_network(network)
+            assert network is not None
+            kind = _kind_of(network, **kwargs)
+        if kind not in KINDS:
             raise InputError(
                 f"`{cls.__name__}` is a subclass of `BackpropTwin`, which is final: subclass a task instead."
             )
@@ -39,19 +45,33 @@ class BackpropTwin(_MadeToFit, FFLightningModule):
     layers are one block under one softmax over all tokens. The same engine drives it, as a network of one block:
     optimizer, schedulers, accumulation and clipping mean the same; so do evaluation and prediction.
 
-    It is made as the one or the other, whatever its network calls for. What only FF has, such as negatives, it does not
-    take.
+    It is made as the one or the other, whatever its network calls for. A network whose blocks learn several labels by
+    :class:`~ff_lightning.candidates.EachLabel` has a twin that does so, too; with ``low`` and ``high`` it predicts
+    numbers, as :class:`~ff_lightning.FFRegressor`, and with ``anomalies`` it tells normal samples from these, as
+    :class:`~ff_lightning.FFAnomalyDetector`. What only FF has, such as wrong labels, it does not take.
 
     Args:
         network: the network that FF would train; gradients flow through all of it here.
         num_classes: number of classes, if the network does not know it.
+        low: the lowest number that can be predicted, where numbers are.
+        high: the highest.
+        anomalies: makes what normal samples are told from, where anomalies are to be found.
         **kwargs: see :class:`~ff_lightning.FFLightningModule`.
 
     Raises:
         InputError: neither the network nor ``num_classes`` says how many classes there are, or they disagree.
     """
 
-    def __init__(self, network: Network, *, num_classes: int | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        network: Network,
+        *,
+        num_classes: int | None = None,
+        low: float | None = None,
+        high: float | None = None,
+        anomalies: SampleNegatives | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(network, **kwargs)  # never run: it tells the command line which arguments there are
 
 
@@ -60,7 +80,7 @@ class ImageTwin(BackpropTwin, ImageClassification):
 
     def __init__(self, network: Network, *, num_classes: int | None = None, **kwargs: Any) -> None:
         whole = network.as_one_block(agreed_classes(num_classes, network))
-        ImageClassification.__init__(self, whole, **kwargs)
+        ImageClassification.__init__(self, whole, **_own(kwargs))
 
     def local_losses(self, batch: Any) -> Iterator[LocalStep]:
         """One loss: cross-entropy of the softmax on top, nats."""
@@ -77,4 +97,55 @@ class TextTwin(BackpropTwin, FFLanguageModel):
     """The twin of a language model."""
 
     def __init__(self, network: TokenStack, *, num_classes: int | None = None, **kwargs: Any) -> None:
-        FFLanguageModel.__init__(self, network.as_one_block(), **kwargs)
+        FFLanguageModel.__init__(self, network.as_one_block(), **_own(kwargs))
+
+
+class NumberTwin(BackpropTwin, FFRegressor):
+    """The twin of a network that predicts numbers: a linear softmax over the candidates on top."""
+
+    def __init__(self, network: Network, *, num_classes: int | None = None, **kwargs: Any) -> None:
+        whole = network.as_one_block(agreed_classes(num_classes, network))
+        FFRegressor.__init__(self, whole, **_own(kwargs, "low", "high"))
+
+
+class LabelsTwin(BackpropTwin, FFMultiLabel):
+    """The twin of a network of several labels: a linear layer on top says of each whether it is there."""
+
+    def __init__(self, network: Network, *, num_classes: int | None = None, **kwargs: Any) -> None:
+        whole = network.as_one_block(agreed_classes(num_classes, network))
+        for block in whole:
+            block.loss = EachLabel()
+        FFMultiLabel.__init__(self, whole, **_own(kwargs))
+
+
+class AnomalyTwin(BackpropTwin, FFAnomalyDetector):
+    """The twin of a detector of anomalies: a linear layer on top tells normal samples from what is made of them."""
+
+    def __init__(self, network: Network, *, num_classes: int | None = None, **kwargs: Any) -> None:
+        FFAnomalyDetector.__init__(self, network.as_one_judge(), **_own(kwargs, "anomalies"))
+
+
+KINDS = (ImageTwin, TextTwin, NumberTwin, LabelsTwin, AnomalyTwin)
+"""What a twin is made as."""
+
+
+def _kind_of(network: Network, **kwargs: Any) -> type:
+    """The twin that network and arguments call for."""
+    losses = [getattr(block, "loss", None) for block in network]
+    if isinstance(network, TokenStack):
+        kind: type = TextTwin
+    elif kwargs.get("anomalies") is not None:
+        kind = AnomalyTwin
+    elif kwargs.get("low") is not None:
+        kind = NumberTwin
+    else:
+        kind = LabelsTwin if any(isinstance(loss, EachLabel) for loss in losses) else ImageTwin
+    return kind
+
+
+def _own(arguments: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Arguments of a twin without those of other kinds, which nobody passed."""
+    other = {"low", "high", "anomalies"} - set(names)
+    if passed := [name for name in other & set(arguments) if arguments[name] is not None]:
+        raise InputError(f"Passed `{passed[0]}` to the twin of a network that has no use for it. Leave it out.")
+    return {name: value for name, value in arguments.items() if name not in other}

@@ -1,0 +1,70 @@
+"""Fully connected stacks whose blocks give every class a goodness: what tables and bags of words are given to."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import nn
+
+from ff_lightning.blocks import ClassBlock
+from ff_lightning.candidates import CandidateLoss, LinearContrast
+from ff_lightning.goodness import Goodness, ProjectedActivity, as_goodness
+from ff_lightning.networks.conv import classes_of
+from ff_lightning.networks.mlp import DenseReLU, check_sizes
+from ff_lightning.stacks import BlockStack
+
+
+class ClassMLP(BlockStack):
+    """Stack of fully connected ReLU blocks; every block gives every class a goodness, and inputs carry no label.
+
+    What a block is trained for is said by ``goodness`` and ``loss``: with the defaults a projection and negatives from
+    the block's own prediction (tier T1), with :class:`~ff_lightning.candidates.Softmax` a local softmax (T2), with
+    :class:`~ff_lightning.candidates.EachLabel` several labels at once (T1). The candidates may stand for numbers, too;
+    see :class:`~ff_lightning.FFRegressor`.
+
+    Args:
+        in_features: values a sample; those of a table are standardised by its data module.
+        widths: units of each block.
+        num_classes: number of classes, labels or candidates; that of ``goodness`` by default, or 10.
+        goodness: one a class; sized for every block. :class:`~ff_lightning.goodness.ProjectedActivity` by default.
+        loss: copied for every block; :class:`~ff_lightning.candidates.LinearContrast` by default.
+        norm: copied for every block; what is done to activities that are passed on,
+            :class:`~ff_lightning.normalization.UnitRMS` by default.
+        dropout: share of what each block receives that is dropped in training.
+
+    Raises:
+        InputError: sizes that make no sense or do not fit each other.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        widths: Sequence[int],
+        *,
+        num_classes: int | None = None,
+        goodness: Goodness | None = None,
+        loss: CandidateLoss | None = None,
+        norm: nn.Module | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        check_sizes(in_features, widths, num_classes, dropout=dropout, peer_weight=0.0)
+        if goodness is None:
+            goodness = ProjectedActivity(10 if num_classes is None else num_classes)
+        goodness = as_goodness(goodness)
+        num_classes = classes_of(goodness, num_classes)
+        super().__init__(
+            [
+                ClassBlock(
+                    nn.Sequential(nn.Dropout(dropout), DenseReLU(*sizes)),
+                    goodness.sized((sizes[1],)),
+                    copy.deepcopy(loss) or LinearContrast(),
+                    norm=copy.deepcopy(norm),
+                )
+                for sizes in pairwise([in_features, *widths])
+            ]
+        )
+        self.in_features = in_features
+        self.num_classes = num_classes
+        self.out_features = widths[-1]
