@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from tables_common import origin, rows, seeds_of, spread, training_command
+from tables_common import Runs, Table, rows, spread
 
 NAMED = {
     "regression": ("diabetes, R2", "ridge regression", 3),
@@ -17,21 +15,28 @@ NAMED = {
 """What each task is, the classical method beside it, and how many digits are shown."""
 
 
+TASKS = Table(
+    {
+        "task": lambda runs: NAMED[runs[0]["task"]][0],
+        "tier": lambda runs: runs[0]["tier"],
+        "Forward-Forward, test": lambda runs: of_seeds(runs, "test"),
+        "twin, test": lambda runs: of_seeds(runs, "twin_test"),
+        "classical, test": lambda runs: of_seeds(runs, "classical_test"),
+        "classical method": lambda runs: NAMED[runs[0]["task"]][1],
+        "validation, FF / twin": lambda runs: f"{of_seeds(runs, 'validation')} / {of_seeds(runs, 'twin_validation')}",
+        "CPU minutes, FF / twin": lambda runs: (
+            f"{of_seeds(runs, 'cpu_minutes', 2)} / {of_seeds(runs, 'twin_cpu_minutes', 2)}"
+        ),
+    }
+)
+
+
+def of_seeds(runs: Runs, key: str, digits: int | None = None) -> str:
+    """A value over the seeds of some runs."""
+    each = [one for run in runs for one in run["by_seed"]]
+    return spread(each, key, NAMED[runs[0]["task"]][2] if digits is None else digits)
+
+
 def tasks(name: str) -> str:
-    """Table of Forward-Forward, its twin and a classical method on each task."""
-    lines = [
-        "| task | tier | Forward-Forward, test | twin, test | classical, test | classical method | "
-        "validation, FF / twin | CPU minutes, FF / twin | seeds | command |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for runs in rows(name):
-        first = runs[0]
-        each: list[dict[str, Any]] = [one for run in runs for one in run["by_seed"]]
-        what, classical, digits = NAMED[first["task"]]
-        lines.append(
-            f"| {what} | {first['tier']} | {spread(each, 'test', digits)} | {spread(each, 'twin_test', digits)} | "
-            f"{spread(each, 'classical_test', digits)} | {classical} | {spread(each, 'validation', digits)} / "
-            f"{spread(each, 'twin_validation', digits)} | {spread(each, 'cpu_minutes')} / "
-            f"{spread(each, 'twin_cpu_minutes')} | {seeds_of(runs)} | `{training_command(first['command'])}` |"
-        )
-    return "\n".join([*lines, "", origin(name)])
+    """Forward-Forward, its twin and a classical method on each task."""
+    return TASKS.written((runs, runs) for runs in rows(name))
