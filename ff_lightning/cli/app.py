@@ -21,9 +21,10 @@ import ff_lightning
 from ff_lightning.cli.export import export
 from ff_lightning.cli.generate import generate
 from ff_lightning.cli.messages import only_what_matters
-from ff_lightning.cli.parser import Parser, explain
+from ff_lightning.cli.parser import Parser, explain, lost_rank
 from ff_lightning.cli.predict import predict_folder, predict_table
 from ff_lightning.cli.report import report
+from ff_lightning.errors import InputError
 
 WITH_RECIPE = {
     "fit": "Train the network of a recipe.",
@@ -53,8 +54,9 @@ def main(args: Sequence[str] | None = None) -> int:
             arguments by default.
 
     Returns:
-        Exit status: 0, or 2 if something that was passed is wrong, which is then said in one line, or 128 and the
-        number of the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM.
+        Exit status: 0, or 2 if something that was passed is wrong, which is then said in one line, or 1 if another
+        process of the training is gone, or 128 and the number of the signal that ended it: 130 after Ctrl-C, 143 after
+        SIGTERM.
     """
     with only_what_matters():
         try:
@@ -66,11 +68,11 @@ def main(args: Sequence[str] | None = None) -> int:
                 raise
             return status_of(end.__context__)
         except Exception as error:
-            message = explain(error)
-            if message is None:
+            message, lost = explain(error), lost_rank(error)
+            if message is None and lost is None:
                 raise
-            sys.stderr.write(f"ff-lightning: error: {message}\n")
-            return 2
+            sys.stderr.write(f"ff-lightning: error: {message or lost}\n")
+            return 2 if message else 1
     return 0
 
 
@@ -82,6 +84,8 @@ def status_of(stop: KeyboardInterrupt) -> int:
 def run(words: list[str]) -> None:
     """Run a command, or say what commands there are."""
     name = command_of(words)
+    if odd := [word for word in words if not is_utf8(word)]:
+        raise InputError(f"Passed {odd[0]!r}, which is no UTF-8. Rename the file or folder.")
     if name in WITHOUT_RECIPE:
         arguments = parser_of(name).parse_args(words[1:])
         _prepare()
@@ -93,6 +97,15 @@ def run(words: list[str]) -> None:
         train_or_evaluate(words)
     else:
         overview().parse_args(words)  # which ends with help, the version, or an error
+
+
+def is_utf8(word: str) -> bool:
+    """Whether a word can be written down; names of files may be any bytes, which Python keeps in its own way."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def command_of(words: Sequence[str]) -> str:

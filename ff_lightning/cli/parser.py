@@ -42,6 +42,15 @@ NOT_OURS = {
 }
 """What the system says where a disk is full, a folder may not be written, or a name cannot be."""
 
+LOST = re.compile(
+    r"Connection (closed by peer|reset by peer|refused|was likely closed)|Broken pipe|[Tt]imed out( after)? wait\w*"
+    r"( \w+)?|Socket closed|wait timeout after \w+|remote process exited|communicator was aborted|Timeout\(ms\)=\d+"
+)
+"""How gloo, NCCL and torch's store say that nobody answers."""
+
+MISSING = re.compile(r"Requirement '|No module named|pip install|ModuleNotFoundError")
+"""How Lightning and Python say that a package is not installed."""
+
 UNKNOWN = re.compile(
     r"ption '([^']+)' is not accepted|does not accept option '([^']+)'|unrecognized arguments: --([^ =\n]+)[^\n]*"
     r"|invalid choice: '([^']+)'"
@@ -121,13 +130,40 @@ def explain(error: BaseException) -> str | None:
     """
     lightning = sys.modules.get("lightning.fabric.utilities.exceptions")  # which raised nothing if it is not loaded
     mended = (InputError,) if lightning is None else (InputError, lightning.MisconfigurationException)
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("ff_lightning"):
+        return f"The package `{error.name}` is missing, and needed here. Install it."
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return f"A name is no UTF-8: {error.object!r:.200}. Rename it."
     if isinstance(error, (ValueError, OSError, *mended)):
         for cause in _causes(error):
             if isinstance(cause, mended):
                 return " ".join(str(cause).split())
-            if isinstance(cause, OSError) and cause.errno in NOT_OURS:
+            if isinstance(cause, OSError) and (cause.errno in NOT_OURS or (cause is error and cause.errno)):
                 where = f" ({cause.filename})" if cause.filename else ""
                 return f"{cause.strerror}{where}. What was written before is untouched."
+    return None
+
+
+def missing_package(error: BaseException) -> str | None:
+    """One line for a class that was not built since a package is missing, ``None`` for any other error."""
+    text = next((str(cause) for cause in _causes(error) if "given class_path" in str(cause)), "")
+    return shorten(text) if MISSING.search(text) else None
+
+
+def lost_rank(error: BaseException) -> str | None:
+    """One line for an error that says that another process of a training is gone or hangs, ``None`` for any other."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not (distributed.is_available() and distributed.is_initialized()):
+        return None
+    for cause in _causes(error):
+        text = " ".join(str(cause).split())
+        if not isinstance(cause, RuntimeError) or (found := LOST.search(text)) is None:
+            continue
+        return (
+            f"Rank {distributed.get_rank()} of {distributed.get_world_size()} stops, since another process of the "
+            f"training is gone or hangs ({found[0]}); what that one said tells why. To go on: the same command with "
+            "`--ckpt_path last`."
+        )
     return None
 
 

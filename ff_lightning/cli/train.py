@@ -41,6 +41,7 @@ from ff_lightning.callbacks import (
 )
 from ff_lightning.cli.predictions import write_predictions
 from ff_lightning.cli.recipes import RecipeCLI, RecipeParser, with_own_recipes
+from ff_lightning.cli.run_folder import run_folder, trial_folder
 from ff_lightning.cli.weights import chosen_weights
 from ff_lightning.data.tokenizers import Tokenizer
 from ff_lightning.engine.checkpoints import check_checkpoint, check_fit
@@ -49,6 +50,7 @@ from ff_lightning.engine.lightning import subcommand_parser
 from ff_lightning.engine.reading import local_path
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
+from ff_lightning.report.curves import MetricsFile
 from ff_lightning.report.records import read_record
 from ff_lightning.tasks.language_modelling import LanguageModelling
 
@@ -76,6 +78,12 @@ class FFLightningCLI(RecipeCLI):
     subcommand: str
     held: ExitStack
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Let a command name the run."""
+        super().add_arguments_to_parser(parser)
+        told = "Folder of the run in `runs/`; `auto` for one that is new. (default: named after the recipes)"
+        parser.add_argument("--run_name", type=str | None, help=told)
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Keep the command as it was given, for the record of the run."""
         self.command = shlex.join(["ff-lightning", *args])
@@ -94,7 +102,7 @@ class FFLightningCLI(RecipeCLI):
         and refuse weights that do not fit it.
         """
         config = self.config[self.config.subcommand]
-        folder = self._name_folder(config)
+        folder = run_folder(config, self.config.subcommand)
         path = config.ckpt_path = chosen_weights(self.config.subcommand, config.ckpt_path, folder)
         self._weights = None
         if path is not None and path not in CHECKPOINT_WORDS and local_path(path) is not None:
@@ -107,23 +115,9 @@ class FFLightningCLI(RecipeCLI):
         """Name the run folder, and drop what is switched off."""
         super().before_instantiate_classes()
         config = self.config[self.subcommand]
-        self._name_folder(config)
-        self._try_out_elsewhere(config)
+        config.trainer.default_root_dir = str(trial_folder(config))
         if self.subcommand == "fit" and config.ckpt_path is not None:
             self._go_on_in_wandb(config.trainer)
-
-    def _name_folder(self, config: Namespace) -> Path:
-        """The run folder, named after the recipes unless the command names it."""
-        if config.trainer.default_root_dir is None:
-            stems = [Path(str(path)).stem for path in config.config or ()]
-            name = "-".join(stems) or config.model.class_path.rsplit(".", 1)[-1]
-            config.trainer.default_root_dir = str(Path("runs") / name)
-        return Path(config.trainer.default_root_dir)
-
-    def _try_out_elsewhere(self, config: Namespace) -> None:
-        """Let a trial of a few batches touch nothing of a run in its folder."""
-        if config.trainer.fast_dev_run:
-            config.trainer.default_root_dir = str(Path(config.trainer.default_root_dir) / "fast_dev_run")
 
     def _go_on_in_wandb(self, trainer: Namespace) -> None:
         """Let a resumed training go on with its run in Weights & Biases, which is known by an id."""
@@ -148,7 +142,7 @@ class FFLightningCLI(RecipeCLI):
         self.trainer_defaults["callbacks"] = default_callbacks(config, self.command)
         if config.logger in (None, True):
             version = "" if self.subcommand == "fit" else self.subcommand
-            kwargs["logger"] = CSVLogger(config.default_root_dir, name="", version=version)
+            kwargs["logger"] = MetricsFile(config.default_root_dir, version)
         if config.enable_model_summary is None:  # there is ours
             kwargs["enable_model_summary"] = False
         try:

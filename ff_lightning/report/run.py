@@ -133,9 +133,9 @@ def _curves(folder: Path) -> dict[str, Curve]:
     values: dict[str, dict[int, float]] = {}
     numbered = sorted(folder.glob("metrics_*.csv"), key=lambda path: (len(path.name), path.name))
     for path in [*numbered, *folder.glob("metrics.csv")]:
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                _take(values, row)
+        lines = path.read_bytes().decode().splitlines(keepends=True)
+        for row in csv.DictReader(line for line in lines if line.endswith("\n")):  # a kill leaves half a line
+            _take(values, row)
     return {name: sorted(by_step.items()) for name, by_step in values.items()}
 
 
