@@ -175,7 +175,8 @@ def lengths(g: Tensor) -> Tensor:
     rows = g.reshape(len(g), -1)
     largest = rows.detach().abs().amax(1, keepdim=True)
     unit = torch.where(largest > SQUARED, largest, torch.ones_like(largest))  # the bits of all others stay
-    return torch.linalg.vector_norm(rows / unit, dim=1) * unit.squeeze(1)
+    scaled: Tensor = torch.linalg.vector_norm(rows / unit, dim=1)
+    return scaled * unit.squeeze(1)
 
 
 def refuse_no_goodness(g_pos: Tensor, g_neg: Tensor) -> None:

@@ -39,7 +39,8 @@ class MonitorCheck(pl.Callback):
             shown = near or [one for one in logged if one.startswith("val/")]
             raise InputError(
                 f"Passed `monitor={name}` to `{type(callback).__name__}`. Nothing of that name is logged; "
-                f"{'there is' if shown else 'nothing of a validation is, either'} {' and '.join(shown)}".rstrip() + "."
+                f"{'there is' if shown else 'nothing of a validation is, either'} {' and '.join(shown)}".rstrip()
+                + "."
             )
 
 

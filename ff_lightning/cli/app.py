@@ -12,6 +12,7 @@ from its signature and docstring. It loads PyTorch and Lightning when it runs, s
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -58,15 +59,23 @@ def main(args: Sequence[str] | None = None) -> int:
         process of the training is gone, or 128 and the number of the signal that ended it: 130 after Ctrl-C, 143 after
         SIGTERM.
     """
+    for name in ("stdout", "stderr"):  # Python has none where the caller has closed it
+        if getattr(sys, name) is None or getattr(sys, name).closed:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for the rest of the process
     with only_what_matters():
         try:
             run(sys.argv[1:] if args is None else list(args))
+            sys.stdout.flush()  # here it is seen that nobody reads it
         except KeyboardInterrupt as stop:
             return status_of(stop)
         except SystemExit as end:  # Lightning's way to end after a signal, which forgets which
+            if isinstance(end.__context__, BrokenPipeError):  # Rich's way
+                return unheard()
             if not isinstance(end.__context__, KeyboardInterrupt):
                 raise
             return status_of(end.__context__)
+        except BrokenPipeError:
+            return unheard()
         except Exception as error:
             message, lost = explain(error), lost_rank(error)
             if message is None and lost is None:
@@ -74,6 +83,13 @@ def main(args: Sequence[str] | None = None) -> int:
             sys.stderr.write(f"ff-lightning: error: {message or lost}\n")
             return 2 if message else 1
     return 0
+
+
+def unheard() -> int:
+    """Say that nobody reads what is written to stdout, and write no more to it; the exit status."""
+    sys.stderr.write("ff-lightning: error: Nobody reads stdout any more. What was written before is untouched.\n")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in Python's buffer goes there at the exit
+    return 2
 
 
 def status_of(stop: KeyboardInterrupt) -> int:

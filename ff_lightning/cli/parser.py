@@ -133,7 +133,7 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("ff_lightning"):
         return f"The package `{error.name}` is missing, and needed here. Install it."
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
-        return f"A name is no UTF-8: {error.object!r:.200}. Rename it."
+        return f"A name is no UTF-8: {error.object[max(0, error.start - 40) : error.end + 40]!r}. Rename it."
     if isinstance(error, (ValueError, OSError, *mended)):
         for cause in _causes(error):
             if isinstance(cause, mended):

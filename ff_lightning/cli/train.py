@@ -35,6 +35,7 @@ from ff_lightning.callbacks import (
     KeepOnInterrupt,
     LanguageTable,
     LastCheckpoint,
+    MonitorCheck,
     RunRecord,
     SoundPictures,
     TrainingProgress,
@@ -150,7 +151,9 @@ class FFLightningCLI(RecipeCLI):
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise InputError(f"The Trainer cannot be built: {error}") from error
         # Before what a recipe brings, too, which would otherwise print while the bar is still there.
-        trainer.callbacks.sort(key=lambda callback: not isinstance(callback, ProgressBar))  # type: ignore[attr-defined]
+        # What looks for misspelt names comes before those who would wait for them.
+        first = (ProgressBar, MonitorCheck)
+        trainer.callbacks.sort(key=lambda callback: not isinstance(callback, first))  # type: ignore[attr-defined]
         return trainer
 
     def before_fit(self) -> None:
@@ -220,6 +223,7 @@ def default_callbacks(trainer: Namespace, command: str = "") -> list[pl.Callback
     # After the bar, which must be gone when they print.
     callbacks += [
         RunRecord(command),
+        MonitorCheck(),
         *([BlockSummary()] if trainer.enable_model_summary is None else []),
         BlockTable(),
         ClassTable(),
