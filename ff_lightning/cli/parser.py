@@ -43,8 +43,9 @@ NOT_OURS = {
 """What the system says where a disk is full, a folder may not be written, or a name cannot be."""
 
 LOST = re.compile(
-    r"Connection (closed by peer|reset by peer|refused|was likely closed)|Broken pipe|[Tt]imed out( after)? wait\w*"
-    r"( \w+)?|Socket closed|wait timeout after \w+|remote process exited|communicator was aborted|Timeout\(ms\)=\d+"
+    r"Connection (closed by peer|reset by peer|refused|was likely closed)|Broken pipe|Socket closed|socket has timed out"
+    r"|[Tt]imed out( after)? wait\w*( \w+)?|wait timeout after \w+|remote process exited|communicator was aborted"
+    r"|Timeout\(ms\)=\d+"
 )
 """How gloo, NCCL and torch's store say that nobody answers."""
 
@@ -153,16 +154,17 @@ def missing_package(error: BaseException) -> str | None:
 def lost_rank(error: BaseException) -> str | None:
     """One line for an error that says that another process of a training is gone or hangs, ``None`` for any other."""
     distributed = sys.modules.get("torch.distributed")
-    if distributed is None or not (distributed.is_available() and distributed.is_initialized()):
+    if distributed is None or not distributed.is_available():
         return None
+    joined = distributed.is_initialized()
     for cause in _causes(error):
-        text = " ".join(str(cause).split())
-        if not isinstance(cause, RuntimeError) or (found := LOST.search(text)) is None:
+        found = LOST.search(" ".join(str(cause).split())) if isinstance(cause, RuntimeError) else None
+        if found is None or not (joined or isinstance(cause, distributed.DistError)):
             continue
+        rank = f"Rank {distributed.get_rank()} of {distributed.get_world_size()}" if joined else "A rank"
         return (
-            f"Rank {distributed.get_rank()} of {distributed.get_world_size()} stops, since another process of the "
-            f"training is gone or hangs ({found[0]}); what that one said tells why. To go on: the same command with "
-            "`--ckpt_path last`."
+            f"{rank} stops, since another process of the training is gone or hangs ({found[0]}); what that one said "
+            "tells why. To go on: the same command with `--ckpt_path last`."
         )
     return None
 

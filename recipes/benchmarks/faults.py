@@ -1,7 +1,7 @@
 r"""A campaign of faults against the command line and the ways by which a checkpoint comes in.
 
-    python recipes/benchmarks/faults.py [--folder kept] [--only kills spoils payloads fuzz] [--kills 24] [--pairs 4]
-        [--flips 300] [--cuts 100] [--fuzz 2000] [--seed 0]
+    python recipes/benchmarks/faults.py [--folder kept] [--only kills pairs spoils payloads fuzz] [--kills 24]
+        [--pairs 4] [--flips 300] [--cuts 100] [--fuzz 2000] [--seed 0]
 
 Kills are aimed at writes: a training is run in a process of its own, and killed with SIGKILL when it opens, links,
 renames or removes its n-th file, or a little later; n goes over all of them. It is then resumed from the checkpoint
@@ -10,7 +10,8 @@ values and tables. With two ranks, the first is killed so, and the other must en
 come in by `read_checkpoint`, as folders of the hub, and as sharded folders; a flip is silent if anything is loaded that
 differs. Payloads are pickles and class names that leave a file behind where somebody believes them, on every way in.
 Fuzzed calls are those of `tests/attacks/fuzzing.py`. Progress goes to stderr; the last line is JSON. With `--folder`,
-every part that is done is kept there, and the same command goes on after a stop.
+every part that is done is kept there, and the same command goes on after a stop. Parts of `--only` may run side by
+side.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ CLASSES = ("os.system", "subprocess.Popen", "builtins.exec", "runpy.run_path", "
 PLACES = ("network", "readout", "_class_path")
 
 
-PARTS = ("kills", "spoils", "payloads", "fuzz")
+PARTS = ("kills", "pairs", "spoils", "payloads", "fuzz")
 PATIENCE = 60
 """Seconds within which a rank must end by itself once the other is gone."""
 
@@ -531,6 +532,7 @@ def campaign(kept: Kept, args: argparse.Namespace) -> None:
     """All parts that are asked for, and not done."""
     if "kills" in args.only:
         kills(kept, args.kills, 1, args.seed)
+    if "pairs" in args.only:
         kills(kept, args.pairs, 2, args.seed)
     if {"spoils", "payloads"} & set(args.only):
         kept.part("trained", trained)
