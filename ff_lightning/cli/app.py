@@ -80,7 +80,7 @@ def main(args: Sequence[str] | None = None) -> int:
             message, lost = explain(error), lost_rank(error)
             if message is None and lost is None:
                 raise
-            line = (message or lost or "").encode("utf-8", "backslashreplace").decode()  # names of files may be any bytes
+            line = (message or lost or "").encode("utf-8", "backslashreplace").decode()
             sys.stderr.write(f"ff-lightning: error: {line}\n")
             return 2 if message else 1
     return 0
