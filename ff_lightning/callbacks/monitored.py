@@ -19,7 +19,7 @@ class MonitorCheck(pl.Callback):
     """Looks at a validation whether what other callbacks monitor is logged.
 
     The validation before the training logs what every later one does, so names that begin with ``val/`` are known by
-    then; others are known after the first epoch.
+    then; others when a step of the training has been logged.
     """
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -33,7 +33,7 @@ class MonitorCheck(pl.Callback):
         logged = list(trainer.callback_metrics)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             name = _monitored(callback)
-            if name is None or name in logged or (trainer.sanity_checking and not name.startswith("val")):
+            if name is None or name in logged or not (name.startswith("val") or any(map(_of_training, logged))):
                 continue
             near = difflib.get_close_matches(name.replace("_", "/"), logged, n=3, cutoff=0.4)
             shown = near or [one for one in logged if one.startswith("val/")]
@@ -42,6 +42,10 @@ class MonitorCheck(pl.Callback):
                 f"{'there is' if shown else 'nothing of a validation is, either'} {' and '.join(shown)}".rstrip()
                 + "."
             )
+
+
+def _of_training(name: str) -> bool:
+    return name.startswith("train/")
 
 
 def _monitored(callback: pl.Callback) -> str | None:

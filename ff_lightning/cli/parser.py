@@ -43,9 +43,9 @@ NOT_OURS = {
 """What the system says where a disk is full, a folder may not be written, or a name cannot be."""
 
 LOST = re.compile(
-    r"Connection (closed by peer|reset by peer|refused|was likely closed)|Broken pipe|Socket closed|socket has timed out"
-    r"|[Tt]imed out( after)? wait\w*( \w+)?|wait timeout after \w+|remote process exited|communicator was aborted"
-    r"|Timeout\(ms\)=\d+"
+    r"Connection (closed by peer|reset by peer|refused|was likely closed)|Broken pipe|Socket closed"
+    r"|socket has timed out|[Tt]imed out( after)? wait\w*( \w+)?|wait timeout after \w+"
+    r"|remote process exited|communicator was aborted|Timeout\(ms\)=\d+"
 )
 """How gloo, NCCL and torch's store say that nobody answers."""
 
@@ -135,6 +135,8 @@ def explain(error: BaseException) -> str | None:
         return f"The package `{error.name}` is missing, and needed here. Install it."
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return f"A name is no UTF-8: {error.object[max(0, error.start - 40) : error.end + 40]!r}. Rename it."
+    if isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric"):
+        return str(error)
     if isinstance(error, (ValueError, OSError, *mended)):
         for cause in _causes(error):
             if isinstance(cause, mended):
