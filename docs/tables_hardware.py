@@ -100,7 +100,8 @@ def faults(name: str) -> str:
             f"| fuzzed calls | {run['fuzz_calls']}, {run['refused_calls']} of them refused | {run['tracebacks']} | "
             "neither right nor refused in one line, in any row |",
         ]
-        lines += ["", f"`{run['command']}`, {run['seconds'] / 60:.0f} minutes."]
+        spent = f"{run['cpu_seconds'] / 60:.1f} minutes of CPU, {run['seconds'] / 60:.0f} of waiting for its parts"
+        lines += ["", f"`{run['command']}`: {spent}."]
     return "\n".join([*lines, "", origin(name)])
 
 
