@@ -8,9 +8,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 from jsonargparse import Namespace
 
+from ff_lightning.callbacks import BlockTable
 from ff_lightning.cli import main
 from ff_lightning.cli.run_folder import CHOSEN, run_folder, trial_folder
 from ff_lightning.engine.folder import UNFINISHED, own_folder, set_aside
@@ -18,6 +20,7 @@ from ff_lightning.errors import InputError
 from ff_lightning.report.curves import MetricsFile
 from ff_lightning.report.records import add_to_record, read_record, start_record
 from ff_lightning.report.run import read_run
+from tests.training import classifier, loader, trainer
 
 
 def together(count: int, run: Callable[[int], object]) -> None:
@@ -130,6 +133,21 @@ def test_rows_are_whole_whatever_comes_later(tmp_path: Path) -> None:
     with (tmp_path / "metrics.csv").open("a") as file:
         file.write("2,0.1")  # of 0.123
     assert read_run(tmp_path).curves == {"train/loss": [(1, 0.5)], "val/loss": [(2, 0.25)]}
+
+
+def test_the_table_of_a_validation_is_kept_before_its_checkpoint(tmp_path: Path) -> None:
+    """A kill after the last checkpoint of a training loses none: nothing is validated again."""
+    start_record(tmp_path, {"run": {}})
+    kept = []
+
+    class Look(pl.Callback):
+        def on_train_epoch_end(self, *_: object) -> None:
+            kept.append(read_record(tmp_path)["tables"]["fit"])
+
+    run = trainer(tmp_path, callbacks=[BlockTable(), Look()], max_epochs=2, log_every_n_steps=1)
+    run.fit(classifier(1), loader(60, 20), loader(20, 20))
+    assert [table["title"] for table in kept] == ["Validation after epoch 1", "Validation after epoch 2"]
+    assert read_record(tmp_path)["tables"]["fit"] == kept[-1]
 
 
 DAMAGES: dict[str, Callable[[Path], object]] = {
