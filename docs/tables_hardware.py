@@ -93,14 +93,16 @@ def faults(name: str) -> str:
     for (run,) in rows(name):
         killed = f"{run['kills']}, {run['kills_of_two_ranks']} of them of two ranks"
         lines += [
-            f"| kills at a write | {killed} | {run['kills'] - run['bit_equal']} | the resumed training differs |",
+            f"| kills at a write | {killed} | {run['kills'] - run['bit_equal']} | "
+            "what the resumed run has differs: weights, optimizers, loops, logged values or tables |",
             f"| flipped bits, cut files | {run['flips']}, {run['truncations']} | {run['silent']} | "
             "loaded without a word, and differs |",
             f"| payloads on ways in | {run['payloads']} | {run['executed']} | something in it was run |",
             f"| fuzzed calls | {run['fuzz_calls']}, {run['refused_calls']} of them refused | {run['tracebacks']} | "
             "neither right nor refused in one line, in any row |",
         ]
-        lines += ["", f"`{run['command']}`, {run['seconds'] / 60:.0f} minutes."]
+        spent = f"{run['cpu_seconds'] / 60:.1f} minutes of CPU, {run['seconds'] / 60:.0f} of waiting for its parts"
+        lines += ["", f"`{run['command']}`: {spent}."]
     return "\n".join([*lines, "", origin(name)])
 
 

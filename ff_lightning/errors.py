@@ -1,6 +1,11 @@
 """The one exception for input that cannot work, and the check that most of it fails."""
 
 import math
+from numbers import Integral, Real
+from typing import Any
+
+LEAST, MOST = 2.0**-126, 3.4028234663852886e38
+"""The smallest and the largest positive number that float32 holds in full; beyond, there are 0 and infinity."""
 
 
 class InputError(ValueError):
@@ -22,18 +27,44 @@ def whole(name: str, value: int, *, least: int, owner: object = None) -> int:
     Raises:
         InputError: names the argument, what was given, and what is allowed.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        passed = f"{name}={value!r}" if owner is None else f"{type(owner).__name__}({name}={value!r})"
-        raise InputError(f"Passed `{passed}`. `{name}` must be a whole number, at least {least}.")
-    return value
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+        raise InputError(f"Passed `{_passed(name, value, owner)}`. `{name}` must be a whole number, at least {least}.")
+    return int(value)
 
 
-def positive(name: str, value: float) -> float:
-    """``value`` if it is a positive finite number.
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number, of Python or NumPy; neither text nor a tensor is one, nor ``True``."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def finite(name: str, value: float, *, least: float = -math.inf, owner: object = None) -> float:
+    """``value`` if it is a finite number that float32 can hold, at least ``least``.
+
+    Args:
+        name: of the argument.
+        value: what was passed.
+        least: the smallest number allowed.
+        owner: whose argument it is, if the message is to say it.
 
     Raises:
         InputError: names the argument and what was given.
     """
-    if not (isinstance(value, int | float) and value > 0 and math.isfinite(value)):
-        raise InputError(f"Passed `{name}={value}`. `{name}` must be a positive, finite number.")
+    if not is_number(value) or abs(value) > MOST or value < least:
+        sign = "" if least == -math.inf else " and not negative" if least == 0 else f" and at least {least}"
+        raise InputError(f"Passed `{_passed(name, value, owner)}`. `{name}` must be finite{sign}.")
+    return float(value)
+
+
+def _passed(name: str, value: object, owner: object) -> str:
+    return f"{name}={value!r}" if owner is None else f"{type(owner).__name__}({name}={value!r})"
+
+
+def positive(name: str, value: float) -> float:
+    """``value`` if it is a positive finite number that float32 can hold.
+
+    Raises:
+        InputError: names the argument and what was given.
+    """
+    if not is_number(value) or not LEAST <= value <= MOST:
+        raise InputError(f"Passed `{name}={value!r}`. `{name}` must be a positive, finite number.")
     return float(value)

@@ -20,7 +20,13 @@ from ff_lightning.errors import InputError, whole
 
 
 def accumulation_dtype(h: Tensor) -> torch.dtype:
-    """The dtype in which goodness of ``h`` accumulates: at least float32, float64 stays float64."""
+    """The dtype in which goodness of ``h`` accumulates: at least float32, float64 stays float64.
+
+    Raises:
+        InputError: activities are whole numbers, or no numbers.
+    """
+    if not h.is_floating_point():
+        raise InputError(f"Passed activities as {h.dtype}. They must be floating point.")
     return torch.promote_types(h.dtype, torch.float32)
 
 

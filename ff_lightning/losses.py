@@ -7,15 +7,17 @@ class or token a goodness are in :mod:`ff_lightning.candidates`. All are means o
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.errors import InputError, positive
+from ff_lightning.errors import InputError, finite, positive
 from ff_lightning.normalization import RunningMean
+
+SQUARED = 1e18
+"""Of larger numbers, float32 cannot hold the squares of many."""
 
 
 class ContrastiveLoss(nn.Module, ABC):
@@ -52,8 +54,7 @@ class ThresholdLoss(ContrastiveLoss):
 
     def __init__(self, threshold: float = 2.0, *, scale: float = 1.0) -> None:
         super().__init__()
-        if not math.isfinite(threshold):
-            raise InputError(f"Passed `ThresholdLoss(threshold={threshold})`. `threshold` must be finite.")
+        threshold = finite("threshold", threshold, owner=self)
         self.scale = positive("scale", scale)
         self.theta: Tensor
         self.register_buffer("theta", torch.tensor(float(threshold)))
@@ -64,6 +65,7 @@ class ThresholdLoss(ContrastiveLoss):
         return self.theta
 
     def forward(self, g_pos: Tensor, g_neg: Tensor) -> Tensor:  # noqa: D102
+        refuse_no_goodness(g_pos, g_neg)
         return logistic_around(self.theta, self.scale, g_pos, g_neg)
 
 
@@ -90,6 +92,7 @@ class MovingThresholdLoss(ContrastiveLoss):
         return self.midpoint.value
 
     def forward(self, g_pos: Tensor, g_neg: Tensor) -> Tensor:  # noqa: D102
+        refuse_no_goodness(g_pos, g_neg)
         theta: Tensor = self.midpoint((g_pos.mean() + g_neg.mean()) / 2)
         return logistic_around(theta, self.scale, g_pos, g_neg)
 
@@ -111,19 +114,18 @@ class TwoThresholdLoss(ContrastiveLoss):
 
     def __init__(self, positive: float, negative: float, *, penalty: float = 0.0) -> None:
         super().__init__()
-        for name, value in (("positive", positive), ("negative", negative)):
-            if not math.isfinite(value):
-                raise InputError(f"Passed `TwoThresholdLoss({name}={value})`. `{name}` must be finite.")
-        if not (penalty >= 0 and math.isfinite(penalty)):
-            raise InputError(f"Passed `penalty={penalty}`. `penalty` must be finite and not negative.")
-        self.positive, self.negative, self.penalty = float(positive), float(negative), penalty
+        self.positive = finite("positive", positive, owner=self)
+        self.negative = finite("negative", negative, owner=self)
+        self.penalty = finite("penalty", penalty, least=0)
 
     def forward(self, g_pos: Tensor, g_neg: Tensor) -> Tensor:  # noqa: D102
+        refuse_no_goodness(g_pos, g_neg)
         if g_pos.dim() < 1:
             raise InputError("Passed the goodness of positives as one number. It must be (B, …), one a sample or more.")
         contrast = F.softplus(self.positive - g_pos).mean() + F.softplus(g_neg - self.negative).mean()
-        activity: Tensor = torch.linalg.vector_norm(g_pos.reshape(len(g_pos), -1), dim=1)
-        return contrast + self.penalty * activity.mean()
+        if not self.penalty:
+            return contrast
+        return contrast + self.penalty * lengths(g_pos).mean()
 
 
 class SymBa(ContrastiveLoss):
@@ -164,12 +166,40 @@ class Swish(ContrastiveLoss):
         return F.silu(-self.alpha * (g_pos - g_neg)).mean()
 
 
+def lengths(g: Tensor) -> Tensor:
+    """Euclidean length of every sample, over all its positions; of numbers whose squares overflow, too.
+
+    Args:
+        g: ``(B, …)``.
+    """
+    rows = g.reshape(len(g), -1)
+    largest = rows.detach().abs().amax(1, keepdim=True)
+    unit = torch.where(largest > SQUARED, largest, torch.ones_like(largest))  # the bits of all others stay
+    scaled: Tensor = torch.linalg.vector_norm(rows / unit, dim=1)
+    return scaled * unit.squeeze(1)
+
+
+def refuse_no_goodness(g_pos: Tensor, g_neg: Tensor) -> None:
+    """Refuse what has no mean: nothing at all, and whole numbers.
+
+    Raises:
+        InputError: a stream is empty, or of another type.
+    """
+    for name, g in (("positives", g_pos), ("negatives", g_neg)):
+        if not g.is_floating_point() or g.numel() == 0:
+            raise InputError(
+                f"Passed goodness of {name} as {g.dtype} of shape {tuple(g.shape)}. It must be floating point, of one "
+                "sample at least."
+            )
+
+
 def refuse_unpaired(g_pos: Tensor, g_neg: Tensor) -> None:
     """Refuse goodness that does not come in pairs; torch would stretch one number over all of the other stream.
 
     Raises:
-        InputError: the shapes differ.
+        InputError: the shapes differ, or there is none.
     """
+    refuse_no_goodness(g_pos, g_neg)
     if g_pos.shape != g_neg.shape:
         raise InputError(
             f"Passed goodness of shapes {tuple(g_pos.shape)} of positives and {tuple(g_neg.shape)} of negatives to a "

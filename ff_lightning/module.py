@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.plugins import TorchCheckpointIO
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -30,7 +31,13 @@ from ff_lightning.engine.lightning import batches_trained, trainer_of
 from ff_lightning.engine.precision import follow_first_rank, settle_muon, tell_what_differs
 from ff_lightning.engine.profiling import profile_steps
 from ff_lightning.engine.reading import read_checkpoint, refuse_unsafe
-from ff_lightning.engine.refusals import refuse_flags, refuse_own_reader
+from ff_lightning.engine.refusals import (
+    keep_to_own,
+    refuse_built,
+    refuse_flags,
+    refuse_optimizer,
+    refuse_own_reader,
+)
 from ff_lightning.engine.restoring import build_module, check_resumed, take_weights, where_it_was
 from ff_lightning.engine.sharding import mend_checkpoints, shard_blocks
 from ff_lightning.engine.sync import gradient_sync
@@ -99,6 +106,7 @@ class FFLightningModule(pl.LightningModule):
                 f"Passed `accumulate_batches={accumulate_batches}`. `accumulate_batches` must be a whole number, 1 or "
                 "more."
             )
+        refuse_built(optimizer=optimizer, lr_scheduler=lr_scheduler)
         save_plain_hyperparameters(self, inspect.currentframe())
         self.automatic_optimization = False
         self.network = network
@@ -185,8 +193,13 @@ class FFLightningModule(pl.LightningModule):
 
     def step_context(self) -> StepContext:
         """What is known of the current step, for ``network.local_losses(signal, context)``."""
-        learning = [self.global_step in updates for updates in self._update_ranges] if self._update_ranges else None
-        return StepContext(self.generator, self.global_step, learning)
+        learning = [self.global_step in updates for updates in self._update_ranges]
+        learning = [now and self._is_free(index) for index, now in enumerate(learning)]
+        return StepContext(self.generator, self.global_step, learning or None)
+
+    def _is_free(self, index: int) -> bool:
+        """Whether a local module has anything to learn: one that is frozen rests, until it is not any more."""
+        return any(parameter.requires_grad for parameter in self._block_parameters[index])
 
     def accumulated_batches(self) -> int:
         """Batches that share the current update: fewer at the ragged end of an epoch."""
@@ -233,7 +246,8 @@ class FFLightningModule(pl.LightningModule):
         """One optimizer a local module, and one scheduler for each if asked for."""
         modules = self.local_modules()
         refuse_shared_parameters(modules)
-        self._block_parameters = [[p for p in module.parameters() if p.requires_grad] for module in modules]
+        # Frozen ones, too: they have no gradient, so that nothing moves them, and may be freed at any time.
+        self._block_parameters = [list(module.parameters()) for module in modules]
         self.block_optimizers = [self._optimizer(index) for index in range(len(modules))]
         watch_optimizers(self.block_optimizers)
         make = self.make_lr_scheduler
@@ -247,8 +261,10 @@ class FFLightningModule(pl.LightningModule):
     def _optimizer(self, index: int) -> Optimizer:
         try:
             optimizer = self.optimizer_of(index)(self._block_parameters[index])
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             raise InputError(f"Passed an `optimizer` that cannot be built: {error}") from error
+        refuse_optimizer(optimizer)
+        keep_to_own(optimizer, self._block_parameters[index])
         for group in optimizer.param_groups:
             positive("learning rate of `optimizer`", float(group["lr"]))
             if index < len(self.network):
@@ -256,7 +272,10 @@ class FFLightningModule(pl.LightningModule):
         return optimizer
 
     def _scheduler(self, make: LRSchedulerCallable, optimizer: Optimizer) -> LRScheduler:
-        scheduler = make(optimizer)
+        try:
+            scheduler = make(optimizer)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"Passed an `lr_scheduler` that cannot be built: {error}") from error
         if not isinstance(scheduler, LRScheduler) or isinstance(scheduler, ReduceLROnPlateau):
             raise InputError(
                 f"Passed `lr_scheduler={type(scheduler).__name__}`. It is stepped once an update and gets no metric: "
@@ -275,6 +294,8 @@ class FFLightningModule(pl.LightningModule):
         steps = self.trainer.estimated_stepping_batches
         total = int(steps) if 0 <= steps < float("inf") else None
         self._update_ranges = update_ranges(self.schedule, len(self.block_optimizers), total)
+        if not any(self._is_free(index) for index in range(len(self.block_optimizers))):
+            rank_zero_info("All blocks are frozen: nothing learns until one is freed (`requires_grad_(True)`).")
         for config, updates in zip(self.trainer.lr_scheduler_configs, self._update_ranges, strict=False):
             scheduler = config.scheduler
             if isinstance(scheduler, HoldThenDecay) and scheduler.follows_training:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ff_lightning.errors import InputError, positive, whole
+from ff_lightning.errors import InputError, is_number, positive, whole
 
 
 def overlay_labels(x: Tensor, labels: Tensor, num_classes: int, *, scale: float = 1.0) -> Tensor:
@@ -113,7 +113,7 @@ class HardWrongLabel(LabelNegatives):
     def __init__(
         self, temperature: float = 1.0, *, uniform: float = 0.1, candidates: int | None = None, blocks: int = 1
     ) -> None:
-        if not 0 <= uniform <= 1:
+        if not (is_number(uniform) and 0 <= uniform <= 1):
             raise InputError(f"Passed `uniform={uniform}`. `uniform` must be in [0, 1].")
         if candidates is not None:
             whole("candidates", candidates, least=1)

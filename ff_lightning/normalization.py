@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ff_lightning.distributed import mean_over_ranks, num_ranks
-from ff_lightning.errors import InputError, positive, whole
+from ff_lightning.errors import InputError, is_number, positive, whole
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
@@ -139,7 +139,7 @@ class RunningMean(nn.Module):
 
     def __init__(self, shape: tuple[int, ...] = (), *, momentum: float = 0.9, start: float | None = None) -> None:
         super().__init__()
-        if not 0 <= momentum < 1:
+        if not (is_number(momentum) and 0 <= momentum < 1):
             raise InputError(f"Passed `momentum={momentum}`. `momentum` must be in [0, 1).")
         self.momentum = momentum
         self.frozen = False
@@ -269,7 +269,7 @@ class PeerNormalisation(nn.Module):
     def __init__(self, num_units: int, *, weight: float = 0.03, momentum: float = 0.9) -> None:
         super().__init__()
         whole("num_units", num_units, least=1)
-        if not 0 <= weight < math.inf:
+        if not (is_number(weight) and 0 <= weight < math.inf):
             raise InputError(f"Passed `weight={weight}`. `weight` must be finite and not negative.")
         self.weight = weight
         self.means = RunningMean((num_units,), momentum=momentum)
@@ -290,10 +290,12 @@ def need_features(h: Tensor) -> None:
     """Refuse activities that are one number a sample: there is nothing to normalise over.
 
     Raises:
-        InputError: they have fewer than two dimensions.
+        InputError: they have fewer than two dimensions, or are whole numbers.
     """
     if h.dim() < 2:
         raise InputError(f"Passed activities of shape {tuple(h.shape)}. They must be (B, D) or (B, C, …).")
+    if not h.is_floating_point():
+        raise InputError(f"Passed activities as {h.dtype}. They must be floating point.")
 
 
 def lengths(h: Tensor) -> Tensor:

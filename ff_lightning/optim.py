@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
-from ff_lightning.errors import InputError, positive
+from ff_lightning.errors import InputError, is_number, positive
 from ff_lightning.processor import multiplies_bfloat16
 from ff_lightning.schedules import HoldThenDecay
 
@@ -77,9 +77,9 @@ class MuonAdamW(Optimizer):
     ) -> None:
         shares = {"momentum": momentum, "betas[0]": betas[0], "betas[1]": betas[1]}
         for name, value in shares.items():
-            if not 0 <= value < 1:
+            if not (is_number(value) and 0 <= value < 1):
                 raise InputError(f"Passed `MuonAdamW({name}={value})`. `{name}` must be in [0, 1).")
-        if not 0 <= weight_decay < math.inf:
+        if not (is_number(weight_decay) and 0 <= weight_decay < math.inf):
             raise InputError(f"Passed `MuonAdamW(weight_decay={weight_decay})`. `weight_decay` must not be negative.")
         params = list(params)
         if not all(isinstance(p, Tensor) for p in params):

@@ -7,7 +7,6 @@ of the block's updates; :class:`HoldThenDecay` is one that needs no step count i
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import accumulate, pairwise
@@ -15,7 +14,7 @@ from itertools import accumulate, pairwise
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ff_lightning.errors import InputError, whole
+from ff_lightning.errors import InputError, is_number, whole
 
 
 class Schedule(ABC):
@@ -28,7 +27,7 @@ class Schedule(ABC):
     depth_decay: float = 1.0
 
     def __init__(self, *, depth_decay: float = 1.0) -> None:
-        if not 0 < depth_decay <= 1:
+        if not (is_number(depth_decay) and 0 < depth_decay <= 1):
             raise InputError(f"Passed `depth_decay={depth_decay}`. `depth_decay` must be in (0, 1].")
         self.depth_decay = depth_decay
 
@@ -65,7 +64,7 @@ class Staggered(Schedule):
 
     def __init__(self, delay: float = 0.1, *, depth_decay: float = 1.0) -> None:
         super().__init__(depth_decay=depth_decay)
-        if not 0 <= delay < 1:
+        if not (is_number(delay) and 0 <= delay < 1):
             raise InputError(f"Passed `delay={delay}`. `delay` must be in [0, 1).")
         self.delay = delay
 
@@ -97,7 +96,7 @@ class Greedy(Schedule):
 
     def __init__(self, shares: Sequence[float] | None = None, *, depth_decay: float = 1.0) -> None:
         super().__init__(depth_decay=depth_decay)
-        if shares is not None and (not shares or not all(0 < share < math.inf for share in shares)):
+        if shares is not None and (not shares or not all(is_number(share) and share > 0 for share in shares)):
             raise InputError(f"Passed `shares={list(shares)}`. `shares` needs one positive number a block.")
         self.shares = shares
 
@@ -130,7 +129,7 @@ class ReadoutLast(Schedule):
 
     def __init__(self, share: float = 0.2, *, depth_decay: float = 1.0) -> None:
         super().__init__(depth_decay=depth_decay)
-        if not 0 < share < 1:
+        if not (is_number(share) and 0 < share < 1):
             raise InputError(f"Passed `share={share}`. `share` must be in (0, 1).")
         self.share = share
 
@@ -192,9 +191,9 @@ class HoldThenDecay(LRScheduler):
         total_updates: int | None = None,
         last_epoch: int = -1,
     ) -> None:
-        if not 0 <= warmup <= hold <= 1:
+        if not (is_number(warmup) and is_number(hold) and 0 <= warmup <= hold <= 1):
             raise InputError(f"Passed `warmup={warmup}, hold={hold}`. Needed: 0 <= warmup <= hold <= 1.")
-        if not 0 <= final <= 1:
+        if not (is_number(final) and 0 <= final <= 1):
             raise InputError(f"Passed `final={final}`. `final` must be in [0, 1].")
         self.warmup, self.hold, self.final = warmup, hold, final
         self.total_updates = None if total_updates is None else whole("total_updates", total_updates, least=0)

@@ -8,6 +8,7 @@ from ff_lightning.callbacks.generated import GeneratedPictures as GeneratedPictu
 from ff_lightning.callbacks.interrupt import KeepOnInterrupt as KeepOnInterrupt
 from ff_lightning.callbacks.language_table import LanguageTable as LanguageTable
 from ff_lightning.callbacks.monitor import GoodnessMonitor as GoodnessMonitor
+from ff_lightning.callbacks.monitored import MonitorCheck as MonitorCheck
 from ff_lightning.callbacks.pictures import BlockPictures as BlockPictures
 from ff_lightning.callbacks.pictures import ClassificationPictures as ClassificationPictures
 from ff_lightning.callbacks.progress import TrainingProgress as TrainingProgress

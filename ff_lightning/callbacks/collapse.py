@@ -7,7 +7,7 @@ from typing import Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info
 
-from ff_lightning.errors import InputError, whole
+from ff_lightning.errors import InputError, is_number, whole
 from ff_lightning.metrics import separation
 from ff_lightning.module import FFLightningModule
 from ff_lightning.signals import LocalStep
@@ -30,7 +30,7 @@ class StopOnCollapse(pl.Callback):
     """
 
     def __init__(self, min_separation: float = 0.55, *, patience: int = 10) -> None:
-        if not 0 <= min_separation < 1:
+        if not (is_number(min_separation) and 0 <= min_separation < 1):
             raise InputError(
                 f"Passed `StopOnCollapse(min_separation={min_separation})`. `min_separation` must be in [0, 1)."
             )

@@ -10,11 +10,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_info
 
+from ff_lightning.engine.lightning import requeueing_signals
 from ff_lightning.module import FFLightningModule
-from ff_lightning.strategies import LayerParallelStrategy
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name))
 """What asks a run to end: Ctrl-C, a scheduler, a terminal that is closed."""
@@ -104,12 +103,12 @@ class KeepOnInterrupt(pl.Callback):
         self._restore()
 
     def _listen(self, trainer: pl.Trainer, handler: Any) -> None:
-        """Hear what asks a run to end, unless somebody else has to: a scheduler's own way, or a strategy's."""
+        """Hear what asks a run to end, but for what a scheduler sends and Lightning answers."""
         if threading.current_thread() is not threading.main_thread():
             return
-        others = SLURMEnvironment.detect() or isinstance(trainer.strategy, LayerParallelStrategy)
+        others = requeueing_signals(trainer)
         for number in SIGNALS:
-            if number not in self._before and (number == signal.SIGINT or not others):
+            if number not in self._before and number not in others:
                 self._before[number] = signal.signal(number, handler)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:

@@ -83,6 +83,10 @@ class LanguageTable(pl.Callback):
         """Take the values of the validation; in a training, the last one stays."""
         if trainer.state.fn == "fit":
             self._collect(trainer, pl_module, "val", f"Validation after {trainer.global_step:,} updates")
+            if self._blocks and not trainer.sanity_checking and trainer.is_global_zero:
+                # Without floors, which take their time: a kill may come before those are counted.
+                table = language_table([], self._blocks, title=self._title, caption="")
+                add_to_record(Path(trainer.default_root_dir), "tables", {"fit": table_values(table)})
         else:
             self._collect(trainer, pl_module, "val", "Validation")
 

@@ -28,6 +28,7 @@ class GoodnessMonitor(pl.Callback):
     """
 
     def __init__(self) -> None:
+        self._looks = False
         self._values: dict[str, Tensor] = {}
         self._highest: dict[int, Tensor] = {}
         self._lowest: dict[int, Tensor] = {}
@@ -38,7 +39,8 @@ class GoodnessMonitor(pl.Callback):
     ) -> None:
         """Look at the activities of a step that is logged."""
         self._forget()
-        if isinstance(pl_module, FFLightningModule) and pl_module.is_logged() and not pl_module.compile_blocks:
+        self._looks = isinstance(pl_module, FFLightningModule) and pl_module.is_logged()
+        if self._looks and not pl_module.compile_blocks:
             layers = [getattr(block, "layer", block) for block in pl_module.network]
             self._hooks = [layer.register_forward_hook(partial(self._see, index)) for index, layer in enumerate(layers)]
 
@@ -64,12 +66,15 @@ class GoodnessMonitor(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Log what was seen."""
+        """Log what was seen, also by processes that train other blocks of the network."""
         for index, highest in self._highest.items():
             if float(self._lowest[index]) >= 0:
                 self._values[f"train/dead_units/block_{index}"] = (highest == 0).float().mean()
-        if self._values:
-            pl_module.log_dict(self._values)
+        if self._looks and isinstance(pl_module, FFLightningModule):
+            parts = pl_module.network.stage.gather(self._values)
+            found = {name: value for part in parts for name, value in part.items()}
+            if found:
+                pl_module.log_dict(found)
         self._forget()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 
 from ff_lightning.module import FFLightningModule
 from ff_lightning.report.records import add_to_record, read_record, start_record, surroundings
@@ -67,6 +68,14 @@ class RunRecord(pl.Callback):
         else:
             start_record(folder, {"run": run})
         add_to_record(folder, "surroundings", surroundings())
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Bring to the disk what was logged before, so that who goes on from the checkpoint has all of it."""
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLogger):
+                logger.save()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Write down how long it took."""

@@ -43,9 +43,12 @@ class BlockTable(pl.Callback):
         self._collect(trainer, pl_module, "fit", f"Validation after epoch {trainer.current_epoch}")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Take the values of a validation that is not part of a training."""
+        """Take the values; of one in a training, keep them before its checkpoint is written: a kill may come later."""
         if trainer.state.fn == "validate":
             self._collect(trainer, pl_module, "validate", "Validation")
+        elif not trainer.sanity_checking:
+            self._collect(trainer, pl_module, "fit", f"Validation after epoch {trainer.current_epoch + 1}")
+            self._keep(trainer, "fit")
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the values of the test."""
@@ -62,8 +65,12 @@ class BlockTable(pl.Callback):
         """Print the table below the progress bar, which is gone by now."""
         if trainer.is_global_zero and self._table is not None and self._table.columns:
             Console().print(self._table)
-            add_to_record(Path(trainer.default_root_dir), "tables", {stage: table_values(self._table)})
+            self._keep(trainer, stage)
         self._table = None
+
+    def _keep(self, trainer: pl.Trainer, stage: str) -> None:
+        if trainer.is_global_zero and self._table is not None and self._table.columns:
+            add_to_record(Path(trainer.default_root_dir), "tables", {stage: table_values(self._table)})
 
 
 def block_table(values: Mapping[str, float], stage: str, *, blocks: int, title: str) -> Table:

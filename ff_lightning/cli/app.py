@@ -12,6 +12,7 @@ from its signature and docstring. It loads PyTorch and Lightning when it runs, s
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -22,7 +23,7 @@ from ff_lightning.cli.catalogue import listing, recipes
 from ff_lightning.cli.export import export
 from ff_lightning.cli.generate import generate
 from ff_lightning.cli.messages import only_what_matters
-from ff_lightning.cli.parser import Parser, explain
+from ff_lightning.cli.parser import Parser, explain, lost_rank
 from ff_lightning.cli.predict import predict_folder, predict_table
 from ff_lightning.cli.report import report
 from ff_lightning.errors import InputError
@@ -59,25 +60,42 @@ def main(args: Sequence[str] | None = None) -> int:
             arguments by default.
 
     Returns:
-        Exit status: 0, or 2 if something that was passed is wrong, which is then said in one line, or 128 and the
-        number of the signal that ended it: 130 after Ctrl-C, 143 after SIGTERM.
+        Exit status: 0, or 2 if something that was passed is wrong, which is then said in one line, or 1 if another
+        process of the training is gone, or 128 and the number of the signal that ended it: 130 after Ctrl-C, 143 after
+        SIGTERM.
     """
+    for name in ("stdout", "stderr"):  # Python has none where the caller has closed it
+        if getattr(sys, name) is None or getattr(sys, name).closed:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # for the rest of the process
     with only_what_matters():
         try:
             run(sys.argv[1:] if args is None else list(args))
+            sys.stdout.flush()  # here it is seen that nobody reads it
         except KeyboardInterrupt as stop:
             return status_of(stop)
         except SystemExit as end:  # Lightning's way to end after a signal, which forgets which
+            if isinstance(end.__context__, BrokenPipeError):  # Rich's way
+                return unheard()
             if not isinstance(end.__context__, KeyboardInterrupt):
                 raise
             return status_of(end.__context__)
+        except BrokenPipeError:
+            return unheard()
         except Exception as error:
-            message = explain(error)
-            if message is None:
+            message, lost = explain(error), lost_rank(error)
+            if message is None and lost is None:
                 raise
-            sys.stderr.write(f"ff-lightning: error: {message}\n")
-            return 2
+            line = (message or lost or "").encode("utf-8", "backslashreplace").decode()
+            sys.stderr.write(f"ff-lightning: error: {line}\n")
+            return 2 if message else 1
     return 0
+
+
+def unheard() -> int:
+    """Say that nobody reads what is written to stdout, and write no more to it; the exit status."""
+    sys.stderr.write("ff-lightning: error: Nobody reads stdout any more. What was written before is untouched.\n")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is left in Python's buffer goes there at the exit
+    return 2
 
 
 def status_of(stop: KeyboardInterrupt) -> int:
@@ -88,6 +106,8 @@ def status_of(stop: KeyboardInterrupt) -> int:
 def run(words: list[str]) -> None:
     """Run a command, or say what commands there are."""
     name = command_of(words)
+    if odd := [word for word in words if not is_utf8(word)]:
+        raise InputError(f"Passed {odd[0]!r}, which is no UTF-8. Rename the file or folder.")
     if name in WITHOUT_RECIPE:
         arguments = parser_of(name).parse_args(words[1:])
         if name not in LIGHT:
@@ -103,6 +123,15 @@ def run(words: list[str]) -> None:
         train_or_evaluate(words)
     else:
         overview().parse_args(words)  # which ends with help, the version, or an error
+
+
+def is_utf8(word: str) -> bool:
+    """Whether a word can be written down; names of files may be any bytes, which Python keeps in its own way."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def command_of(words: Sequence[str]) -> str:

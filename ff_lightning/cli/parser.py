@@ -45,6 +45,16 @@ NOT_OURS = {
 FEW = 10
 """So many options are named, where none is near to the one that was passed."""
 
+LOST = re.compile(
+    r"Connection (closed by peer|reset by peer|refused|was likely closed)|Broken pipe|Socket closed"
+    r"|socket has timed out|[Tt]imed out( after)? wait\w*( \w+)?|wait timeout after \w+"
+    r"|remote process exited|communicator was aborted|Timeout\(ms\)=\d+"
+)
+"""How gloo, NCCL and torch's store say that nobody answers."""
+
+MISSING = re.compile(r"Requirement '|No module named|pip install|ModuleNotFoundError")
+"""How Lightning and Python say that a package is not installed."""
+
 UNKNOWN = re.compile(
     r"ption '([^']+)' is not accepted|does not accept option '([^']+)'|unrecognized arguments: --([^ =\n]+)[^\n]*"
     r"|invalid choice: '([^']+)'"
@@ -132,13 +142,43 @@ def explain(error: BaseException) -> str | None:
     """
     lightning = sys.modules.get("lightning.fabric.utilities.exceptions")  # which raised nothing if it is not loaded
     mended = (InputError,) if lightning is None else (InputError, lightning.MisconfigurationException)
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("ff_lightning"):
+        return f"The package `{error.name}` is missing, and needed here. Install it."
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return f"A name is no UTF-8: {error.object[max(0, error.start - 40) : error.end + 40]!r}. Rename it."
+    if isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric"):
+        return str(error)
     if isinstance(error, (ValueError, OSError, *mended)):
         for cause in _causes(error):
             if isinstance(cause, mended):
                 return " ".join(str(cause).split())
-            if isinstance(cause, OSError) and cause.errno in NOT_OURS:
+            if isinstance(cause, OSError) and (cause.errno in NOT_OURS or (cause is error and cause.errno)):
                 where = f" ({cause.filename})" if cause.filename else ""
                 return f"{cause.strerror}{where}. What was written before is untouched."
+    return None
+
+
+def missing_package(error: BaseException) -> str | None:
+    """One line for a class that was not built since a package is missing, ``None`` for any other error."""
+    text = next((str(cause) for cause in _causes(error) if "given class_path" in str(cause)), "")
+    return shorten(text) if MISSING.search(text) else None
+
+
+def lost_rank(error: BaseException) -> str | None:
+    """One line for an error that says that another process of a training is gone or hangs, ``None`` for any other."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is None or not distributed.is_available():
+        return None
+    joined = distributed.is_initialized()
+    for cause in _causes(error):
+        found = LOST.search(" ".join(str(cause).split())) if isinstance(cause, RuntimeError) else None
+        if found is None or not (joined or isinstance(cause, distributed.DistError)):
+            continue
+        rank = f"Rank {distributed.get_rank()} of {distributed.get_world_size()}" if joined else "A rank"
+        return (
+            f"{rank} stops, since another process of the training is gone or hangs ({found[0]}); what that one said "
+            "tells why. To go on: the same command with `--ckpt_path last`."
+        )
     return None
 
 

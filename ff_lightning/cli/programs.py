@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
+import os
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ff_lightning.engine.integrity import replace_file
 from ff_lightning.errors import InputError
 from ff_lightning.readouts.early_exit import EarlyExit
 from ff_lightning.tasks.evaluation import SampleTask
@@ -51,13 +55,25 @@ def write_program(model: SampleTask, image_shape: tuple[int, ...], path: Path) -
     batch = {"x": {0: torch.export.Dim.DYNAMIC}}
     if path.suffix == ".pt2":
         with torch.no_grad():  # otherwise every part that needs no gradient becomes a program within the program
-            torch.export.save(torch.export.export(scores, example, dynamic_shapes=batch), path)
+            program = torch.export.export(scores, example, dynamic_shapes=batch)
+        content = io.BytesIO()  # torch ends the process where a disk is full
+        torch.export.save(program, content)
+        replace_file(path, content.getvalue())
         return
     missing = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
     if missing:
         raise InputError(
             f"Passed `output={path}`. ONNX needs {' and '.join(missing)}: pip install 'ff-lightning[export]'."
         )
+    part = path.with_name(f".{path.name}.part")
+    try:
+        _write_onnx(scores, example, batch, part)
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write_onnx(scores: Scores, example: tuple[torch.Tensor], batch: Any, path: Path) -> None:
     torch.onnx.export(
         scores,
         example,

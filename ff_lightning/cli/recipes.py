@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
 from ff_lightning.callbacks import BestCheckpoint
-from ff_lightning.cli.parser import Parser, explain
+from ff_lightning.cli.parser import Parser, explain, missing_package
 from ff_lightning.engine.lightning import subcommand_parser
 from ff_lightning.errors import InputError
 from ff_lightning.processor import Answer, ask
@@ -117,6 +117,8 @@ class RecipeCLI(LightningCLI):
             super().instantiate_classes()
         except (TypeError, ValueError) as error:
             if explain(error) is None:
+                if missing := missing_package(error):
+                    raise InputError(missing) from error
                 self._refuse_unknown(error)
             raise
         self._refuse_other()

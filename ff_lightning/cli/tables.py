@@ -9,12 +9,15 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def as_text(cells: Iterable[object]) -> list[str]:
-    """Cells of a CSV table, with a quotation mark before those that a spreadsheet would compute; numbers stay.
+    r"""Cells of a CSV table, with a quotation mark before those that a spreadsheet would compute; numbers stay.
+
+    Bytes of a file's name that are no UTF-8 are spelt out: ``\\xff``.
 
     >>> as_text(["=1+1", "-0.5", "a"])
     ["'=1+1", '-0.5', 'a']
     """
-    return [f"'{cell}" if str(cell).startswith(FORMULA) and not _is_number(cell) else str(cell) for cell in cells]
+    texts = (str(cell).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") for cell in cells)
+    return [f"'{text}" if text.startswith(FORMULA) and not _is_number(text) else text for text in texts]
 
 
 def _is_number(cell: object) -> bool:

@@ -35,6 +35,7 @@ from ff_lightning.callbacks import (
     KeepOnInterrupt,
     LanguageTable,
     LastCheckpoint,
+    MonitorCheck,
     RunRecord,
     SoundPictures,
     TrainingProgress,
@@ -43,6 +44,7 @@ from ff_lightning.cli.catalogue import with_own_recipes
 from ff_lightning.cli.messages import above_the_bar
 from ff_lightning.cli.predictions import write_predictions
 from ff_lightning.cli.recipes import RecipeCLI, RecipeParser
+from ff_lightning.cli.run_folder import run_folder, trial_folder
 from ff_lightning.cli.weights import chosen_weights
 from ff_lightning.data.tokenizers import Tokenizer
 from ff_lightning.engine.checkpoints import check_checkpoint, check_fit
@@ -51,6 +53,7 @@ from ff_lightning.engine.lightning import subcommand_parser
 from ff_lightning.engine.reading import local_path
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
+from ff_lightning.report.curves import MetricsFile
 from ff_lightning.report.records import read_record
 from ff_lightning.tasks.language_modelling import LanguageModelling
 
@@ -78,6 +81,12 @@ class FFLightningCLI(RecipeCLI):
     subcommand: str
     held: ExitStack
 
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Let a command name the run."""
+        super().add_arguments_to_parser(parser)
+        told = "Folder of the run in `runs/`; `auto` for one that is new. (default: named after the recipes)"
+        parser.add_argument("--run_name", type=str | None, help=told)
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Keep the command as it was given, for the record of the run."""
         self.command = shlex.join(["ff-lightning", *args])
@@ -96,7 +105,7 @@ class FFLightningCLI(RecipeCLI):
         and refuse weights that do not fit it.
         """
         config = self.config[self.config.subcommand]
-        folder = self._name_folder(config)
+        folder = run_folder(config, self.config.subcommand)
         path = config.ckpt_path = chosen_weights(self.config.subcommand, config.ckpt_path, folder)
         self._weights = None
         if path is not None and path not in CHECKPOINT_WORDS and local_path(path) is not None:
@@ -109,26 +118,12 @@ class FFLightningCLI(RecipeCLI):
         """Name the run folder, and drop what is switched off."""
         super().before_instantiate_classes()
         config = self.config[self.subcommand]
-        self._name_folder(config)
-        self._try_out_elsewhere(config)
+        config.trainer.default_root_dir = str(trial_folder(config))
         for logger in wandb_loggers(config.trainer):
             if logger.init_args.save_dir == ".":  # Lightning's default
                 logger.init_args.save_dir = config.trainer.default_root_dir
         if self.subcommand == "fit" and config.ckpt_path is not None:
             self._go_on_in_wandb(config.trainer)
-
-    def _name_folder(self, config: Namespace) -> Path:
-        """The run folder, named after the recipes unless the command names it."""
-        if config.trainer.default_root_dir is None:
-            stems = [Path(str(path)).stem for path in config.config or ()]
-            name = "-".join(stems) or config.model.class_path.rsplit(".", 1)[-1]
-            config.trainer.default_root_dir = str(Path("runs") / name)
-        return Path(config.trainer.default_root_dir)
-
-    def _try_out_elsewhere(self, config: Namespace) -> None:
-        """Let a trial of a few batches touch nothing of a run in its folder."""
-        if config.trainer.fast_dev_run:
-            config.trainer.default_root_dir = str(Path(config.trainer.default_root_dir) / "fast_dev_run")
 
     def _go_on_in_wandb(self, trainer: Namespace) -> None:
         """Let a resumed training go on with its run in Weights & Biases, which is known by an id."""
@@ -151,7 +146,7 @@ class FFLightningCLI(RecipeCLI):
         self.trainer_defaults["callbacks"] = default_callbacks(config, self.command)
         if config.logger in (None, True):
             version = "" if self.subcommand == "fit" else self.subcommand
-            kwargs["logger"] = CSVLogger(config.default_root_dir, name="", version=version)
+            kwargs["logger"] = MetricsFile(config.default_root_dir, version)
         if config.enable_model_summary is None:  # there is ours
             kwargs["enable_model_summary"] = False
         try:
@@ -159,7 +154,9 @@ class FFLightningCLI(RecipeCLI):
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise InputError(f"The Trainer cannot be built: {error}") from error
         # Before what a recipe brings, too, which would otherwise print while the bar is still there.
-        trainer.callbacks.sort(key=lambda callback: not isinstance(callback, ProgressBar))  # type: ignore[attr-defined]
+        # What looks for misspelt names comes before those who would wait for them.
+        first = (ProgressBar, MonitorCheck)
+        trainer.callbacks.sort(key=lambda callback: not isinstance(callback, first))  # type: ignore[attr-defined]
         return trainer
 
     def before_fit(self) -> None:
@@ -235,6 +232,7 @@ def default_callbacks(trainer: Namespace, command: str = "") -> list[pl.Callback
     # After the bar, which must be gone when they print.
     callbacks += [
         RunRecord(command),
+        MonitorCheck(),
         *([BlockSummary()] if trainer.enable_model_summary is None else []),
         BlockTable(),
         ClassTable(),

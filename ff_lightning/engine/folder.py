@@ -13,10 +13,30 @@ LOCK = ".lock"
 """File of a run folder that is locked while somebody trains there."""
 
 BELONGS = (
-    *("last.ckpt", "best.ckpt", "run.json", "config.yaml", "hparams.yaml", "samples.txt", "report.html"),
-    *("pictures", "predict", "validate", "test"),
+    *("*.ckpt", "run.json", "config.yaml", "hparams.yaml", "metrics*.csv", "samples.txt", "report.html"),
+    *("pictures", "predict", "validate", "test", "checkpoints", "lightning_logs", "events.out.tfevents.*"),
 )
-"""What a run leaves in its folder, beside tables ``metrics*.csv``. Whatever else is there is somebody else's."""
+"""What a run leaves in its folder. Whatever else is there is somebody else's."""
+
+UNFINISHED = "earlier.part"
+"""What an earlier run is moved into before all of it is there: a move that was killed is gone on with."""
+
+
+@contextmanager
+def by_one(file: Path) -> Iterator[None]:
+    """Let processes that change something do so one after the other; where the system has no locks, at once.
+
+    Args:
+        file: that they all name; made if it is not there, in a folder that is.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        yield
+        return
+    with file.open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager
@@ -62,11 +82,29 @@ def set_aside(folder: Path) -> Path | None:
     Returns:
         That folder; ``None`` if there was nothing.
     """
-    found = [folder / name for name in BELONGS if (folder / name).exists()] + sorted(folder.glob("metrics*.csv"))
-    if not found:
+    found, part = [path for name in BELONGS for path in sorted(folder.glob(name))], folder / UNFINISHED
+    if not found and not part.exists():
         return None
-    place = next(path for number in range(1, 10**6) if not (path := folder / f"earlier_{number}").exists())
-    place.mkdir()
+    part.mkdir(exist_ok=True)
     for path in found:
-        path.rename(place / path.name)
-    return place
+        path.rename(part / path.name)
+    place = next(path for number in range(1, 10**6) if not (path := folder / f"earlier_{number}").exists())
+    return part.rename(place)
+
+
+def own_folder(parent: Path, name: str) -> Path:
+    """Make a folder that nobody has: of runs that begin at the same time, each gets its own.
+
+    Args:
+        parent: of the folder; made if it is not there.
+        name: how the folder's begins; a number follows.
+    """
+    parent.mkdir(parents=True, exist_ok=True)
+    for number in range(1, 10**6):
+        place = parent / f"{name}_{number}"
+        try:
+            place.mkdir()
+        except FileExistsError:
+            continue
+        return place
+    raise InputError(f"Passed `run_name=auto`. {parent} has a million folders of that name: name another.")

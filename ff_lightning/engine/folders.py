@@ -100,6 +100,7 @@ def load_folder(path: Path, module: nn.Module, optimizers: Sequence[Optimizer], 
         InputError: something in the folder is missing, of another shape, or no plain value.
     """
     try:
+        PlainReader(path).read_metadata()  # torch logs a traceback of one that cannot be read, and looks for others
         weights = {"state_dict": get_model_state_dict(module)}
         _load(weights, path)
         module.load_state_dict(weights["state_dict"], strict=strict)

@@ -9,11 +9,13 @@ other packages, are listed in ``tests/engine/test_lightning.py``.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.optim import Optimizer
@@ -166,6 +168,14 @@ def restore_sigterm(trainer: pl.Trainer) -> None:
     """Undo :func:`replace_sigterm`; without one, nothing changes."""
     undo_replace(known(trainer, "_signal_connector"), "_sigterm_notifier_fn")
     undo_replace(trainer.fit_loop.epoch_loop, "_broadcast_sigterm_tensor")
+
+
+def requeueing_signals(trainer: pl.Trainer) -> set[int]:
+    """The signals that Lightning answers itself under SLURM: it keeps the state, and the job is queued again."""
+    environment = known(known(trainer, "_accelerator_connector"), "cluster_environment")
+    if not isinstance(environment, SLURMEnvironment) or not environment.auto_requeue:
+        return set()
+    return {int(environment.requeue_signal or signal.SIGUSR1), signal.SIGTERM}
 
 
 # Command line ----------------------------------------------------------------------------------------------------

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.strategies import Strategy
+from torch import nn
+from torch.optim import Optimizer
 
 from ff_lightning.engine.lightning import is_compiled
 from ff_lightning.errors import InputError
@@ -42,6 +46,59 @@ def refuse_flags(module: pl.LightningModule) -> None:
             "Passed a `LearningRateFinder`, or called `Tuner.lr_find`. It looks for the learning rate of one "
             "optimizer and one loss, and every block has its own: compare short runs with different `optimizer`s."
         )
+
+
+def refuse_built(**factories: Any) -> None:
+    """Refuse an optimizer, or a schedule, that was built already: every block gets one of its own.
+
+    Args:
+        **factories: by the names of the arguments.
+
+    Raises:
+        InputError: one cannot be called.
+    """
+    example = {"optimizer": "torch.optim.Adam, lr=1e-3", "lr_scheduler": "StepLR, step_size=9"}
+    for name, make in factories.items():
+        if make is not None and not callable(make):
+            raise InputError(
+                f"Passed `{name}={type(make).__name__}(…)`. Every block gets one of its own: pass what builds it, such "
+                f"as `functools.partial({example[name]})`."
+            )
+
+
+def refuse_optimizer(optimizer: Any) -> None:
+    """Refuse what a block cannot be trained by.
+
+    Raises:
+        InputError: it is no optimizer, or it computes the loss again in a step, as `LBFGS` does.
+    """
+    if not isinstance(optimizer, Optimizer):
+        raise InputError(f"Passed an `optimizer` that builds a {type(optimizer).__name__}. It must build an optimizer.")
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise InputError(
+            f"Passed `optimizer={type(optimizer).__name__}`. It computes the loss of a batch several times a step, and "
+            "a block computes it once: use another, such as Adam."
+        )
+
+
+def keep_to_own(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> None:
+    """Let an optimizer take in later parameters of its own block alone.
+
+    `BaseFinetuning` adds what it frees to every optimizer that there is.
+
+    Args:
+        optimizer: of a block.
+        parameters: of that block.
+    """
+    own, add = {id(parameter) for parameter in parameters}, optimizer.add_param_group
+
+    def add_own(group: dict[str, Any]) -> None:
+        found = [parameter for parameter in group["params"] if id(parameter) in own]
+        if found:
+            add(group | {"params": found})
+
+    optimizer.add_param_group = add_own  # type: ignore[method-assign]
 
 
 def refuse_own_reader(trainer: pl.Trainer) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from ff_lightning.distributed import whole
 from ff_lightning.engine.lightning import before_optimizer_step, count_update
@@ -180,7 +181,7 @@ class BlockUpdates:
             self._launch(index)
 
     def _launch(self, index: int) -> None:
-        self.sync.launch(self.parameters[index])
+        self.sync.launch([parameter for parameter in self.parameters[index] if parameter.requires_grad])
         self.pending = index
         self.touched.add(index)
         if not self.overlaps:
@@ -225,8 +226,19 @@ class BlockUpdates:
             scaler.update()
         schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
         for index in self.touched if schedulers else ():
-            schedulers[index].step()
+            _step(schedulers[index], index)
         self.touched.clear()
         # The step of one Lightning optimizer is what `global_step` counts. All blocks were stepped through the
         # strategy, which does not count, so that the count is right whatever blocks took part.
         count_update(self.trainer)
+
+
+def _step(scheduler: LRScheduler, index: int) -> None:
+    try:
+        scheduler.step()
+    except ValueError as error:  # as `OneCycleLR` raises, which knows its last update
+        raise InputError(
+            f"The `lr_scheduler` of local module {index} cannot go on ({type(scheduler).__name__}: {error}). It is "
+            "stepped once an update: give it as many steps as the training has updates, or use `HoldThenDecay`, which "
+            "follows the training."
+        ) from error

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ff_lightning.candidates import draw_tokens
-from ff_lightning.errors import InputError, whole
+from ff_lightning.errors import InputError, is_number, whole
 from ff_lightning.language.stack import TokenStack
 
 
@@ -26,19 +26,23 @@ class Sampler:
     """
 
     def __init__(self, temperature: float = 1.0, *, top_k: int | None = None, top_p: float | None = None) -> None:
-        if not 0 < temperature < math.inf:
+        if not (is_number(temperature) and 0 < temperature < math.inf):
             raise InputError(
                 f"Passed `temperature={temperature}`. `temperature` must be positive and finite; `top_k=1` always "
                 "takes the likeliest token."
             )
         if top_k is not None:
             whole("top_k", top_k, least=1)
-        if top_p is not None and not 0 < top_p <= 1:
+        if top_p is not None and not (is_number(top_p) and 0 < top_p <= 1):
             raise InputError(f"Passed `top_p={top_p}`. `top_p` must be in (0, 1], or None.")
         self.temperature, self.top_k, self.top_p = temperature, top_k, top_p
 
     def allowed(self, logits: Tensor) -> Tensor:
         """Logits ``(…, V)`` at the temperature, ``-inf`` where a token may not be drawn."""
+        if not logits.is_floating_point() or logits.dim() < 1 or logits.shape[-1] < 1:
+            raise InputError(
+                f"Passed logits as {logits.dtype} of shape {tuple(logits.shape)}. They must be (…, V), V >= 1."
+            )
         # From the likeliest one downwards: what is divided by next to nothing overflows, and would become NaN.
         logits = logits - logits.amax(-1, keepdim=True)
         logits = logits / max(self.temperature, torch.finfo(logits.dtype).tiny)

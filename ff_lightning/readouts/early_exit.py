@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ff_lightning.distributed import gather_rows
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, is_number
 from ff_lightning.readouts.goodness import Answer, Readout, all_labels, swept
 from ff_lightning.signals import Labelled
 from ff_lightning.stacks import BlockStack, Network
@@ -41,7 +41,7 @@ class EarlyExit(Readout):
         super().__init__(first_block)
         if not all(margin >= 0 for margin in margins):
             raise InputError(f"Passed `margins={list(margins)}`. `margins` must not be negative.")
-        if tolerance is not None and not 0 <= tolerance <= 1:
+        if tolerance is not None and not (is_number(tolerance) and 0 <= tolerance <= 1):
             raise InputError(f"Passed `tolerance={tolerance}`. `tolerance` must be in [0, 1].")
         self.tolerance = tolerance
         self.register_buffer("leads", torch.tensor([float(margin) for margin in margins], dtype=torch.float64))

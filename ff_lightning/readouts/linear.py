@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, is_number
 from ff_lightning.goodness import accumulation_dtype
 from ff_lightning.normalization import Standardise
 from ff_lightning.readouts.goodness import Readout
@@ -47,7 +47,7 @@ class LinearReadout(Readout):
             raise InputError(f"Passed `in_features={in_features}`. `in_features` must be at least 1.")
         if pool < 1:
             raise InputError(f"Passed `pool={pool}`. `pool` must be at least 1.")
-        if not 0 <= dropout < 1:
+        if not (is_number(dropout) and 0 <= dropout < 1):
             raise InputError(f"Passed `dropout={dropout}`. `dropout` must be in [0, 1).")
         self.pool = pool
         self.standardise = Standardise()

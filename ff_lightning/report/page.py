@@ -10,6 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, TemplateError
 
+from ff_lightning.engine.integrity import replace_file
 from ff_lightning.errors import InputError
 from ff_lightning.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Named, colour, draw, run_charts
 from ff_lightning.report.run import Run, read_run
@@ -96,7 +97,11 @@ def write_report(run_dirs: Sequence[str | Path], output: str | Path | None = Non
             f"Passed `run_dirs={' '.join(map(str, run_dirs))}`. A `run.json` there does not hold what a run records: "
             f"{error}."
         ) from error
-    path.write_text(page, encoding="utf-8")
+    content = page.encode("utf-8", "backslashreplace")  # names of files may be no UTF-8
+    if path.exists() and not path.is_file():  # a device
+        path.write_bytes(content)
+    else:
+        replace_file(path, content)
     return path
 
 

@@ -14,10 +14,13 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from rich.table import Table
 
+from ff_lightning.engine.folder import by_one
 from ff_lightning.engine.integrity import replace_file
 from ff_lightning.errors import InputError
 
 NAME = "run.json"
+LOCK = ".record.lock"
+"""File that is locked while a record is changed."""
 PACKAGES = ("ff-lightning", "torch", "lightning", "torchmetrics", "numpy")
 
 
@@ -29,21 +32,27 @@ def start_record(folder: Path, values: dict[str, Any]) -> None:
         values: what is known of it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder, values)
+    with by_one(folder / LOCK):
+        _write(folder, values)
 
 
 def add_to_record(folder: Path, key: str, values: dict[str, Any]) -> None:
     """Add to one part of a record; where none was begun, nothing is written.
+
+    A training and those who test it at the same time lose nothing of each other's.
 
     Args:
         folder: of the run.
         key: of the part.
         values: they replace those of the same name.
     """
-    record = read_record(folder)
-    if record:
-        record[key] = record.get(key, {}) | values
-        _write(folder, record)
+    if not (folder / NAME).is_file():
+        return
+    with by_one(folder / LOCK):
+        record = read_record(folder)
+        if record:
+            record[key] = record.get(key, {}) | values
+            _write(folder, record)
 
 
 def read_record(folder: Path, *, strict: bool = False) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,12 @@ Curve = list[tuple[int, float]]
 
 PNG = b"\x89PNG\r\n\x1a\n"
 """How a PNG file begins."""
+
+HEAD = 24
+"""Bytes until its size is known."""
+
+LARGEST = 1e300
+"""Larger values are not drawn: their differences overflow."""
 
 PICTURES = {
     "validation": "Goodness of validation images with right and wrong labels, and what is taken for what",
@@ -108,7 +113,7 @@ def read_run(folder: Path) -> Run:
             curves=_curves(folder),
             pictures=_pictures(folder / "pictures"),
             samples=_samples(folder / "samples.txt"),
-            config=config.read_text(encoding="utf-8") if config.is_file() else "",
+            config=_read(config) if config.is_file() else "",
         )
     except InputError:
         raise
@@ -124,7 +129,11 @@ def refuse_links(folder: Path) -> None:
     """
     home = folder.resolve()
     for path in [*folder.iterdir(), *(folder / "pictures").glob("*")]:
-        if not path.resolve().is_relative_to(home):
+        try:
+            leads_out = not path.resolve().is_relative_to(home)
+        except (OSError, RuntimeError):  # a link to itself
+            leads_out = True
+        if leads_out:
             raise InputError(f"Passed `run_dirs={folder}`. Its `{path.name}` leads out of the folder.")
 
 
@@ -133,21 +142,28 @@ def _curves(folder: Path) -> dict[str, Curve]:
     values: dict[str, dict[int, float]] = {}
     numbered = sorted(folder.glob("metrics_*.csv"), key=lambda path: (len(path.name), path.name))
     for path in [*numbered, *folder.glob("metrics.csv")]:
-        with path.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                _take(values, row)
+        lines = _read(path).splitlines(keepends=True)
+        for row in csv.DictReader(line for line in lines if line.endswith("\n")):  # a kill leaves half a line
+            _take(values, row)
     return {name: sorted(by_step.items()) for name, by_step in values.items()}
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"`{path.name}` is no text ({error.reason})") from error
+
+
 def _take(values: dict[str, dict[int, float]], row: dict[str, str]) -> None:
-    if not (row.get("step") or "").isdigit():
+    if not re.fullmatch(r"[0-9]{1,18}", row.get("step") or ""):
         return
     for name, text in row.items():
         try:
             value = float(text)
         except (TypeError, ValueError):
             continue
-        if name not in ("step", "epoch") and math.isfinite(value):
+        if name not in ("step", "epoch") and abs(value) < LARGEST:
             # A step is named by its index: 0 has done one update.
             values.setdefault(name, {})[int(row["step"]) + 1] = value
 
@@ -157,9 +173,9 @@ def _pictures(folder: Path) -> list[Picture]:
     paths = sorted(folder.glob("*.png"), key=lambda path: (rank.get(path.stem, len(rank)), path.stem))
     pictures = []
     for path in paths:
-        content = path.read_bytes()
-        if not content.startswith(PNG):
-            raise ValueError(f"{path.name} is no PNG")
+        content = path.read_bytes() if path.is_file() else b""
+        if not content.startswith(PNG) or len(content) < HEAD:
+            raise ValueError(f"`{path.name}` is no PNG")
         data = f"data:image/png;base64,{base64.b64encode(content).decode()}"
         size = int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
         pictures.append(Picture(path.stem, PICTURES.get(path.stem, path.stem.replace("_", " ")), data, size))
@@ -169,7 +185,7 @@ def _pictures(folder: Path) -> list[Picture]:
 def _samples(path: Path) -> list[Sample]:
     if not path.is_file():
         return []
-    parts = re.split(r"^=== after (\d+) updates ===\n", path.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    parts = re.split(r"^=== after (\d+) updates ===\n", _read(path), flags=re.MULTILINE)[1:]
     samples = []
     for updates, text in zip(parts[::2], parts[1::2], strict=True):
         prompt, _, written = text.removesuffix("\n\n").partition("|")

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.utilities.data import dim_zero_cat
 
 from ff_lightning.errors import positive
+from ff_lightning.metrics import ExactSums
 from ff_lightning.module import FFLightningModule
 from ff_lightning.networks.causal import CausalConvNet
 from ff_lightning.readouts.detection import Events, Matched, find_events, match
@@ -122,7 +122,7 @@ class FFSpotter(FFLightningModule):
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
 
 
-class FoundWords(Metric):
+class FoundWords(ExactSums):
     """Events of all recordings of an evaluation, on whatever rank they were found, beside the words that were said."""
 
     full_state_update = False
@@ -140,6 +140,7 @@ class FoundWords(Metric):
 
     def update(self, found: Matched) -> None:
         """Take in one recording."""
+        self.leave_inference_mode()
         self.score.append(found.score.to(self.device))
         self.right.append(found.right.to(self.device))
         self.words += found.words

@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import re
+import signal
 import sys
 from collections.abc import Callable
 from importlib.metadata import version
@@ -19,6 +20,7 @@ from lightning.fabric import Fabric
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.plugins import Precision
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 
 import ff_lightning
@@ -216,6 +218,7 @@ CASES: dict[str, tuple[Callable[[SimpleNamespace], Any], Callable[[SimpleNamespa
     "_batches_that_stepped": (lambda x: x.run.fit_loop.epoch_loop, lambda x: names.batches_trained(x.run)),
     "_after_closure": (lambda x: x.run.precision_plugin, lambda x: names.before_optimizer_step(x.run, "optimizer")),
     "_ddp_kwargs": (lambda x: x.ddp, lambda x: names.ddp_options(x.ddp)),
+    "_accelerator_connector": (lambda x: x.run, lambda x: names.requeueing_signals(x.run)),
     "_save_distributed_checkpoint": (lambda x: x.sharded, lambda x: names.writes_folders(x.sharded)),
     "_precision_plugin": (
         lambda x: x.run.strategy,
@@ -249,6 +252,15 @@ def test_a_missing_name_is_named(name: str, lightning: SimpleNamespace, monkeypa
     ):
         call(lightning)
     assert not hasattr(owner, name), "nothing was assigned"
+
+
+def test_signals_that_slurm_sends_are_lightnings() -> None:
+    """Those that put a job back into the queue; whoever switches that off is heard by us again."""
+    signals = []
+    for plugin in (SLURMEnvironment(), SLURMEnvironment(requeue_signal=signal.SIGUSR2), SLURMEnvironment(False)):
+        run = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, plugins=[plugin])
+        signals.append(names.requeueing_signals(run))
+    assert signals == [{signal.SIGUSR1, signal.SIGTERM}, {signal.SIGUSR2, signal.SIGTERM}, set()]
 
 
 def test_what_the_functions_say(lightning: SimpleNamespace) -> None:

@@ -22,6 +22,7 @@ from torch import distributed as dist
 from torch.profiler import ProfilerActivity, profile
 
 import ff_lightning as ff
+from ff_lightning.callbacks import GoodnessMonitor
 from ff_lightning.data import ImageDataModule
 from ff_lightning.data.text import TextDataModule
 from ff_lightning.errors import InputError
@@ -170,7 +171,7 @@ def main(folder: Path) -> None:
     warnings.filterwarnings("ignore")
     sent, seen, terminate = Sent(), Seen(), Terminate()
     extra = {
-        "mlp, uniform, sgd": {"callbacks": [sent, seen], "log_every_n_steps": 4},
+        "mlp, uniform, sgd": {"callbacks": [sent, GoodnessMonitor(), seen], "log_every_n_steps": 4},
         RESUMED: {"callbacks": [SaveBetween("two.ckpt")]},
     }
     for case in CASES:

@@ -14,6 +14,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 
 import ff_lightning as ff
+from ff_lightning.callbacks import GoodnessMonitor
 from ff_lightning.errors import InputError
 from ff_lightning.language import HintonMLP
 from ff_lightning.networks import Lookahead
@@ -69,7 +70,7 @@ def test_a_checkpoint_of_either_goes_on_as_the_other(two_ranks: Path, tmp_path: 
 
 def test_the_metrics_of_every_block_are_on_every_rank(two_ranks: Path, tmp_path: Path) -> None:
     seen = Seen()
-    fit(tmp_path, "mlp, uniform, sgd", ranks=1, callbacks=[seen], log_every_n_steps=4)
+    fit(tmp_path, "mlp, uniform, sgd", ranks=1, callbacks=[GoodnessMonitor(), seen], log_every_n_steps=4)
     for rank in range(2):
         found = load(two_ranks, "told", rank)["seen"]
         for one, two in zip(seen.metrics, found, strict=True):
@@ -77,7 +78,8 @@ def test_the_metrics_of_every_block_are_on_every_rank(two_ranks: Path, tmp_path:
             for name, value in one.items():
                 exact = {"rtol": 0, "atol": 0} if name.startswith("train") else {}  # evaluation is shared by rows
                 torch.testing.assert_close(value, two[name], **exact)
-    assert {f"train/loss/block_{index}" for index in range(4)} < seen.metrics[-1].keys()
+    for name in ("loss", "goodness_pos", "margin", "gradient_norm"):
+        assert {f"train/{name}/block_{index}" for index in range(4)} < seen.metrics[-1].keys()
 
 
 def test_signals_travel_forward_and_nothing_else(two_ranks: Path) -> None:
@@ -96,8 +98,8 @@ def test_signals_travel_forward_and_nothing_else(two_ranks: Path) -> None:
     assert {name: count for name, count in received.items() if "all_gather" not in name} == {
         f"gloo:recv {shape}": count for shape, count in messages.items()
     }
-    logged = 2  # of steps 8 to 14: each gathers values and looks whether they are finite, which takes two collectives
-    assert sum(count for name, count in sent.items() if "all_gather" in name) == 2 * 2 * logged
+    logged = 2  # of steps 8 to 14: each gathers values and those of the monitor, and looks whether they are finite
+    assert sum(count for name, count in sent.items() if "all_gather" in name) == 2 * 3 * logged, "two a gathering"
 
 
 def test_all_ranks_stop_before_the_same_batch(two_ranks: Path) -> None:

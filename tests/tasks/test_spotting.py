@@ -62,3 +62,17 @@ def test_what_was_found_is_counted_over_recordings_and_then_forgotten() -> None:
     assert matched.score.tolist() == pytest.approx([0.9, 0.2, 0.8])
     assert matched.detected(matched.threshold(0.5)) == pytest.approx(2 / 6)
     assert found.matched() is None
+
+
+def test_an_evaluation_outside_of_inference_mode_goes_on_with_its_sums() -> None:
+    """A validation, and then the validation of a training, on one module."""
+    found = FoundWords()
+    nothing = Matched(torch.zeros(0), torch.zeros(0, dtype=torch.bool), words=2, minutes=0.5)
+    with torch.inference_mode():
+        found.update(nothing)
+        found.reset()
+        found.update(nothing)
+    found.update(nothing)
+    matched = found.matched()
+    assert matched is not None
+    assert (matched.words, matched.minutes) == (4, 1.0)
