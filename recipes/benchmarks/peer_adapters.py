@@ -353,7 +353,7 @@ PEERS = {
         "67765c5",
         praxis,
         recipe="shakespeare_gpt",
-        needs=("transformers", "pytorch_optimizer"),
+        needs=("transformers", "pytorch_optimizer", "torcheval"),
     ),
 }
 """By name; of fflib the wheel on PyPI is used, without its dependencies, which ask for an older torchvision."""
