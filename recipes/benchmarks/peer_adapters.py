@@ -75,6 +75,9 @@ def without_device_and_processes() -> None:
     plain: Any = DataLoader
 
     class InThisProcess(plain):  # type: ignore[misc]
+        def __class_getitem__(cls, item: Any) -> type:  # some annotate with `DataLoader[…]`
+            return cls
+
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs | {"num_workers": 0, "persistent_workers": False, "pin_memory": False})
 
