@@ -154,3 +154,20 @@ def rooflines(name: str) -> str:
         )
     picture = "![Share of a step by kind of operation](pictures/roofline.png)"
     return "\n".join([*lines, "", picture, "", origin(name)])
+
+
+def before_after(name: str) -> str:
+    """Table of steps of recipes at two commits, measured in turns."""
+    lines = ["| recipe, precision | before, ms a step | after, ms a step | after over before |", "|---|---|---|---|"]
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for runs in rows(name):
+        for run in runs:
+            found.setdefault((run["recipe"], run["precision"]), []).append(run)
+    for (recipe, precision), (before, after) in found.items():
+        ratio = after["step_ms"] / before["step_ms"]
+        lines.append(f"| {recipe}, `{precision}` | {before['step_ms']} | {after['step_ms']} | {ratio:.2f} |")
+    commits = ", ".join(
+        f"{when} {run['commit']}" for when, run in zip(("before", "after"), (before, after), strict=True)
+    )
+    command = "python recipes/benchmarks/minutes.py RECIPE --steps N"
+    return "\n".join([*lines, "", f"One run each: {commits}. `{command}` in a checkout of each.", "", origin(name)])
