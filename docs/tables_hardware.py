@@ -25,8 +25,8 @@ def step_times(name: str) -> str:
 def gpt_steps(name: str) -> str:
     """Table of step times and generation speeds of language models."""
     lines = [
-        "| layers, in a block | FF step, ms | twin, ms | ratio | generation, tokens a second, FF / twin (1 text; 16) | "
-        "command |",
+        "| layers, in a block, precision | FF step, ms | twin, ms | ratio | "
+        "generation, tokens a second, FF / twin (1 text; 16) | command |",
         "|---|---|---|---|---|---|",
     ]
     for (run,) in rows(name):
@@ -34,8 +34,8 @@ def gpt_steps(name: str) -> str:
             f"{each['ff_tokens_per_second']} / {each['twin_tokens_per_second']}" for each in run["generation"]
         )
         lines.append(
-            f"| {run['layers']}, {run['layers_per_block']} | {run['ff_ms']} | {run['twin_ms']} | {run['ratio']} | "
-            f"{speeds} | `{run['command']}` |"
+            f"| {run['layers']}, {run['layers_per_block']}, {run['precision']} | {run['ff_ms']} | {run['twin_ms']} | "
+            f"{run['ratio']} | {speeds} | `{run['command']}` |"
         )
     return "\n".join([*lines, "", origin(name)])
 
