@@ -170,4 +170,12 @@ def before_after(name: str) -> str:
         f"{when} {run['commit']}" for when, run in zip(("before", "after"), (before, after), strict=True)
     )
     command = "python recipes/benchmarks/minutes.py RECIPE --steps N"
-    return "\n".join([*lines, "", f"One run each: {commits}. `{command}` in a checkout of each.", "", origin(name)])
+    return "\n".join(
+        [
+            *lines,
+            "",
+            f"One run each, in turns; before is {commit}. `{command}` in a checkout of each.",
+            "",
+            origin(name),
+        ]
+    )
