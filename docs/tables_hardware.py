@@ -166,16 +166,6 @@ def before_after(name: str) -> str:
     for (recipe, precision), (before, after) in found.items():
         ratio = after["step_ms"] / before["step_ms"]
         lines.append(f"| {recipe}, `{precision}` | {before['step_ms']} | {after['step_ms']} | {ratio:.2f} |")
-    commits = ", ".join(
-        f"{when} {run['commit']}" for when, run in zip(("before", "after"), (before, after), strict=True)
-    )
     command = "python recipes/benchmarks/minutes.py RECIPE --steps N"
-    return "\n".join(
-        [
-            *lines,
-            "",
-            f"One run each, in turns; before is {commit}. `{command}` in a checkout of each.",
-            "",
-            origin(name),
-        ]
-    )
+    note = f"One run each, in turns; before is {before['commit']}. `{command}` in a checkout of each."
+    return "\n".join([*lines, "", note, "", origin(name)])
