@@ -13,7 +13,18 @@ from pathlib import Path
 
 from tables_circuits import predictive, spiking
 from tables_common import DOCS, rows
-from tables_hardware import faults, gpt_steps, memory, overheads, parallel, precisions, resumes, rooflines, step_times
+from tables_hardware import (
+    before_after,
+    faults,
+    gpt_steps,
+    memory,
+    overheads,
+    parallel,
+    precisions,
+    resumes,
+    rooflines,
+    step_times,
+)
 from tables_images import (
     beside,
     changes,
@@ -63,7 +74,7 @@ SECTIONS = {
     "Language: Hinton's strings of Aesop": [(aesop, "aesop")],
     "Memory of a step": [(memory, "memory")],
     "Time of a step": [(step_times, "step_time"), (gpt_steps, "step_time_gpt")],
-    "A step at the limit of the machine": [(rooflines, "roofline")],
+    "A step at the limit of the machine": [(rooflines, "roofline"), (before_after, "before_after")],
     "Callbacks and logging": [(overheads, "overhead")],
     "Two ranks": [(parallel, "parallel")],
     "Killed and resumed": [(resumes, "resume")],

@@ -99,7 +99,8 @@ def origin(name: str) -> str:
     """Where and when the runs of a file were made."""
     runs = [run for group in rows(name) for run in group]
     hardware, commits, dates = facts(runs)
-    return f"Measured on {hardware}, one thread, {dates}; commit {commits}. {caution(runs)}".rstrip()
+    notes = dict.fromkeys(run["note"] for run in runs if "note" in run)
+    return " ".join([f"Measured on {hardware}, one thread, {dates}; commit {commits}.", caution(runs), *notes]).rstrip()
 
 
 def facts(runs: list[dict[str, Any]]) -> Iterator[str]:

@@ -25,8 +25,8 @@ def step_times(name: str) -> str:
 def gpt_steps(name: str) -> str:
     """Table of step times and generation speeds of language models."""
     lines = [
-        "| layers, in a block | FF step, ms | twin, ms | ratio | generation, tokens a second, FF / twin (1 text; 16) | "
-        "command |",
+        "| layers, in a block, precision | FF step, ms | twin, ms | ratio | "
+        "generation, tokens a second, FF / twin (1 text; 16) | command |",
         "|---|---|---|---|---|---|",
     ]
     for (run,) in rows(name):
@@ -34,8 +34,8 @@ def gpt_steps(name: str) -> str:
             f"{each['ff_tokens_per_second']} / {each['twin_tokens_per_second']}" for each in run["generation"]
         )
         lines.append(
-            f"| {run['layers']}, {run['layers_per_block']} | {run['ff_ms']} | {run['twin_ms']} | {run['ratio']} | "
-            f"{speeds} | `{run['command']}` |"
+            f"| {run['layers']}, {run['layers_per_block']}, {run['precision']} | {run['ff_ms']} | {run['twin_ms']} | "
+            f"{run['ratio']} | {speeds} | `{run['command']}` |"
         )
     return "\n".join([*lines, "", origin(name)])
 
@@ -156,3 +156,18 @@ def rooflines(name: str) -> str:
         )
     picture = "![Share of a step by kind of operation](pictures/roofline.png)"
     return "\n".join([*lines, "", picture, "", origin(name)])
+
+
+def before_after(name: str) -> str:
+    """Table of steps of recipes at two commits, measured in turns."""
+    lines = ["| recipe, precision | before, ms a step | after, ms a step | after over before |", "|---|---|---|---|"]
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for runs in rows(name):
+        for run in runs:
+            found.setdefault((run["recipe"], run["precision"]), []).append(run)
+    for (recipe, precision), (before, after) in found.items():
+        ratio = after["step_ms"] / before["step_ms"]
+        lines.append(f"| {recipe}, `{precision}` | {before['step_ms']} | {after['step_ms']} | {ratio:.2f} |")
+    command = "python recipes/benchmarks/minutes.py RECIPE --steps N"
+    note = f"One run each, in turns; before is {before['commit']}. `{command}` in a checkout of each."
+    return "\n".join([*lines, "", note, "", origin(name)])

@@ -167,34 +167,39 @@ def peers(name: str) -> str:
 
 
 def repositories(name: str) -> str:
-    """Table of `mnist_mlp` beside the repositories themselves, all with the same CPU time."""
-    lines = [
-        "| repository | samples a CPU second | validation error, % (images) | peak memory, MB |",
-        "|---|---|---|---|",
-    ]
-    notes = []
+    """Tables of recipes beside the repositories themselves, all with the same CPU time."""
+    parts = []
     for (run,) in rows(name):
-        ours = [{"repository": "`mnist_mlp`", "commit": run["commit"]} | row for row in run["ours"]]
+        recipe = run.get("recipe", "mnist_mlp")
+        images = recipe == "mnist_mlp"
+        lines = [
+            f"| repository | {'samples' if images else 'tokens'} a CPU second | "
+            f"{'validation error, % (images)' if images else 'nats a character, validation'} | peak memory, MB |",
+            "|---|---|---|---|",
+        ]
+        ours = [{"repository": f"`{recipe}`", "commit": run["commit"]} | row for row in run["ours"]]
         for row in [*ours, *run["peers"]]:
             who = f"{row['repository']} {row['commit']}"
             if "failed" in row:
-                lines.append(f"| {who} | does not run: {row['failed']} | | |")
+                lines.append(f"| {who} | could not be run: {row['failed']} | | |")
                 continue
-            error = f"{row['validation_error']} ({row['validation_images']})"
+            error = f"{row['validation_error']} ({row['validation_images']})" if images else row["validation_nats"]
             lines.append(f"| {who} | {row['samples_per_second']:g} | {error} | {row.get('peak_mb', '')} |")
-        notes.append(
+        of_loewex = f"; {run['speedup']} times the samples of loeweX, whose network is the same" if images else ""
+        others = " The others' networks are smaller (dah33, mpezeshki) or larger." if images else ""
+        torch = f"torch {run['ours'][0]['torch']}{of_loewex}.{others} {run.get('note', '')}"
+        notes = (
             f"One run, with one seed. {run['ours'][0]['cpu_seconds']} CPU seconds each at most, ours in "
-            f"`{run['ours'][0]['precision']}`, torch {run['ours'][0]['torch']}; {run['speedup']} times the samples of "
-            "loeweX, whose network is the same. The others' networks are smaller (dah33, mpezeshki) or larger. "
-            f"`{run['command']}`"
+            f"`{run['ours'][0]['precision']}`, {torch} `{run['command']}`"
         )
-    return "\n".join([*lines, "", *notes, "", origin(name)])
+        parts += ["\n".join(lines), " ".join(notes.split())]
+    return "\n\n".join([*parts, origin(name)])
 
 
 def beside(name: str) -> str:
     """Short table of what public Forward-Forward code does in the CPU time of ours."""
     lines = ["| code | samples a CPU second | validation error after equal CPU time, % |", "|---|---|---|"]
-    for (run,) in rows(name):
+    for run in [run for (run,) in rows(name) if run.get("recipe", "mnist_mlp") == "mnist_mlp"]:
         ours = {"repository": "ff_lightning, `mnist_mlp`"} | run["ours"][0]
         for row in [ours, *(row for row in run["peers"] if "failed" not in row)]:
             lines.append(f"| {row['repository']} | {row['samples_per_second']:,.0f} | {row['validation_error']} |")

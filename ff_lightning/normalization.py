@@ -203,18 +203,24 @@ def _forget(module: nn.Module, incompatible: object) -> None:
     module.forget()
 
 
+def with_running_values(module: nn.Module) -> list[nn.Module]:
+    """The parts of a module that :func:`settle` moves; to find them anew every batch takes longer than to move them."""
+    return [part for part in module.modules() if isinstance(part, (RunningMean, *BATCH_NORMS))]
+
+
 @torch.no_grad()
-def settle(module: nn.Module) -> None:
-    """Move the running values of all parts of a module, at the end of a training batch; every rank must call it.
+def settle(*modules: nn.Module) -> None:
+    """Move the running values of all parts of modules, at the end of a training batch; every rank must call it.
 
     Each rank saw its part of the batch: what they noted is averaged in one collective, and so are the statistics of
     batch normalisation.
 
     Args:
-        module: whose running values are to be equal on all ranks.
+        *modules: whose running values are to be equal on all ranks.
     """
-    means = [part for part in module.modules() if isinstance(part, RunningMean) and part.pending]
-    norms = [part for part in module.modules() if isinstance(part, BATCH_NORMS)] if num_ranks() > 1 else []
+    parts = [part for module in modules for part in module.modules()]
+    means = [part for part in parts if isinstance(part, RunningMean) and part.pending]
+    norms = [part for part in parts if isinstance(part, BATCH_NORMS)] if num_ranks() > 1 else []
     running = [value for part in norms for value in (part.running_mean, part.running_var) if value is not None]
     values = [value for part in means for value in (part.total, part.count)] + running
     if num_ranks() > 1 and values:

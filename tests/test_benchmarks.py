@@ -367,7 +367,7 @@ def test_peers_are_cloned_at_the_commits_that_were_measured(benchmark: Any, caps
     peers = benchmark("peers", "--commands")
     peers.main()
     lines = capsys.readouterr().out.splitlines()
-    assert all(any(repo in line and commit in line for line in lines) for repo, commit, _ in peers.ADAPTERS.values())
+    assert all(any(x.repository in line and x.commit in line for line in lines) for x in peers.PEERS.values())
 
 
 def test_a_task_is_judged_on_validation_rows_as_long_as_it_is_not_settled(benchmark: Any) -> None:

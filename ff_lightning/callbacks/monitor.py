@@ -40,7 +40,7 @@ class GoodnessMonitor(pl.Callback):
         """Look at the activities of a step that is logged."""
         self._forget()
         self._looks = isinstance(pl_module, FFLightningModule) and pl_module.is_logged()
-        if self._looks and not pl_module.compile_blocks:
+        if isinstance(pl_module, FFLightningModule) and self._looks and not pl_module.compile_blocks:
             layers = [getattr(block, "layer", block) for block in pl_module.network]
             self._hooks = [layer.register_forward_hook(partial(self._see, index)) for index, layer in enumerate(layers)]
 

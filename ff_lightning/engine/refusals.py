@@ -98,7 +98,7 @@ def keep_to_own(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> Non
         if found:
             add(group | {"params": found})
 
-    optimizer.add_param_group = add_own  # type: ignore[method-assign]
+    optimizer.add_param_group = add_own  # type: ignore[method-assign, assignment]
 
 
 def refuse_own_reader(trainer: pl.Trainer) -> None:
@@ -117,4 +117,4 @@ def refuse_own_reader(trainer: pl.Trainer) -> None:
             "and may run what they hold. Use one device, `ddp` or `ModelParallelStrategy`."
         )
 
-    strategy.load_checkpoint = refuse  # type: ignore[method-assign]
+    strategy.load_checkpoint = refuse  # type: ignore[method-assign, assignment]

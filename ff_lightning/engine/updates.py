@@ -25,7 +25,7 @@ from ff_lightning.engine.profiling import BACKWARD, UPDATE, row
 from ff_lightning.engine.sharding import ShardedSync, shard_like
 from ff_lightning.engine.sync import Parameters, gradient_sync
 from ff_lightning.errors import InputError
-from ff_lightning.normalization import settle
+from ff_lightning.normalization import settle, with_running_values
 from ff_lightning.signals import LocalStep, StepContext
 from ff_lightning.stages import Stage
 
@@ -97,6 +97,7 @@ class BlockUpdates:
                 "one step of each optimizer a batch; use 'bf16-mixed'."
             )
         self.parameters = parameters
+        self.running = with_running_values(trainer.lightning_module)
         self.sync = gradient_sync(self.trainer.strategy)
         self.overlaps = self.sync.overlaps and not plan.repeats_blocks
         self.pending: int | None = None
@@ -116,7 +117,7 @@ class BlockUpdates:
             self._fused_backward([step for step in losses if context.learns(*step.blocks)], divisor, update)
         else:
             self._streamed_backward(losses, context, divisor, update)
-        settle(self.trainer.lightning_module)
+        settle(*self.running)
         if update:
             self._finish()
             elsewhere = self.network.stage.elsewhere  # their learning rates are kept in step here

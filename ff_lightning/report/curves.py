@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.loggers.logger import rank_zero_experiment
 
 from ff_lightning.engine.integrity import replace_file
 
@@ -47,7 +47,7 @@ class MetricsFile(CSVLogger):
         version: folder in it; ``""`` for none.
     """
 
-    def __init__(self, save_dir: str | os.PathLike[str], version: str = "") -> None:
+    def __init__(self, save_dir: str | Path, version: str = "") -> None:
         super().__init__(save_dir, name="", version=version)
         self._writer: SyncedWriter | None = None
 

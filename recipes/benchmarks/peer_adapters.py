@@ -1,16 +1,18 @@
 """Trains one public Forward-Forward repository, its own code, for so many CPU seconds; started by `peers.py --repos`.
 
-    python recipes/benchmarks/peer_adapters.py loewex --repos DIR --images DIR --seconds 60
+    python recipes/benchmarks/peer_adapters.py loewex --repos DIR --data DIR --seconds 60
 
-`--images` is a folder in which torchvision finds MNIST (`MNIST/raw`), as `peers.py` writes it. The last line is JSON:
-images learned from per CPU second, the error on validation images (the last 10,000 of the training set), and the peak
-of resident memory. What is changed of a peer: `.cuda()` does nothing, loaders have no processes of their own, and its
-schedule is pressed into the time that there is. Loading and evaluation are not timed.
+`--data` is a folder as `peers.py` writes it: torchvision finds MNIST in it (`MNIST/raw`), or it holds the tokens of a
+text. The last line is JSON: images or tokens learned from per CPU second, the error on validation images (the last
+10,000 of the training set) or nats a token of a validation text, and the peak of resident memory. What is changed of a
+peer: `.cuda()` does nothing, loaders have no processes of their own, and its schedule is pressed into the time that
+there is. Loading and evaluation are not timed.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import runpy
@@ -34,16 +36,36 @@ class Measured(NamedTuple):
     """What training for some CPU seconds gave.
 
     Attributes:
-        samples: images learned from.
+        samples: images or tokens learned from.
         seconds: CPU seconds that it took.
-        error: share of wrong predictions on validation images, in percent.
-        images: on how many of them.
+        error: share of wrong predictions on validation images, in percent; or nats a token of a validation text.
+        seen: on how many images or tokens.
     """
 
     samples: int
     seconds: float
     error: float
-    images: int
+    seen: int
+
+
+class Peer(NamedTuple):
+    """A public repository.
+
+    Attributes:
+        repository: on GitHub; empty for a package on PyPI.
+        commit: or the version of the package.
+        train: trains its code, given its clone, the folder of data and the CPU seconds that there are.
+        recipe: of ours, with the data of which it is trained.
+        folder: of its clone that its modules import each other from.
+        needs: what it imports beside torch and torchvision.
+    """
+
+    repository: str
+    commit: str
+    train: Callable[[Path, Path, float], Measured]
+    recipe: str = "mnist_mlp"
+    folder: str = ""
+    needs: tuple[str, ...] = ()
 
 
 def without_device_and_processes() -> None:
@@ -53,6 +75,9 @@ def without_device_and_processes() -> None:
     plain: Any = DataLoader
 
     class InThisProcess(plain):  # type: ignore[misc]
+        def __class_getitem__(cls, item: Any) -> type:  # some annotate with `DataLoader[…]`
+            return cls
+
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs | {"num_workers": 0, "persistent_workers": False, "pin_memory": False})
 
@@ -265,55 +290,120 @@ def trifecta(repo: Path, images: Path, seconds: float) -> Measured:
     return Measured(stop.samples, stop.passed, *error_of(predict, Subset(held, range(TRAIN, TRAIN + 300)), 100))
 
 
-ADAPTERS = {
-    "loewex": ("loeweX/Forward-Forward", "da516f0", loewex),
-    "mpezeshki": ("mpezeshki/pytorch_forward_forward", "1c7a211", mpezeshki),
-    "dah33": ("dah33/explore_forward_forward", "55c5395", dah33),
-    "fflib": ("", "0.3.0", fflib),
-    "cwcomp": ("andreaspapac/CwComp", "254960a", cwcomp),
-    "trifecta": ("tdooms/trifecta", "6890438", trifecta),
-}
-"""By name: the repository on GitHub (of fflib, its wheel on PyPI is used), the commit, and what trains it."""
+def praxis(repo: Path, folder: Path, seconds: float) -> Measured:
+    """github.com/0-5788719150923125/praxis: the workers of its Mono-Forward in the size of `shakespeare_gpt`.
 
-SOURCES = {"cwcomp": "src"}
-"""Folder of a repository that its modules import each other from, unless it is the first."""
+    Embedding, layers, projections and local updates are its own, in the order of its trainer in one process, with the
+    optimizer that a worker has where none is configured (Adam at .001).
+    """
+    del repo
+    from praxis import PraxisConfig
+    from praxis.modeling import PraxisForCausalLM
+    from praxis.trainers.mono_forward import LocalLayerWorker
+
+    text = torch.load(folder / "text.pt", weights_only=True)
+    size, context = 128, text["context"]
+    config = PraxisConfig(
+        **{"vocab_size": text["vocab_size"], "hidden_size": size, "embed_size": size, "num_heads": 4, "depth": 4},
+        **{"num_layers": 4, "max_length": 2 * context, "decoder_type": "sequential", "attention_type": "modular"},
+        **{"encoder_type": None, "tie_weights": False},
+    )
+    model = PraxisForCausalLM(config).train()
+    workers = [
+        LocalLayerWorker(
+            index, layer, copy.deepcopy(model.criterion), size, config.vocab_size, torch.device("cpu"), num_layers=4
+        )
+        for index, layer in enumerate(model.decoder.locals)
+    ]
+
+    def pass_through(kind: str, tokens: Tensor, *arguments: Any) -> list[float]:
+        with torch.no_grad():
+            h, losses = model.embeds(tokens), []
+        for worker in workers:
+            found = getattr(worker, kind)(h, tokens[:, 1:].contiguous(), *arguments)
+            h = found["hidden_states"]
+            losses.append(found["loss"])
+        return losses
+
+    def step(batch: Tensor, progress: float) -> int:
+        del progress
+        pass_through("train_batch", batch, 0)
+        return batch[:, 1:].numel()
+
+    def windows() -> Iterator[Tensor]:
+        while True:
+            starts = torch.randint(len(text["train"]) - context, (32, 1))
+            yield text["train"][starts + torch.arange(context + 1)]
+
+    samples, passed = train(step, windows(), seconds)
+    for worker in workers:
+        worker.layer.eval()
+    held = text["validation"].unfold(0, context + 1, context)
+    losses = torch.tensor([pass_through("val_batch", part) for part in held.split(256)])
+    of = torch.tensor([float(len(part)) for part in held.split(256)])
+    return Measured(samples, passed, round(float((losses[:, -1] * of).sum() / of.sum()), 3), held[:, 1:].numel())
+
+
+PEERS = {
+    "loewex": Peer("loeweX/Forward-Forward", "da516f0", loewex, needs=("hydra-core",)),
+    "mpezeshki": Peer("mpezeshki/pytorch_forward_forward", "1c7a211", mpezeshki, needs=("tqdm",)),
+    "dah33": Peer("dah33/explore_forward_forward", "55c5395", dah33, needs=("matplotlib",)),
+    "fflib": Peer("", "0.3.0", fflib),
+    "cwcomp": Peer("andreaspapac/CwComp", "254960a", cwcomp, folder="src", needs=("opencv-python-headless",)),
+    "trifecta": Peer("tdooms/trifecta", "6890438", trifecta),
+    "praxis": Peer(
+        "0-5788719150923125/praxis",
+        "67765c5",
+        praxis,
+        recipe="shakespeare_gpt",
+        needs=("transformers", "pytorch_optimizer", "torcheval"),
+    ),
+}
+"""By name; of fflib the wheel on PyPI is used, without its dependencies, which ask for an older torchvision."""
+
+
+def judged(recipe: str, error: float, seen: int) -> dict[str, float]:
+    """What a validation found, by the names that it has in results."""
+    if recipe == "mnist_mlp":
+        return {"validation_error": error, "validation_images": seen}
+    return {"validation_nats": error, "validation_tokens": seen}
 
 
 def commands(folder: str = "DIR") -> list[str]:
     """What clones the repositories, and what else they need beside torchvision."""
     clones = [
-        f"git clone https://github.com/{repo} {folder}/{name} && git -C {folder}/{name} checkout {commit}"
-        for name, (repo, commit, _) in ADAPTERS.items()
-        if repo
+        f"git clone https://github.com/{peer.repository} {folder}/{name} && "
+        f"git -C {folder}/{name} checkout {peer.commit}"
+        for name, peer in PEERS.items()
+        if peer.repository
     ]
-    needs = "pip install --no-deps fflib==0.3.0 && pip install hydra-core opencv-python-headless matplotlib tqdm"
-    return [*clones, needs]
+    needs = " ".join(sorted({package for peer in PEERS.values() for package in peer.needs}))
+    return [*clones, f"pip install --no-deps fflib==0.3.0 && pip install {needs}"]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", choices=sorted(ADAPTERS))
+    parser.add_argument("name", choices=sorted(PEERS))
     parser.add_argument("--repos", type=Path, required=True)
-    parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--seed", type=int, default=0)
     args = SimpleNamespace(**vars(parser.parse_args()))
     torch.set_num_threads(1)
     os.environ.setdefault("MPLBACKEND", "Agg")
-    repo, images = (args.repos / args.name).resolve(), args.images.resolve()
-    sys.path[0] = str(repo / SOURCES.get(args.name, ""))  # in the place of this folder, whose names are others
+    peer = PEERS[args.name]
+    repo, folder = (args.repos / args.name).resolve(), args.data.resolve()
+    sys.path[0] = str(repo / peer.folder)  # in the place of this folder, whose names are others
     without_device_and_processes()
     torch.manual_seed(args.seed)
-    Path("data").exists() or Path("data").symlink_to(images)
-    found = ADAPTERS[args.name][2](repo, images, args.seconds)
-    peak = peak_mb()
+    Path("data").exists() or Path("data").symlink_to(folder)
+    found = peer.train(repo, folder, args.seconds)
     result = {
         "name": args.name,
         "samples_per_second": round(found.samples / found.seconds, 1),
         "cpu_seconds": round(found.seconds, 1),
-        "validation_error": found.error,
-        "validation_images": found.images,
-        "peak_mb": peak,
+        **judged(peer.recipe, found.error, found.seen),
+        "peak_mb": peak_mb(),
         "torch": torch.__version__,
     }
     sys.stdout.write("\n" + json.dumps(result) + "\n")

@@ -2,12 +2,15 @@
 
     python recipes/benchmarks/peers.py --data path/to/mnist [--seed 0] [--trainer.max_epochs 5]
     python recipes/benchmarks/peers.py --data path/to/mnist --repos DIR [--python PYTHON] [--only loewex dah33]
+    python recipes/benchmarks/peers.py --recipe shakespeare_gpt --repos DIR [--python PYTHON]
 
-Ours is the recipe `mnist_mlp`, 784-1000x3; the CPU seconds that its training takes are what the others get.
+Ours is the recipe `mnist_mlp`, 784-1000x3; the CPU seconds that its training takes are what the others get. Loading
+the data and evaluation are left out of everyone's seconds.
 
 With `--repos`, the others are the repositories themselves, cloned into DIR: `peer_adapters.py` imports their code and
 runs each in a process of its own, ours first and last. They import torchvision, so all of it runs in the interpreter
-`--python`, which has both. `peers.py --commands` prints what clones and installs them.
+`--python`, which has both. `peers.py --commands` prints what clones and installs them. With `--recipe shakespeare_gpt`
+they are those that learn to predict text, and samples are tokens.
 
 Without, two of them are written anew from what they do, in this process:
 
@@ -35,15 +38,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
-from peer_adapters import ADAPTERS, commands, peak_mb
+from peer_adapters import PEERS, commands, judged, peak_mb
 from PIL import Image
 from recipe import load, provenance
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
+IMAGES, TEXT = "mnist_mlp", "shakespeare_gpt"
 LOEWEX_EPOCHS = 100
 """The length of its training, to which its time is drawn out."""
 
@@ -235,16 +240,26 @@ def last_json(output: str) -> dict[str, Any]:
     return found
 
 
+def write_images(folder: Path, data: Any) -> None:
+    """Write training and validation images for the others; the test set stays closed."""
+    train, validation = whole(data.train_dataloader()), whole(data.val_dataloader())
+    write_idx(folder, (torch.cat([train[0], validation[0]]), torch.cat([train[1], validation[1]])), "train")
+    write_idx(folder, validation, "t10k")
+
+
+def write_text(folder: Path, data: Any) -> None:
+    """Write the tokens of a text for the others."""
+    parts = {split: data.tokens(split) for split in ("train", "validation")}
+    torch.save(parts | {"vocab_size": data.vocab_size, "context": data.context}, folder / "text.pt")
+
+
 def in_turns(args: argparse.Namespace, changes: list[str]) -> dict[str, Any]:
     """Ours, each repository for as many CPU seconds, and ours again; every one in a process of its own."""
     here = Path(__file__).parent
-    split = ["--data.source", args.data, "--data.validation", "10000"]
     with tempfile.TemporaryDirectory() as folder:
-        run = load(["mnist_mlp"], ["--seed_everything", str(args.seed), *split])
+        run = load([args.recipe], ["--seed_everything", str(args.seed), *source_of(args)])
         run.datamodule.setup("fit")
-        train, validation = whole(run.datamodule.train_dataloader()), whole(run.datamodule.val_dataloader())
-        write_idx(Path(folder), (torch.cat([train[0], validation[0]]), torch.cat([train[1], validation[1]])), "train")
-        write_idx(Path(folder), validation, "t10k")
+        (write_images if args.recipe == IMAGES else write_text)(Path(folder), run.datamodule)
 
         def child(*words: str) -> dict[str, Any]:
             done = subprocess.run(
@@ -255,21 +270,23 @@ def in_turns(args: argparse.Namespace, changes: list[str]) -> dict[str, Any]:
             print(words[0], done.stdout.strip().splitlines()[-1], file=sys.stderr)
             return last_json(done.stdout)
 
-        mine = [str(here / "peers.py"), "--part", "ours", "--seed", str(args.seed), *split, *changes]
+        mine = [str(here / "peers.py"), "--part", "ours", "--recipe", args.recipe, "--seed", str(args.seed)]
+        mine += [*source_of(args), *changes]
         first = child(*mine)
         seconds = str(first["cpu_seconds"])
         theirs = [
             child(
                 *(str(here / "peer_adapters.py"), name, "--repos", str(Path(args.repos).resolve())),
-                *("--images", folder, "--seconds", seconds, "--seed", str(args.seed)),
+                *("--data", folder, "--seconds", seconds, "--seed", str(args.seed)),
             )
-            | {"name": name, "repository": ADAPTERS[name][0] or name, "commit": ADAPTERS[name][1]}
+            | {"name": name, "repository": PEERS[name].repository or name, "commit": PEERS[name].commit}
             for name in args.only
         ]
         last = child(*mine)
     speeds = [row["samples_per_second"] for row in (first, last)]
     loewex = next((row.get("samples_per_second") for row in theirs if row["name"] == "loewex"), None)
     return {
+        "recipe": args.recipe,
         "samples_per_second": round(sum(speeds) / 2),
         "loewex_samples_per_second": loewex,
         "speedup": None if loewex is None else round(sum(speeds) / 2 / loewex, 2),
@@ -279,20 +296,50 @@ def in_turns(args: argparse.Namespace, changes: list[str]) -> dict[str, Any]:
     }
 
 
+def source_of(args: argparse.Namespace) -> list[str]:
+    """Arguments for the data; as many images are for validation as the others' repositories take."""
+    if args.recipe == IMAGES:
+        return ["--data.source", args.data or "ylecun/mnist", "--data.validation", "10000"]
+    return ["--data.source", args.data] if args.data else []
+
+
+class Seconds(pl.Callback):
+    """CPU seconds from the start of a training to its last batch, with what Lightning does between batches."""
+
+    def __init__(self) -> None:
+        self.passed = 0.0
+
+    def on_train_start(self, *_: Any) -> None:
+        self.started = time.process_time()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.passed = time.process_time() - self.started
+
+
+def trained(recipe: str, words: list[str]) -> tuple[Any, float]:
+    """A recipe after its training, and the CPU seconds that it took; it is validated at the end."""
+    watch = Seconds()
+    run = load([recipe], words, callbacks=[watch])
+    run.trainer.check_val_every_n_epoch = run.trainer.max_epochs
+    run.trainer.fit(run.model, run.datamodule)
+    return run, watch.passed
+
+
 def recipe_alone(args: argparse.Namespace, changes: list[str]) -> dict[str, Any]:
     """The recipe alone."""
-    words = ["--seed_everything", str(args.seed), "--data.source", args.data, *changes]
-    run = load(["mnist_mlp"], words)
-    run.trainer.check_val_every_n_epoch = run.trainer.max_epochs
-    started = time.process_time()
-    run.trainer.fit(run.model, run.datamodule)
-    seconds = time.process_time() - started
-    samples = run.trainer.global_step * run.datamodule.batch_size
+    run, seconds = trained(args.recipe, ["--seed_everything", str(args.seed), *changes])
+    samples, metrics = run.trainer.global_step * run.datamodule.batch_size, run.trainer.callback_metrics
+    if args.recipe == IMAGES:
+        found = judged(IMAGES, round(100 * (1 - float(metrics["val/accuracy"])), 2), 10_000)
+    else:
+        context = run.datamodule.context
+        windows = (len(run.datamodule.tokens("validation")) - 1) // context
+        found = judged(args.recipe, round(float(metrics["val/loss"]), 3), windows * context)
+        samples *= context
     return {
         "samples_per_second": round(samples / seconds, 1),
         "cpu_seconds": round(seconds, 1),
-        "validation_error": round(100 * (1 - float(run.trainer.callback_metrics["val/accuracy"])), 2),
-        "validation_images": 10_000,
+        **found,
         "peak_mb": peak_mb(),
         "precision": str(run.trainer.precision),
         "torch": torch.__version__,
@@ -301,16 +348,18 @@ def recipe_alone(args: argparse.Namespace, changes: list[str]) -> dict[str, Any]
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="ylecun/mnist")
+    parser.add_argument("--data", help="of the recipe's kind; what the recipe names by default")
+    parser.add_argument("--recipe", choices=[IMAGES, TEXT], default=IMAGES)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repos", help="folder with clones, each named as in `--only`")
     parser.add_argument("--python", default=sys.executable, help="interpreter with torchvision, for all of --repos")
-    parser.add_argument("--only", nargs="+", choices=sorted(ADAPTERS), default=list(ADAPTERS))
+    parser.add_argument("--only", nargs="+", choices=sorted(PEERS), help="all that learn what the recipe learns")
     parser.add_argument("--commands", action="store_true", help="print what clones and installs the repositories")
     parser.add_argument("--part", choices=["ours"], help=argparse.SUPPRESS)
     args, changes = parser.parse_known_args()
     torch.set_num_threads(args.threads)
+    args.only = args.only or [name for name, peer in PEERS.items() if peer.recipe == args.recipe]
     if args.commands:
         print("\n".join(commands()))
         return
@@ -319,11 +368,8 @@ def main() -> None:
         return
     print("The repositories themselves run with --repos DIR; --commands says how to get them.", file=sys.stderr)
 
-    run = load(["mnist_mlp"], ["--seed_everything", str(args.seed), "--data.source", args.data, *changes])
-    run.trainer.check_val_every_n_epoch = run.trainer.max_epochs
-    started = time.process_time()
-    run.trainer.fit(run.model, run.datamodule)
-    seconds = time.process_time() - started
+    source = ["--data.source", args.data or "ylecun/mnist"]
+    run, seconds = trained(IMAGES, ["--seed_everything", str(args.seed), *source, *changes])
     train, validation = whole(run.datamodule.train_dataloader()), whole(run.datamodule.val_dataloader())
 
     torch.manual_seed(args.seed)

@@ -46,7 +46,7 @@ def image_model(**kwargs: Any) -> ff.FFClassifier:
 
 
 def text_model(**kwargs: Any) -> ff.FFLanguageModel:
-    return texts.model(network=texts.gpt(layers=2), optimizer=ADAMW, **kwargs)
+    return texts.model(network=texts.gpt(layers=1), optimizer=ADAMW, **kwargs)
 
 
 @needs_compiler

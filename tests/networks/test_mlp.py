@@ -14,6 +14,7 @@ from ff_lightning.goodness import MeanOfSquares, SumOfSquares
 from ff_lightning.losses import MovingThresholdLoss, SymBa
 from ff_lightning.negatives import overlay_labels
 from ff_lightning.networks import MLP, DenseReLU, LabelledReLU
+from ff_lightning.networks.mlp import InputDropout, labelled_relu
 from ff_lightning.normalization import Standardise, UnitLength, UnitRMS
 from ff_lightning.signals import Labelled, Signal
 from tests import references
@@ -280,3 +281,51 @@ def test_input_that_cannot_work_is_named(make: Callable[[], object], message: st
 
 def test_with_the_label_beside_it_an_image_may_be_small() -> None:
     assert MLP(4, [3], num_classes=10, overlay=False)[0].layer.image.in_features == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_label_picks_what_a_product_with_one_hot_labels_gives(dtype: torch.dtype) -> None:
+    """Bit for bit, and so do the gradients, but for those of the weight, whose sums have another order."""
+    z, labels = torch.randn(20, 30).to(dtype), torch.randint(10, (2, 20))
+    found = []
+    for kind in (nn.Linear, type("Other", (nn.Linear,), {})):
+        torch.manual_seed(1)
+        label = kind(10, 30, bias=False).to(dtype)
+        part = z.clone().requires_grad_()
+        h = labelled_relu(Labelled(torch.zeros(20, 5, dtype=dtype), labels, part), lambda x: x, label, 10.0)
+        h.square().sum().backward()
+        assert part.grad is not None
+        assert label.weight.grad is not None
+        found.append((h.detach(), part.grad, label.weight.grad))
+    (h, to_z, to_weight), (other, other_to_z, other_to_weight) = found
+    assert torch.equal(h, other)
+    assert torch.equal(to_z, other_to_z)
+    torch.testing.assert_close(to_weight, other_to_weight)
+
+
+def test_without_gradient_activities_are_not_rounded_to_half_precision() -> None:
+    z, label = torch.randn(4, 6).bfloat16(), nn.Linear(3, 6, bias=False)
+    x = Labelled(torch.zeros(4, 5), torch.randint(3, (2, 4)), z)
+    with torch.no_grad():
+        h = labelled_relu(x, lambda x: x, label, 10.0)
+    hot = F.one_hot(x.labels, 3).float() * 10
+    assert h.dtype == torch.float32
+    torch.testing.assert_close(h, (label(hot) + z.float()).relu().flatten(0, 1), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.2, 0.9999999])
+def test_dropout_of_the_input(rate: float) -> None:
+    """The share that it drops, the mean that it keeps; nothing is dropped outside of training."""
+    torch.manual_seed(0)
+    dropout, x = InputDropout(rate), torch.ones(999, 333)
+    kept = dropout(x)
+    dropped = (kept == 0).float()
+    assert float(dropped.mean()) == pytest.approx(rate, abs=0.003)
+    if rate < 0.5:
+        assert float(kept.max()) == pytest.approx(1 / (1 - rate), rel=1e-4)
+        for part in (dropped[::2], dropped[1::2], dropped[:, ::4], dropped[:500]):  # everywhere
+            assert float(part.mean()) == pytest.approx(rate, abs=0.005)
+    assert torch.isfinite(kept).all()
+    assert dropout.eval()(x) is x or torch.equal(dropout(x), x)
+    torch.manual_seed(0)
+    assert torch.equal(dropout.train()(x), kept)
