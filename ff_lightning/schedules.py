@@ -152,8 +152,8 @@ class Periods(Schedule):
     whatever they are.
 
     Args:
-        periods: ``[start, stop]`` of every block, as shares of the training, ``0 <= start < stop <= 1``; of a task whose
-            readout learns, that of the readout, too, as the last.
+        periods: ``[start, stop]`` of every block, as shares of the training, ``0 <= start < stop <= 1``; of a task
+            whose readout learns, that of the readout, too, as the last.
         depth_decay: see :class:`Schedule`.
 
     >>> Periods([[0, 0.5], [0, 0.75], [0.25, 1]]).periods(3)
@@ -165,8 +165,8 @@ class Periods(Schedule):
         given = [list(period) for period in periods]
         if not given or not all(len(period) == 2 and 0 <= period[0] < period[1] <= 1 for period in given):
             raise InputError(
-                f"Passed `periods={given}`. `periods` needs `[start, stop]` for every block, shares of the training with "
-                "0 <= start < stop <= 1."
+                f"Passed `periods={given}`. `periods` needs `[start, stop]` for every block, shares of the training "
+                "with 0 <= start < stop <= 1."
             )
         self.given = [(float(start), float(stop)) for start, stop in given]
 

@@ -1,4 +1,4 @@
-"""Blocks that rest when their validation loss stops to fall: measured, kept in checkpoints, refused where it cannot be."""
+"""Blocks that rest when their validation loss stops to fall: measured, kept in checkpoints, refused without one."""
 
 from __future__ import annotations
 
