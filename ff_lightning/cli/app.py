@@ -23,6 +23,7 @@ from ff_lightning.cli.generate import generate
 from ff_lightning.cli.messages import only_what_matters
 from ff_lightning.cli.parser import Parser, explain
 from ff_lightning.cli.predict import predict_folder, predict_table
+from ff_lightning.cli.probe import probe
 from ff_lightning.cli.report import report
 
 WITH_RECIPE = {
@@ -37,6 +38,7 @@ WITHOUT_RECIPE: dict[str, Callable[..., None]] = {
     "generate": generate,
     "predict --folder": predict_folder,
     "predict --table": predict_table,
+    "probe": probe,
     "export": export,
     "report": report,
 }
@@ -83,9 +85,10 @@ def run(words: list[str]) -> None:
     """Run a command, or say what commands there are."""
     name = command_of(words)
     if name in WITHOUT_RECIPE:
-        arguments = parser_of(name).parse_args(words[1:])
+        parser = parser_of(name)
+        arguments = parser.parse_args(words[1:])
         _prepare()
-        WITHOUT_RECIPE[name](**arguments)
+        WITHOUT_RECIPE[name](**parser.instantiate_classes(arguments))
     elif name in WITH_RECIPE or (name.startswith("-") and name not in ("-h", "--help", "--version")):
         _prepare()
         from ff_lightning.cli.train import train_or_evaluate
