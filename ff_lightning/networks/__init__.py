@@ -4,6 +4,7 @@ from ff_lightning.networks.causal import CausalConvNet as CausalConvNet
 from ff_lightning.networks.causal import CausalConvReLU as CausalConvReLU
 from ff_lightning.networks.causal import FrameBlock as FrameBlock
 from ff_lightning.networks.causal import FrameEnergy as FrameEnergy
+from ff_lightning.networks.collaborative import CollaborativeMLP as CollaborativeMLP
 from ff_lightning.networks.conv import ConvNet as ConvNet
 from ff_lightning.networks.conv import ConvReLU as ConvReLU
 from ff_lightning.networks.heads import AveragedHead as AveragedHead

@@ -145,6 +145,9 @@ class MLP(BlockStack):
         InputError: a width, ``in_features`` or ``num_classes`` that makes no sense, or parts that do not go together.
     """
 
+    contrastive = ContrastiveBlock
+    """What a block is that contrasts two streams."""
+
     def __init__(
         self,
         in_features: int,
@@ -190,7 +193,7 @@ class MLP(BlockStack):
             blocks: list[Block] = [*parts.blocks(layers, [(width,) for width in widths])]
         else:
             blocks = [
-                ContrastiveBlock(
+                self.contrastive(
                     layer,
                     copy.deepcopy(goodness) or MeanOfSquares(),
                     copy.deepcopy(loss) or SymBa(),
