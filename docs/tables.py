@@ -16,6 +16,7 @@ from tables_common import DOCS, rows
 from tables_hardware import faults, gpt_steps, memory, overheads, parallel, precisions, resumes, rooflines, step_times
 from tables_images import changes, class_goodness, early_exits, experiments, peers, repositories, self_contrast, trials
 from tables_language import aesop, curve, depth, language, negatives, tries
+from tables_map import methods
 from tables_sounds import speech, spotting
 from tables_summary import summary
 
@@ -72,6 +73,7 @@ def main() -> int:
     """Rewrite the tables; exit status 1 if that changed something."""
     pages = {
         "README.md": summary(),
+        "docs/methods.md": methods(),
         "docs/explanation/what_failed.md": changes("ablations"),
         "docs/explanation/own_negatives.md": negatives("negatives"),
         "docs/results.md": "\n\n".join(filter(None, map(section, SECTIONS))),
