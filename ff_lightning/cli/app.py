@@ -85,10 +85,9 @@ def run(words: list[str]) -> None:
     """Run a command, or say what commands there are."""
     name = command_of(words)
     if name in WITHOUT_RECIPE:
-        parser = parser_of(name)
-        arguments = parser.parse_args(words[1:])
+        arguments = parser_of(name).parse_args(words[1:])
         _prepare()
-        WITHOUT_RECIPE[name](**parser.instantiate_classes(arguments))
+        WITHOUT_RECIPE[name](**vars(arguments))  # groups of options stay together
     elif name in WITH_RECIPE or (name.startswith("-") and name not in ("-h", "--help", "--version")):
         _prepare()
         from ff_lightning.cli.train import train_or_evaluate

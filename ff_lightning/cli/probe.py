@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -114,7 +114,7 @@ def opened(
     """
     from ff_lightning.data.images import ImageDataModule
 
-    asked = {name: value for name, value in asdict(data).items() if value is not None}
+    asked = {name: value for name, value in vars(data).items() if value is not None}  # the parser's own, or a ProbeData
     if "source" not in asked and "source" not in trained_on:
         raise InputError("The checkpoint does not say what it was trained on. Pass `data.source`.")
     known = {name: trained_on[name] for name in KEPT if name in trained_on}
