@@ -141,11 +141,8 @@ def cosines(ours: Sequence[Sequence[Tensor]], theirs: Sequence[Sequence[Tensor]]
     >>> cosines([[torch.ones(2), torch.zeros(1)]], [[torch.tensor([1.0, 0.0]), torch.zeros(1)]])
     [0.7071]
     """
-    pairs = [
-        [torch.cat([part.flatten().float() for part in block]) for block in pair]
-        for pair in zip(ours, theirs, strict=True)
-    ]
-    return [round(F.cosine_similarity(*pair, dim=0).item(), 4) for pair in pairs]
+    joined = [[torch.cat([part.flatten().float() for part in block]) for block in each] for each in (ours, theirs)]
+    return [round(F.cosine_similarity(a, b, dim=0).item(), 4) for a, b in zip(*joined, strict=True)]
 
 
 def effective_rank(rows: Tensor) -> float:
@@ -173,8 +170,9 @@ def effective_rank(rows: Tensor) -> float:
 
 def layer_parameters(block: nn.Module) -> list[nn.Parameter]:
     """What a block's own loss and backprop both train: the parameters of its layers, without those of its goodness."""
-    layer = block.layer
-    return [p for p in getattr(layer, "layers", layer).parameters() if p.requires_grad]
+    layer = getattr(block, "layer", block)
+    layers: nn.Module = getattr(layer, "layers", layer)
+    return [p for p in layers.parameters() if p.requires_grad]
 
 
 def is_chain(network: Network) -> bool:

@@ -94,7 +94,7 @@ def _fit(x: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, decay: float) 
         return value
 
     with torch.enable_grad():
-        optimizer.step(loss)
+        optimizer.step(loss)  # type: ignore[no-untyped-call]
 
 
 def pooled(h: Tensor, most: int) -> Tensor:
