@@ -34,7 +34,7 @@ def draw(run: dict[str, Any]) -> None:
     for kind, colour in COLOURS.items():
         if all(block[kind] is not None for block in last):
             right.plot(range(len(last)), [block[kind] for block in last], "o-", color=colour, label=NAMES[kind])
-    right.set_yscale("log")
+    right.set_ylim(bottom=0)
     right.set_ylabel("effective rank")
     right.legend(frameon=False, fontsize=8)
     for axes in (left, right):
