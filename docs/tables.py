@@ -37,6 +37,7 @@ from tables_images import (
     trials,
 )
 from tables_language import aesop, curve, depth, language, negatives, tries
+from tables_map import methods
 from tables_sounds import speech, spotting
 from tables_summary import summary
 from tables_tasks import tasks
@@ -94,6 +95,7 @@ def main() -> int:
     """Rewrite the tables; exit status 1 if that changed something."""
     pages = {
         "README.md": summary(),
+        "docs/methods.md": methods(),
         "docs/explanation/what_failed.md": changes("ablations"),
         "docs/explanation/own_negatives.md": negatives("negatives"),
         "docs/results.md": "\n\n".join(filter(None, map(section, SECTIONS))),

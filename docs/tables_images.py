@@ -40,7 +40,7 @@ def with_twins(name: str) -> Iterator[tuple[list[dict[str, Any]], list[dict[str,
 
 def without_tier(runs: list[dict[str, Any]]) -> str:
     """The common command of some runs, as the twin sees it."""
-    return re.sub(r" --tier \S+", "", training_command(runs[0]["command"]))
+    return re.sub(r" --tier \S+| --with(?: \w+)+", "", training_command(runs[0]["command"]))
 
 
 def minutes_of(ours: list[dict[str, Any]], twins: list[dict[str, Any]]) -> str:

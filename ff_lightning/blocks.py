@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from ff_lightning.candidates import CandidateLoss
 from ff_lightning.errors import InputError
-from ff_lightning.goodness import Goodness, as_goodness
-from ff_lightning.losses import ContrastiveLoss
+from ff_lightning.goodness import FollowingGoodness, Goodness, as_goodness
+from ff_lightning.losses import ContrastiveLoss, SimilarityMatching
 from ff_lightning.normalization import PeerNormalisation, UnitRMS, frozen_statistics
 from ff_lightning.signals import BlockContext, Contrast, Signal
 
@@ -88,6 +88,17 @@ class Block(nn.Module, ABC):
         with frozen_statistics(self):
             return replace(signal, h=self.pass_on(signal.h, self(signal.h)))
 
+    def follow(self, above: Block, update: int) -> None:
+        """Let the goodness take in what the next block is like, if it reads that; before every step of this one.
+
+        Args:
+            above: the next block.
+            update: how many updates were done before.
+        """
+        goodness = getattr(self, "goodness", None)
+        if isinstance(goodness, FollowingGoodness):
+            goodness.follow(above.layer, update)
+
     def pass_on(self, x: Any, h: Any) -> Any:
         """What the next block receives, from what this one received and its activities."""
         del x
@@ -144,14 +155,22 @@ class ClassBlock(Block):
         loss: of all classes at once (tier T2), or of the true class against negatives that the block draws from its
             own prediction (T1); see :class:`~ff_lightning.candidates.LinearContrast`.
         norm: see :class:`Block`.
+        matching: beside the loss, matches the activities of samples whose labels are alike (T2); ``None`` for nothing.
     """
 
     def __init__(
-        self, layer: nn.Module, goodness: Goodness, loss: CandidateLoss, *, norm: nn.Module | None = None
+        self,
+        layer: nn.Module,
+        goodness: Goodness,
+        loss: CandidateLoss,
+        *,
+        norm: nn.Module | None = None,
+        matching: SimilarityMatching | None = None,
     ) -> None:
         super().__init__(layer, norm=norm)
         self.goodness = as_goodness(goodness)
         self.loss = loss
+        self.matching = matching
 
     def local_step(
         self, signal: Signal, context: BlockContext = BlockContext(), *, cut: bool = True
@@ -166,6 +185,8 @@ class ClassBlock(Block):
         assert signal.labels is not None
         g = self.goodness(h)
         loss = self.loss(g, signal.labels, context.generator).loss
+        if self.matching is not None:
+            loss = self.matching.beside(loss, h, signal.labels)
         return Contrast(loss, *self.loss.compared(g.detach(), signal.labels))
 
 

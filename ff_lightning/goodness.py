@@ -8,6 +8,7 @@ float32: fp16 overflows at a few thousand units, and bf16 keeps only eight bits 
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Self
@@ -301,6 +302,50 @@ class ProjectedActivity(_Weighted):
 
     def weighed(self, u: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         return u, (u.square().mean(1, keepdim=True) + torch.finfo(u.dtype).eps).sqrt()
+
+
+class LocalPrediction(_Weighted):
+    """Goodness of the classes by a linear map of the pooled activities (Nøkland and Eidnes 2019, 1901.06656).
+
+    ``G = W u + b``, where ``u`` are the activities themselves, averaged over the finest square grid on which they are
+    no more than ``features`` values. Unlike :class:`ProjectedActivity` it reads their length.
+
+    Args:
+        num_classes: ``C``, 2 or more.
+        shape: see :class:`ProjectedActivity`.
+        features: most values that are read of a feature map; 2,048 in the paper's networks.
+
+    Shape:
+        - Input: ``(B, *shape)``.
+        - Output: ``(B, num_classes)``, float32.
+
+    >>> LocalPrediction(3, (4, 8, 8), features=20).weight.shape  # 4 channels on a grid of 2 x 2
+    torch.Size([3, 16])
+    """
+
+    def __init__(self, num_classes: int = 10, shape: Sequence[int] | None = None, *, features: int = 2048) -> None:
+        self.features = whole("features", features, least=1)
+        channels = 1 if shape is None else shape[0]
+        super().__init__(num_classes, shape, grid=max(1, math.isqrt(features // max(1, channels))))
+
+    def sized(self, shape: Sequence[int]) -> Self:
+        """A goodness of the same kind with weights of its own for activities ``(B, *shape)``."""
+        return type(self)(self.num_classes, shape, features=self.features)
+
+    def weighed(self, u: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        return u, u.new_ones(1)
+
+
+class FollowingGoodness(Goodness, ABC):
+    """Goodness that reads what the next block of a chain is like: weights travel down, and nothing else does."""
+
+    @abstractmethod
+    def follow(self, above: nn.Module, update: int) -> None:
+        """Take in the layer of the next block as it is; called before every step of the block, ``update`` its number.
+
+        Raises:
+            InputError: the layer is spread over processes.
+        """
 
 
 class LinearGoodness(Goodness):

@@ -1,4 +1,4 @@
-"""Local losses: what one block minimises, from goodness alone.
+"""Local losses: what one block minimises, from goodness, or beside it from its activities.
 
 A contrastive loss (tier T1) wants goodness of positives above goodness of negatives; losses of blocks that give every
 class or token a goodness are in :mod:`ff_lightning.candidates`. All are means over the batch, written with
@@ -8,6 +8,8 @@ class or token a goodness are in :mod:`ff_lightning.candidates`. All are means o
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -164,6 +166,99 @@ class Swish(ContrastiveLoss):
     def forward(self, g_pos: Tensor, g_neg: Tensor) -> Tensor:  # noqa: D102
         refuse_unpaired(g_pos, g_neg)
         return F.silu(-self.alpha * (g_pos - g_neg)).mean()
+
+
+class SimilarityMatching(nn.Module):
+    """Loss of a block whose activities should be alike where labels are, and unlike elsewhere (1901.06656).
+
+    ``mean((S(N(h)) - S(y))²)`` over all pairs of samples of a batch, where ``S`` are cosines between samples, each less
+    its mean, ``y`` is one-hot, and ``N`` is a linear map of the loss's own: of units a matrix, of feature maps a
+    convolution of 3 x 3, of whose maps the standard deviations are compared. Beside a loss of classes it makes
+    *predsim* (Nøkland and Eidnes 2019); its tier is T2, since every sample is compared with all labels of its batch.
+
+    Samples are compared with those of their own process and batch: two processes, or two batches that share an update,
+    are two smaller batches.
+
+    Args:
+        num_classes: ``C``; that of the goodness by default.
+        shape: of the activities of a sample, ``(D,)`` or ``(channels, height, width)``; a network fills it in for each
+            of its blocks.
+        share: weight of this loss, in ``(0, 1]``; that of the loss of classes is ``1 - share``.
+
+    Shape:
+        - ``h``: ``(B, *shape)``; ``labels``: ``(B,)`` int64, the true classes.
+        - Output: scalar, at least float32.
+
+    Raises:
+        InputError: an argument is out of range.
+    """
+
+    def __init__(
+        self, num_classes: int | None = None, shape: Sequence[int] | None = None, *, share: float = 0.99
+    ) -> None:
+        super().__init__()
+        if not 0 < share <= 1:
+            raise InputError(f"Passed `SimilarityMatching(share={share})`. `share` must be in (0, 1].")
+        self.num_classes = num_classes
+        self.share = share
+        self.shape = None if shape is None else tuple(shape)
+        self.map: nn.Module | None = None
+        if shape is not None and len(shape) not in (1, 3):
+            raise InputError(f"Passed `shape={tuple(shape)}`. It must be (D,) or (channels, height, width).")
+        if shape is not None:
+            units = shape[0]
+            of_maps = len(shape) == 3
+            self.map = nn.Conv2d(units, units, 3, padding=1, bias=False) if of_maps else _square(units)
+
+    def sized(self, num_classes: int, shape: Sequence[int]) -> Self:
+        """The same loss with a map of its own, for activities ``(B, *shape)`` of so many classes.
+
+        Raises:
+            InputError: it was told another number of classes.
+        """
+        if self.num_classes not in (None, num_classes):
+            raise InputError(
+                f"Passed `matching=SimilarityMatching(num_classes={self.num_classes})` with goodness of {num_classes} "
+                "classes. They must be equal: leave it out."
+            )
+        return type(self)(num_classes, shape, share=self.share)
+
+    def beside(self, loss: Tensor, h: Tensor, labels: Tensor) -> Tensor:
+        """``(1 - share) * loss`` and ``share`` times the matching of activities and labels, a scalar."""
+        found: Tensor = (1 - self.share) * loss + self.share * self(h, labels)
+        return found
+
+    def forward(self, h: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
+        if self.map is None or self.num_classes is None:
+            raise InputError("Called a `SimilarityMatching` without sizes. Pass `num_classes` and `shape`.")
+        if tuple(h.shape[1:]) != self.shape:
+            raise InputError(
+                f"Passed activities of shape {tuple(h.shape)}. The loss was built for `shape={self.shape}`."
+            )
+        mapped = self.map(h)
+        with torch.autocast(h.device.type, enabled=False):
+            mapped = mapped.to(torch.promote_types(mapped.dtype, torch.float32))
+            if mapped.dim() == 4:
+                # Not `std`, whose gradient is not a number where a map is constant.
+                mapped = (mapped.flatten(2).var(2, correction=min(1, mapped[0, 0].numel() - 1)) + 1e-12).sqrt()
+            hot = F.one_hot(labels, self.num_classes).to(mapped.dtype)
+            return (similarities(mapped) - similarities(hot)).square().mean()
+
+
+def _square(units: int) -> nn.Linear:
+    return nn.Linear(units, units, bias=False)
+
+
+def similarities(x: Tensor) -> Tensor:
+    """Cosines between samples ``(B, D)``, each less its own mean over ``D``: ``(B, B)``, in [-1, 1].
+
+    >>> similarities(torch.eye(2))
+    tensor([[ 1., -1.],
+            [-1.,  1.]])
+    """
+    centred = x - x.mean(1, keepdim=True)
+    unit = centred / (centred.square().sum(1, keepdim=True) + 1e-16).sqrt()
+    return (unit @ unit.T).clamp(-1.0, 1.0)
 
 
 def lengths(g: Tensor) -> Tensor:

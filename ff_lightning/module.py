@@ -28,6 +28,7 @@ from ff_lightning.engine.compilation import compile_steps, leave_steps
 from ff_lightning.engine.completeness import check_gradients, watch_optimizers
 from ff_lightning.engine.hyperparameters import save_plain_hyperparameters
 from ff_lightning.engine.lightning import batches_trained, trainer_of
+from ff_lightning.engine.plateau import PlateauWatch
 from ff_lightning.engine.precision import follow_first_rank, settle_muon, tell_what_differs
 from ff_lightning.engine.profiling import profile_steps
 from ff_lightning.engine.reading import read_checkpoint, refuse_unsafe
@@ -44,7 +45,7 @@ from ff_lightning.engine.sync import gradient_sync
 from ff_lightning.engine.updates import BlockUpdates, Gradients, Plan
 from ff_lightning.errors import InputError, positive
 from ff_lightning.metrics import FoundLosses
-from ff_lightning.schedules import HoldThenDecay, Schedule, Simultaneous, update_ranges
+from ff_lightning.schedules import HoldThenDecay, RestOnPlateau, Schedule, Simultaneous, update_ranges
 from ff_lightning.signals import LocalStep, Signal, StepContext
 from ff_lightning.stacks import Network, need_network, refuse_shared_parameters
 
@@ -101,6 +102,12 @@ class FFLightningModule(pl.LightningModule):
             raise InputError(f"Passed `update={update!r}`. `update` must be 'streamed' or 'fused'.")
         if update == "fused" and self.repeats_blocks:
             raise InputError("Passed `update='fused'` to a task that repeats blocks within a batch; use 'streamed'.")
+        if update == "fused" and network.updates_in_turn:
+            raise InputError(
+                "Passed `update='fused'` with a network whose blocks read each other after the update "
+                "(`handed_up='after_update'`). One backward pass of all losses comes before every update; use "
+                "'streamed', or `handed_up='before_update'`."
+            )
         if not isinstance(accumulate_batches, int) or accumulate_batches < 1:
             raise InputError(
                 f"Passed `accumulate_batches={accumulate_batches}`. `accumulate_batches` must be a whole number, 1 or "
@@ -193,8 +200,10 @@ class FFLightningModule(pl.LightningModule):
 
     def step_context(self) -> StepContext:
         """What is known of the current step, for ``network.local_losses(signal, context)``."""
-        learning = [self.global_step in updates for updates in self._update_ranges]
-        learning = [now and self._is_free(index) for index, now in enumerate(learning)]
+        learning = [
+            self.global_step in updates and not self.schedule.rests(index) and self._is_free(index)
+            for index, updates in enumerate(self._update_ranges)
+        ]
         return StepContext(self.generator, self.global_step, learning or None)
 
     def _is_free(self, index: int) -> bool:
@@ -316,14 +325,14 @@ class FFLightningModule(pl.LightningModule):
     # What is checked and kept ----------------------------------------------------------------------------------
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        """Refuse strategies and Trainer flags that cannot train blocks one by one; no callback is added.
+        """Refuse strategies and Trainer flags that cannot train blocks one by one; watch losses for a plateau.
 
         This is the first hook that Lightning calls, before its own check, which could not name our arguments.
         """
         if self.trainer.state.fn == "fit":
             gradient_sync(self.trainer.strategy)
         refuse_flags(self)
-        return []
+        return [PlateauWatch(self.schedule)] if isinstance(self.schedule, RestOnPlateau) else []
 
     def setup(self, stage: str) -> None:
         """Tell Lightning's counters of ``accumulate_batches``, and let no kill damage a checkpoint, no exit a run."""
@@ -351,7 +360,7 @@ class FFLightningModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Build the engine for the strategy at hand."""
         settle_muon(self.trainer, self.block_optimizers)
-        plan = Plan(self.update == "fused", self.clip_norm, self.repeats_blocks)
+        plan = Plan(self.update == "fused", self.clip_norm, self.repeats_blocks, self.network.updates_in_turn)
         self._updates = BlockUpdates(
             self.trainer, self.network, self._block_parameters, self.block_optimizers, self.manual_backward, plan
         )

@@ -7,8 +7,9 @@ of the block's updates; :class:`HoldThenDecay` is one that needs no step count i
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate, pairwise
 
 from torch.optim import Optimizer
@@ -30,6 +31,11 @@ class Schedule(ABC):
         if not (is_number(depth_decay) and 0 < depth_decay <= 1):
             raise InputError(f"Passed `depth_decay={depth_decay}`. `depth_decay` must be in (0, 1].")
         self.depth_decay = depth_decay
+
+    def rests(self, block: int) -> bool:
+        """Whether a block rests although its period is not over; none does, as a rule."""
+        del block
+        return False
 
     @abstractmethod
     def periods(self, depth: int) -> list[tuple[float, float]]:
@@ -137,6 +143,91 @@ class ReadoutLast(Schedule):
         """All below the last end where it begins; see :class:`Schedule`."""
         begins = 1 - self.share if depth > 1 else 0.0
         return [(0.0, begins)] * (depth - 1) + [(begins, 1.0)]
+
+
+class Periods(Schedule):
+    """Every block has a start and a stop of its own: CwC's interleaved layer training (arXiv 2312.12668, section 3.3).
+
+    There all blocks start together, and the lower ones stop first. A single block, such as a twin, has all the time
+    whatever they are.
+
+    Args:
+        periods: ``[start, stop]`` of every block, as shares of the training, ``0 <= start < stop <= 1``; of a task
+            whose readout learns, that of the readout, too, as the last.
+        depth_decay: see :class:`Schedule`.
+
+    >>> Periods([[0, 0.5], [0, 0.75], [0.25, 1]]).periods(3)
+    [(0.0, 0.5), (0.0, 0.75), (0.25, 1.0)]
+    """
+
+    def __init__(self, periods: Sequence[Sequence[float]], *, depth_decay: float = 1.0) -> None:
+        super().__init__(depth_decay=depth_decay)
+        given = [list(period) for period in periods]
+        if not given or not all(len(period) == 2 and 0 <= period[0] < period[1] <= 1 for period in given):
+            raise InputError(
+                f"Passed `periods={given}`. `periods` needs `[start, stop]` for every block, shares of the training "
+                "with 0 <= start < stop <= 1."
+            )
+        self.given = [(float(start), float(stop)) for start, stop in given]
+
+    def periods(self, depth: int) -> list[tuple[float, float]]:
+        """As they were given; see :class:`Schedule`."""
+        given = [(0.0, 1.0)] if depth == 1 else self.given
+        if len(given) != depth:
+            raise InputError(
+                f"Passed `periods` of {len(given)} blocks for {depth}, a readout that learns counted among them. "
+                "`periods` needs `[start, stop]` for each."
+            )
+        return given
+
+
+class RestOnPlateau(Schedule):
+    """All blocks learn from the start; each rests for good when its own loss on validation data stops to fall.
+
+    The loss of every block is measured at every validation, which costs a second forward pass of the validation data.
+    Where negatives are drawn from a block's own prediction the loss means nothing (only its gradient does), and the
+    logistic loss between the true class and the wrong one that the block likes best stands for it. When all have come
+    to rest the training ends. What was measured is kept in checkpoints.
+
+    Args:
+        patience: validations in a row without a better loss, after which a block rests; 1 or more.
+        least: what a better loss is below the best one by, at least; not negative.
+        depth_decay: see :class:`Schedule`.
+    """
+
+    def __init__(self, patience: int = 3, *, least: float = 0.0, depth_decay: float = 1.0) -> None:
+        super().__init__(depth_decay=depth_decay)
+        self.patience = whole("patience", patience, least=1, owner=self)
+        if not 0 <= least < math.inf:
+            raise InputError(f"Passed `RestOnPlateau(least={least})`. `least` must be finite and not negative.")
+        self.least = least
+        self.best: dict[int, float] = {}
+        self.waited: dict[int, int] = {}
+
+    def periods(self, depth: int) -> list[tuple[float, float]]:
+        """All blocks from start to end; see :class:`Schedule`."""
+        return [(0.0, 1.0)] * depth
+
+    def observe(self, losses: Mapping[int, float]) -> None:
+        """Take in the losses of blocks that still learn, by their index, at the end of a validation."""
+        for block, loss in losses.items():
+            if loss < self.best.get(block, math.inf) - self.least:
+                self.best[block], self.waited[block] = loss, 0
+            else:
+                self.waited[block] = self.waited.get(block, 0) + 1
+
+    def rests(self, block: int) -> bool:
+        """Whether the loss of a block has stopped to fall."""
+        return self.waited.get(block, 0) >= self.patience
+
+    def state_dict(self) -> dict[str, dict[int, float] | dict[int, int]]:
+        """What was measured, for a checkpoint."""
+        return {"best": dict(self.best), "waited": dict(self.waited)}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[int, float]]) -> None:
+        """Take back what :meth:`state_dict` gave."""
+        self.best = {int(block): float(loss) for block, loss in state["best"].items()}
+        self.waited = {int(block): int(count) for block, count in state["waited"].items()}
 
 
 def update_ranges(schedule: Schedule, depth: int, total: int | None) -> list[range]:

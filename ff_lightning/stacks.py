@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice, pairwise
-from typing import Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,10 @@ from ff_lightning.stages import Stage
 
 JUDGED_AT_ONCE = 3
 """Labels whose activities are alive together while negatives are chosen: the memory of a training step, about."""
+
+
+HandedUp = Literal["before_update", "after_update"]
+"""When the activities are computed that a block hands up, against its own update."""
 
 
 class Network(nn.Module, ABC):
@@ -45,6 +50,9 @@ class Network(nn.Module, ABC):
 
     repeats_blocks = False
     """Whether :meth:`local_losses` yields a block more than once a batch."""
+
+    updates_in_turn = False
+    """Whether a block must have had its update before :meth:`local_losses` can say the next loss."""
 
     num_classes: int | None
     out_features: int
@@ -184,9 +192,13 @@ class BlockStack(Network):
         blocks: from the input upwards. No parameter may belong to two blocks.
         lookahead: lets every block answer for what the next one makes of its activities; it is copied. ``None`` for the
             own loss alone.
+        handed_up: whether the next block reads what a block was before its update, ``"before_update"``, or what it
+            has become, ``"after_update"``, as public implementations do that train layer after layer on a batch. The
+            latter takes a second forward pass of every block but the last that learns, without a graph: about a
+            quarter of a step more. Dropout draws anew for it, and running values do not move.
 
     Raises:
-        InputError: see :class:`Network`.
+        InputError: see :class:`Network`; or ``handed_up`` is neither.
     """
 
     overlapping = False
@@ -194,8 +206,19 @@ class BlockStack(Network):
 
     lookahead: Ahead | None
 
-    def __init__(self, blocks: Sequence[Block], *, lookahead: Ahead | None = None) -> None:
+    def __init__(
+        self,
+        blocks: Sequence[Block],
+        *,
+        lookahead: Ahead | None = None,
+        handed_up: HandedUp = "before_update",
+    ) -> None:
         super().__init__(blocks)
+        if handed_up not in get_args(HandedUp):
+            allowed = " or ".join(map(repr, get_args(HandedUp)))
+            raise InputError(f"Passed `handed_up={handed_up!r}`. `handed_up` must be {allowed}.")
+        self.handed_up = handed_up
+        self.updates_in_turn = handed_up == "after_update"
         self.lookahead = None
         if lookahead is not None:
             self.look_ahead(lookahead)
@@ -228,7 +251,8 @@ class BlockStack(Network):
         """Yield the local loss of every block that this process computes and that learns, from the input upwards.
 
         Each block's activities are computed with the weights it had before its own update. When the next loss
-        is asked for, nothing of the block below is kept but its detached signal.
+        is asked for, nothing of the block below is kept but its detached signal; with ``handed_up="after_update"``
+        that is computed now, with the weights that the block has by then.
 
         Args:
             signal: input of the first block.
@@ -241,11 +265,17 @@ class BlockStack(Network):
         for blocks in self.spans(context.update):
             if blocks[0] > top:
                 return
+            received = signal if self.updates_in_turn else None
             step, signal = self._span(blocks, signal, context)
-            self.stage.send(blocks[-1], signal)
-            if step is not None:
-                yield step
+            if received is None or step is None:
+                self.stage.send(blocks[-1], signal)
+            if step is None:
+                continue
+            yield step
             del step
+            if received is not None and blocks[-1] < len(self) - 1:
+                signal = self._once_more(blocks, received) if blocks[-1] < top else signal
+                self.stage.send(blocks[-1], signal)
 
     def spans(self, update: int) -> Iterator[range]:
         """Blocks that one loss trains: each by itself, or overlapping pairs.
@@ -267,6 +297,8 @@ class BlockStack(Network):
         step: LocalStep | None = None
         for index in blocks:
             last = index == blocks[-1]
+            if index + 1 < len(self):
+                self[index].follow(self[index + 1], context.update)
             above = last and self.lookahead is not None and index + 1 < len(self) and context.learns(index + 1)
             found, signal = self[index].local_step(signal, context.at(index), cut=last and not above)
             loss = found.loss if step is None else found.loss + step.loss
@@ -276,6 +308,14 @@ class BlockStack(Network):
             passed = signal.h if last and isinstance(signal.h, Tensor) else None
             step = LocalStep(index, loss, found.g_pos, found.g_neg, below=step, passed=passed)
         return step, signal
+
+    def _once_more(self, blocks: range, received: Signal) -> Signal:
+        """What blocks pass on now, after their update, of what they received before."""
+        if isinstance(received.h, Labelled):  # what was computed of the image alone is of the weights before
+            received = replace(received, h=replace(received.h, image_part=None))
+        for index in blocks:
+            received = self[index].rest(received)
+        return received
 
     @torch.no_grad()
     def activities(self, x: Tensor | Labelled) -> Iterator[Tensor]:

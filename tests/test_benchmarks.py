@@ -176,6 +176,31 @@ def test_convolutional_networks_are_compared_with_their_twins(
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_local_losses_come_on_top_of_a_tier(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--parts", "ff", "--validation-only", "--trainer.max_epochs", "2"]
+    script = benchmark("conv", "--data", "digits", "--tier", "T2", "--with", "predsim", "averaged_head", *few)
+    script.main()
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert result["recipe"] == "digits_conv + with/class_softmax + with/predsim + with/averaged_head"
+    assert result["by_seed"][0]["validation_by_block"][-1] > 50
+    benchmark("conv", "--data", "digits", "--with", "predsim")
+    with pytest.raises(SystemExit):
+        script.main()
+    assert "--with predsim compares all classes at once: --tier T2 or T3" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_learning_is_compared_with_backprop(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--trainer.max_epochs", "1", "--data.limit", "100", "--data.batch_size", "25", "--looks", "2"]
+    benchmark("locality", "--with", "class_softmax", *few).main()
+    result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert (result["network"], result["tier"]) == ("digits_conv + with/class_softmax", "T2")
+    assert list(result["found"]) == ["2", "4"]
+    assert [round(block["cosine"], 2) for block in result["found"]["4"]][-1] == 1
+    assert all(block["rank_activities"] > 1 for block in result["found"]["4"])
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_a_twin_is_trained_alone(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
     benchmark("conv", "--data", "digits", "--parts", "twin", "--trainer.max_epochs", "1").main()
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
@@ -210,6 +235,7 @@ def test_images_without_a_recipe_are_refused(benchmark: Any, capsys: pytest.Capt
 
 SMALL = ["--data", "digits", "--data.validation", "0.2", "--model.network.in_features", "64"]
 SMALL += ["--model.network.widths", "[60,60]", "--data.batch_size", "50"]
+FAST = ["--data.shift", "0", "--model.optimizer.lr", "0.005", "--trainer.max_epochs", "4"]
 
 
 @pytest.mark.parametrize(
@@ -217,6 +243,7 @@ SMALL += ["--model.network.widths", "[60,60]", "--data.batch_size", "50"]
     [
         (["--trainer.max_epochs", "8"], "mnist_mlp", 20),
         (["--jitter", "--seconds", "1", "--parts", "ff"], "mnist_mlp_jitter", 80),  # an epoch, where that is slow
+        (["--recipe", "mnist_predsim", "--parts", "ff", *FAST], "mnist_predsim", 30),
     ],
 )
 @pytest.mark.filterwarnings("ignore")
@@ -226,7 +253,8 @@ def test_mlps_are_compared_with_their_twins(
     script = benchmark("hinton", *SMALL, "--seed", "0", "1", *arguments)
     script.benchmark("mnist_mlp", None, data="ylecun/mnist", jitter="mnist_mlp_jitter")
     result = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
-    assert (result["recipe"], result["tier"], result["seed"], result["seeds"]) == (recipe, "T1", 0, [0, 1])
+    tier = "T2" if recipe == "mnist_predsim" else "T1"
+    assert (result["recipe"], result["tier"], result["seed"], result["seeds"]) == (recipe, tier, 0, [0, 1])
     both = "--parts" not in arguments
     assert result["test_error"] < worst
     assert (result["twin"] is not None) == both

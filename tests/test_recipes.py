@@ -31,7 +31,7 @@ OTHER_TASKS = {"wine_mlp": [], "diabetes_mlp": [], "digits_anomaly": FEW}
 TEXTS = [name for name in NAMES if name.endswith("_gpt")]
 SOUNDS = [name for name in NAMES if name.startswith(("fsdd", "speech"))]  # trained in `test_sound_recipes`
 TEXT_OVERLAYS = ["adamw", "logistic", "residual", "samples", "softmax"]
-CONV_OVERLAYS = ["class_softmax", "overlapping", "own_contrast"]
+CONV_OVERLAYS = ["averaged_head", "class_softmax", "overlapping", "own_contrast", "predsim", "private_head"]
 OTHER_OVERLAYS = {*TEXT_OVERLAYS, *CONV_OVERLAYS, "rollouts", "smoke", "spotting_twin", "wandb"}
 COMBINATIONS = (
     {(name,) for name in NAMES}
@@ -192,11 +192,14 @@ def test_an_overlay_of_convolutional_recipes_trains(overlay: str, capsys: pytest
     assert updates(f"digits_conv-smoke-{overlay}") == 2
     model = yaml.safe_load(Path(f"runs/digits_conv-smoke-{overlay}/config.yaml").read_text())["model"]
     network = model["init_args"]["network"]["init_args"]
-    loss = (network["loss"] or {}).get("class_path")
+    loss, head, matching = ((network[part] or {}).get("class_path") for part in ("loss", "head", "matching"))
     changed = {
-        "class_softmax": loss == "ff_lightning.candidates.Softmax",
+        "averaged_head": head == "ff_lightning.networks.AveragedHead" and loss == "ff_lightning.candidates.Softmax",
+        "class_softmax": loss == "ff_lightning.candidates.Softmax" and head is None and matching is None,
         "overlapping": network["overlapping"],
         "own_contrast": loss == "ff_lightning.candidates.LinearContrast",
+        "predsim": matching == "ff_lightning.losses.SimilarityMatching",
+        "private_head": head == "ff_lightning.networks.PrivateHead",
         "twin": model["class_path"] == "ff_lightning.BackpropTwin",
     }
     assert [name for name, is_so in changed.items() if is_so] == [overlay]

@@ -10,10 +10,20 @@ from torch import nn
 from torch.optim.lr_scheduler import LRScheduler, SequentialLR
 
 from ff_lightning.errors import InputError
-from ff_lightning.schedules import Greedy, HoldThenDecay, ReadoutLast, Schedule, Simultaneous, Staggered, update_ranges
+from ff_lightning.schedules import (
+    Greedy,
+    HoldThenDecay,
+    Periods,
+    ReadoutLast,
+    RestOnPlateau,
+    Schedule,
+    Simultaneous,
+    Staggered,
+    update_ranges,
+)
 from tests import references
 
-SCHEDULES = [Simultaneous(), Staggered(), Staggered(0.0), Greedy(), ReadoutLast()]
+SCHEDULES = [Simultaneous(), Staggered(), Staggered(0.0), Greedy(), ReadoutLast(), RestOnPlateau()]
 
 
 def optimizer(*rates: float) -> torch.optim.SGD:
@@ -178,6 +188,27 @@ def test_it_is_a_scheduler_like_torchs_own() -> None:
     assert scheduler.get_last_lr() == pytest.approx([0.25])
 
 
+def test_every_block_learns_in_the_period_that_it_was_given() -> None:
+    schedule = Periods([[0, 0.5], [0, 0.75], [0.25, 1]])
+    ranges = update_ranges(schedule, 3, 100)
+    assert [(block.start, block.stop) for block in ranges[:2]] == [(0, 50), (0, 75)]
+    assert ranges[2].start == 25
+    assert 10**6 in ranges[2]
+    assert Periods([[0, 0.5], [0.5, 1]]).periods(1) == [(0.0, 1.0)], "a twin has all the time"
+
+
+def test_a_block_rests_for_good_once_its_loss_has_stood_still() -> None:
+    schedule = RestOnPlateau(2, least=0.1)
+    for losses in ({0: 1.0, 1: 1.0}, {0: 0.95, 1: 0.8}, {0: 0.92, 1: 0.6}):
+        assert not schedule.rests(0)
+        schedule.observe(losses)
+    assert schedule.rests(0)
+    assert not schedule.rests(1)
+    again = RestOnPlateau(2, least=0.1)
+    again.load_state_dict(schedule.state_dict())
+    assert (again.best, again.waited) == (schedule.best, schedule.waited) == ({0: 1.0, 1: 0.6}, {0: 2, 1: 0})
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -189,6 +220,24 @@ def test_it_is_a_scheduler_like_torchs_own() -> None:
             lambda: Greedy([1, 2]).periods(3),
             "Passed `shares=[1, 2]` for 3 blocks, a readout that learns counted among them. `shares` needs one number "
             "a block.",
+        ),
+        (
+            lambda: Periods([[0, 0.5], [0.5, 0.5]]),
+            "Passed `periods=[[0, 0.5], [0.5, 0.5]]`. `periods` needs `[start, stop]` for every block, shares of the "
+            "training with 0 <= start < stop <= 1.",
+        ),
+        (
+            lambda: Periods([[0, 1], [0, 1]]).periods(3),
+            "Passed `periods` of 2 blocks for 3, a readout that learns counted among them. `periods` needs `[start, "
+            "stop]` for each.",
+        ),
+        (
+            lambda: RestOnPlateau(0),
+            "Passed `RestOnPlateau(patience=0)`. `patience` must be a whole number, at least 1.",
+        ),
+        (
+            lambda: RestOnPlateau(least=-1.0),
+            "Passed `RestOnPlateau(least=-1.0)`. `least` must be finite and not negative.",
         ),
         (lambda: ReadoutLast(0.0), "Passed `share=0.0`. `share` must be in (0, 1)."),
         (lambda: ReadoutLast(1), "Passed `share=1`. `share` must be in (0, 1)."),

@@ -7,6 +7,7 @@ from ff_lightning.callbacks.collapse import StopOnCollapse as StopOnCollapse
 from ff_lightning.callbacks.generated import GeneratedPictures as GeneratedPictures
 from ff_lightning.callbacks.interrupt import KeepOnInterrupt as KeepOnInterrupt
 from ff_lightning.callbacks.language_table import LanguageTable as LanguageTable
+from ff_lightning.callbacks.locality import LocalityMonitor as LocalityMonitor
 from ff_lightning.callbacks.monitor import GoodnessMonitor as GoodnessMonitor
 from ff_lightning.callbacks.monitored import MonitorCheck as MonitorCheck
 from ff_lightning.callbacks.pictures import BlockPictures as BlockPictures

@@ -25,6 +25,7 @@ from ff_lightning.cli.generate import generate
 from ff_lightning.cli.messages import only_what_matters
 from ff_lightning.cli.parser import Parser, explain, lost_rank
 from ff_lightning.cli.predict import predict_folder, predict_table
+from ff_lightning.cli.probe import probe
 from ff_lightning.cli.report import report
 from ff_lightning.errors import InputError
 
@@ -40,6 +41,7 @@ WITHOUT_RECIPE: dict[str, Callable[..., None]] = {
     "generate": generate,
     "predict --folder": predict_folder,
     "predict --table": predict_table,
+    "probe": probe,
     "export": export,
     "report": report,
     "recipes": recipes,
@@ -112,7 +114,7 @@ def run(words: list[str]) -> None:
         arguments = parser_of(name).parse_args(words[1:])
         if name not in LIGHT:
             _prepare()
-        WITHOUT_RECIPE[name](**arguments)
+        WITHOUT_RECIPE[name](**vars(arguments))  # groups of options stay together
     elif name in WITH_RECIPE and len(words) == 1:
         sys.stderr.write(listing())
         raise InputError(f"`ff-lightning {name}` needs a recipe, or `--model` and `--data`.")

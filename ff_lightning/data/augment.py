@@ -89,6 +89,25 @@ def crop(images: Tensor, area: Tensor, y: Tensor, x: Tensor) -> Tensor:
     return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
+def rotate(images: Tensor, angle: Tensor) -> Tensor:
+    """Turn every image about its centre; what comes from outside it is zero.
+
+    Args:
+        images: (B, C, H, W) float.
+        angle: (B,) in degrees, counterclockwise.
+
+    Returns:
+        (B, C, H, W), same dtype; values between pixels are interpolated.
+    """
+    height, width = images.shape[-2:]
+    sine, cosine = torch.deg2rad(angle).sin().to(images.dtype), torch.deg2rad(angle).cos().to(images.dtype)
+    theta = torch.zeros(len(images), 2, 3, dtype=images.dtype, device=images.device)
+    theta[:, 0, 0] = theta[:, 1, 1] = cosine
+    theta[:, 0, 1], theta[:, 1, 0] = -sine * height / width, sine * width / height
+    grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, padding_mode="zeros", align_corners=False)
+
+
 def recolour(images: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor) -> Tensor:
     """Change brightness, contrast and saturation of every image; 1 leaves each as it is.
 
@@ -131,7 +150,7 @@ def cut_out(images: Tensor, y: Tensor, x: Tensor, *, side: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Distort:
-    """Random crop, colour, mixing with another image, and cutout, in this order and independent for each image.
+    """Random rotation, crop, colour, mixing with another image, and cutout, in this order, independent for each image.
 
     Args:
         crop: Smallest share of the area that is cut out and enlarged again; 1 for no crop.
@@ -139,9 +158,10 @@ class Distort:
         mix: Largest share of another image of the batch that is laid over, at most 0.5, since the label stays; 0 for
             none.
         cutout: Side of a square of zeros, in pixels; 0 for none.
+        rotate: Largest angle by which an image is turned either way, in degrees, at most 180; 0 for none.
 
     Shape:
-        images (B, C, H, W) float32 in [0, 1], noise (B, 9) uniform in [0, 1), others like images, to images.
+        images (B, C, H, W) float32 in [0, 1], noise (B, draws) uniform in [0, 1), others like images, to images.
 
     Raises:
         InputError: One of them is out of range.
@@ -151,14 +171,18 @@ class Distort:
     colour: float = 0.0
     mix: float = 0.0
     cutout: int = 0
+    rotate: float = 0.0
 
-    draws = 9
-    """Numbers that are drawn for an image."""
+    @property
+    def draws(self) -> int:
+        """Numbers that are drawn for an image: as many as ever where none is turned, so that old runs draw the same."""
+        return 10 if self.rotate else 9
 
     def __post_init__(self) -> None:
         ranges = {"crop": (self.crop, 0 < self.crop <= 1, "above 0 and at most 1")}
         ranges["colour"] = (self.colour, 0 <= self.colour < 1, "at least 0 and below 1")
         ranges["mix"] = (self.mix, 0 <= self.mix <= 0.5, "at least 0 and at most 0.5")
+        ranges["rotate"] = (self.rotate, 0 <= self.rotate <= 180, "at least 0 and at most 180 degrees")
         whole = isinstance(self.cutout, int) and not isinstance(self.cutout, bool)
         ranges["cutout"] = (self.cutout, whole and self.cutout >= 0, "a whole number of pixels, at least 0")
         for name, (value, fits, allowed) in ranges.items():
@@ -172,6 +196,8 @@ class Distort:
 
     def __call__(self, images: Tensor, noise: Tensor, others: Tensor | None = None) -> Tensor:
         """Distort a batch; the same noise and others give the same images."""
+        if self.rotate:
+            images = rotate(images, self.rotate * (2 * noise[:, 9] - 1))
         if self.crop < 1:
             images = crop(images, 1 - (1 - self.crop) * noise[:, 0], noise[:, 1], noise[:, 2])
         if self.colour:
@@ -179,6 +205,6 @@ class Distort:
         if self.mix and others is not None:
             images = images.lerp(others, (self.mix * noise[:, 6])[:, None, None, None])
         if self.cutout:
-            y, x = (noise[:, 7:] * torch.tensor(images.shape[-2:])).long().T
+            y, x = (noise[:, 7:9] * torch.tensor(images.shape[-2:])).long().T
             images = cut_out(images, y, x, side=self.cutout)
         return images

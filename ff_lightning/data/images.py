@@ -57,6 +57,7 @@ class ImageDataModule(LightningDataModule):
         colour: Brightness, contrast and saturation of training images change by up to this share; 0 for no change.
         mix: Largest share of another training image that is laid over, at most 0.5, since the label stays; 0 for none.
         cutout: Side of a square of zeros in training images, in pixels; 0 for none.
+        rotate: Turn training images by up to so many degrees either way, with zero fill.
         transform: Any callable on a batch of training images (B, C, H, W) float32 in [0, 1] that returns such a batch,
             such as one of torchvision's `transforms.v2`; it comes last. Not kept in checkpoints.
         balance: Draw every class equally often in training, for classes of unequal size.
@@ -108,6 +109,7 @@ class ImageDataModule(LightningDataModule):
         colour: float = 0.0,
         mix: float = 0.0,
         cutout: int = 0,
+        rotate: float = 0.0,
         transform: Callable[..., Any] | None = None,
         balance: bool = False,
         limit: int | None = None,
@@ -144,7 +146,7 @@ class ImageDataModule(LightningDataModule):
         self.stratified = stratified
         self.split_seed = split_seed
         self.augment = ShiftAndFlip(shift, flip)
-        self.distort = Distort(crop, colour, mix, cutout)
+        self.distort = Distort(crop, colour, mix, cutout, rotate)
         self.transform = transform
         self.balance = balance
         self.limit = limit

@@ -117,4 +117,4 @@ def refuse_own_reader(trainer: pl.Trainer) -> None:
             "and may run what they hold. Use one device, `ddp` or `ModelParallelStrategy`."
         )
 
-    strategy.load_checkpoint = refuse  # type: ignore[method-assign, assignment]
+    strategy.load_checkpoint = refuse  # type: ignore[method-assign]

@@ -55,11 +55,13 @@ class Plan:
         fused: one backward pass of the summed losses, instead of one a block.
         clip_norm: largest gradient norm of a block; ``None`` for no clipping.
         repeats_blocks: whether a block may be updated more than once a batch.
+        in_turn: whether a block must have had its update before the next loss is computed.
     """
 
     fused: bool = False
     clip_norm: float | None = None
     repeats_blocks: bool = False
+    in_turn: bool = False
 
 
 class BlockUpdates:
@@ -99,7 +101,8 @@ class BlockUpdates:
         self.parameters = parameters
         self.running = with_running_values(trainer.lightning_module)
         self.sync = gradient_sync(self.trainer.strategy)
-        self.overlaps = self.sync.overlaps and not plan.repeats_blocks
+        self.rereads = plan.repeats_blocks or plan.in_turn
+        self.overlaps = self.sync.overlaps and not self.rereads
         self.pending: int | None = None
         self.touched: set[int] = set()
         self.accumulating = False
@@ -203,7 +206,7 @@ class BlockUpdates:
             else:
                 self._scaled_step(scaler, optimizer, clip)
             optimizer.zero_grad(set_to_none=True)
-        if self.plan.repeats_blocks:
+        if self.rereads:
             torch.clear_autocast_cache()  # it holds half-precision copies of the weights before this update
 
     def _clip(self, index: int) -> None:

@@ -5,8 +5,12 @@ from ff_lightning.networks.causal import CausalConvReLU as CausalConvReLU
 from ff_lightning.networks.causal import FrameBlock as FrameBlock
 from ff_lightning.networks.causal import FrameEnergy as FrameEnergy
 from ff_lightning.networks.class_mlp import ClassMLP as ClassMLP
+from ff_lightning.networks.collaborative import CollaborativeMLP as CollaborativeMLP
 from ff_lightning.networks.conv import ConvNet as ConvNet
 from ff_lightning.networks.conv import ConvReLU as ConvReLU
+from ff_lightning.networks.heads import AveragedHead as AveragedHead
+from ff_lightning.networks.heads import Head as Head
+from ff_lightning.networks.heads import PrivateHead as PrivateHead
 from ff_lightning.networks.label_planes import LabelBias as LabelBias
 from ff_lightning.networks.label_planes import LabelPart as LabelPart
 from ff_lightning.networks.label_planes import LearnedPlanes as LearnedPlanes

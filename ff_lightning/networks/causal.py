@@ -15,7 +15,7 @@ from ff_lightning.blocks import ClassBlock
 from ff_lightning.candidates import CandidateLoss, LinearContrast
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness, accumulation_dtype, as_goodness
-from ff_lightning.networks.conv import classes_of
+from ff_lightning.networks.heads import classes_of
 from ff_lightning.optim import HiddenMatrix
 from ff_lightning.signals import UNJUDGED, BlockContext, Contrast, Signal, true_and_hardest
 from ff_lightning.stacks import BlockStack

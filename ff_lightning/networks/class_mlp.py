@@ -11,7 +11,7 @@ from torch import nn
 from ff_lightning.blocks import ClassBlock
 from ff_lightning.candidates import CandidateLoss, LinearContrast
 from ff_lightning.goodness import Goodness, ProjectedActivity, as_goodness
-from ff_lightning.networks.conv import classes_of
+from ff_lightning.networks.heads import classes_of
 from ff_lightning.networks.mlp import DenseReLU, check_sizes
 from ff_lightning.stacks import BlockStack
 

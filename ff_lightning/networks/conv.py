@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -10,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.blocks import ClassBlock
 from ff_lightning.candidates import CandidateLoss, LinearContrast
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness, WeightedEnergy, as_goodness
+from ff_lightning.losses import SimilarityMatching
+from ff_lightning.networks.heads import ClassParts, Head, classes_of
 from ff_lightning.networks.lookahead import Lookahead
 from ff_lightning.optim import HiddenMatrix
-from ff_lightning.stacks import BlockStack
+from ff_lightning.stacks import BlockStack, HandedUp
 
 
 class ConvReLU(nn.Module):
@@ -31,13 +31,21 @@ class ConvReLU(nn.Module):
         kernel_size: side of a filter; odd, so that padding keeps the size of the map.
         pool: take the maximum over fields of 2 x 2.
         dropout: share of the activities that is dropped in training.
+        slope: of the ReLU below 0.
 
     Shape:
         ``(B, in_channels, H, W)`` to ``(B, out_channels, H, W)``, half as high and wide with ``pool``.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, kernel_size: int = 3, pool: bool = False, dropout: float = 0.0
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel_size: int = 3,
+        pool: bool = False,
+        dropout: float = 0.0,
+        slope: float = 0.0,
     ) -> None:
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
@@ -47,13 +55,15 @@ class ConvReLU(nn.Module):
         self.norm = nn.BatchNorm2d(out_channels)
         self.pool = pool
         self.dropout = nn.Dropout(dropout)
+        self.slope = slope
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         z = self.conv(x.contiguous(memory_format=torch.channels_last))
         if self.pool:
             z = F.max_pool2d(z, 2)
-        h: Tensor = self.dropout(F.relu(self.norm(z), inplace=True))
-        return h
+        z = self.norm(z)
+        h: Tensor = F.leaky_relu(z, self.slope, inplace=True) if self.slope else F.relu(z, inplace=True)
+        return self.dropout(h)  # type: ignore[no-any-return]
 
 
 class StandardImage(nn.Module):
@@ -99,6 +109,10 @@ class ConvNet(BlockStack):
         norm: copied for every block; what is done to activities that are passed on. Nothing by default, since batch
             norm stands in every layer.
         dropout: share of the activities of each layer that is dropped in training.
+        slope: of the ReLU below 0.
+        matching: beside the loss, matches activities with labels (tier T2); sized for every block.
+        head: private layers below the goodness of every block, discarded upward.
+        handed_up: see :class:`~ff_lightning.stacks.BlockStack`.
 
     Raises:
         InputError: sizes that make no sense or do not fit each other.
@@ -119,61 +133,46 @@ class ConvNet(BlockStack):
         loss: CandidateLoss | None = None,
         norm: nn.Module | None = None,
         dropout: float = 0.0,
+        slope: float = 0.0,
+        matching: SimilarityMatching | None = None,
+        head: Head | None = None,
+        handed_up: HandedUp = "before_update",
     ) -> None:
         sides = [kernel_sizes] * len(widths) if isinstance(kernel_sizes, int) else list(kernel_sizes)
-        check_sizes(image_shape, widths, sides, pool_after, layers_per_block, dropout)
+        check_sizes(image_shape, widths, sides, pool_after, layers_per_block, dropout, slope)
         channels = pairwise([image_shape[0], *widths])
         layers: list[nn.Module] = [
-            ConvReLU(*sizes, kernel_size=side, pool=index in pool_after, dropout=dropout)
+            ConvReLU(*sizes, kernel_size=side, pool=index in pool_after, dropout=dropout, slope=slope)
             for index, (sizes, side) in enumerate(zip(channels, sides, strict=True))
         ]
         if goodness is None:
             goodness = WeightedEnergy(10 if num_classes is None else num_classes)
         goodness = as_goodness(goodness)
         num_classes = classes_of(goodness, num_classes)
-        blocks: list[ClassBlock] = []
-        for stop in range(layers_per_block, len(widths) + 1, layers_per_block):
-            inside = layers[stop - layers_per_block : stop]
-            halved = 2 ** sum(layer < stop for layer in pool_after)
-            shape = (widths[stop - 1], image_shape[1] // halved, image_shape[2] // halved)
-            blocks.append(
-                ClassBlock(
-                    nn.Sequential(*([StandardImage(image_shape)] if not blocks else []), *inside),
-                    goodness.sized(shape),
-                    copy.deepcopy(loss) or LinearContrast(),
-                    norm=copy.deepcopy(norm) or nn.Identity(),
-                )
-            )
-        super().__init__(blocks, lookahead=lookahead)
+        spans = [range(start, start + layers_per_block) for start in range(0, len(widths), layers_per_block)]
+        shapes = [map_shape(image_shape, widths, pool_after, layer) for layer in range(len(widths))]
+        parts = ClassParts(goodness, loss or LinearContrast(), norm or nn.Identity(), matching, head)
+        blocks = parts.blocks(
+            [
+                nn.Sequential(*([] if span.start else [StandardImage(image_shape)]), *(layers[at] for at in span))
+                for span in spans
+            ],
+            [shapes[span.stop - 1] for span in spans],
+            [shapes[span.start] for span in spans],
+        )
+        super().__init__(blocks, lookahead=lookahead, handed_up=handed_up)
         self.overlapping = overlapping
         self.image_shape = tuple(image_shape)
         self.num_classes = num_classes
-        self.out_features = torch.Size(shape).numel()
+        self.out_features = torch.Size(shapes[-1]).numel()
 
 
-def classes_of(goodness: Goodness, num_classes: int | None = None) -> int:
-    """How many classes a goodness judges.
-
-    Args:
-        goodness: one a class.
-        num_classes: that the network was told, if it was.
-
-    Raises:
-        InputError: the goodness says one number a sample, or judges another number of classes.
-    """
-    judged: int | None = getattr(goodness, "num_classes", None)
-    if judged is None:
-        raise InputError(
-            f"Passed `goodness={type(getattr(goodness, 'of', goodness)).__name__}`, one number a sample. A block here "
-            "needs one a class, such as `WeightedEnergy` or `ChannelGroups`; one of your own says how many by an "
-            "attribute `num_classes`."
-        )
-    if num_classes not in (None, judged):
-        raise InputError(
-            f"Passed `num_classes={num_classes}` with `goodness={type(goodness).__name__}(num_classes={judged})`. They "
-            "must be equal: leave out one of them."
-        )
-    return judged
+def map_shape(
+    image_shape: Sequence[int], widths: Sequence[int], pool_after: Sequence[int], layer: int
+) -> tuple[int, int, int]:
+    """Channels, height and width of what a layer of a :class:`ConvNet` makes."""
+    halved = 2 ** sum(pooled <= layer for pooled in pool_after)
+    return widths[layer], image_shape[1] // halved, image_shape[2] // halved
 
 
 def check_sizes(
@@ -183,6 +182,7 @@ def check_sizes(
     pool_after: Sequence[int],
     layers_per_block: int,
     dropout: float,
+    slope: float = 0.0,
 ) -> None:
     """Check the arguments of :class:`ConvNet`.
 
@@ -212,3 +212,5 @@ def check_sizes(
         )
     if not 0 <= dropout < 1:
         raise InputError(f"Passed `dropout={dropout}`. `dropout` must be in [0, 1).")
+    if not 0 <= slope < 1:
+        raise InputError(f"Passed `slope={slope}`. `slope` must be in [0, 1).")

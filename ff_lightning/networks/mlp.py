@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -11,13 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.blocks import ContrastiveBlock
+from ff_lightning.blocks import Block, ContrastiveBlock
+from ff_lightning.candidates import CandidateLoss
 from ff_lightning.errors import InputError
-from ff_lightning.goodness import Goodness, MeanOfSquares, accumulation_dtype
-from ff_lightning.losses import ContrastiveLoss, SymBa
+from ff_lightning.goodness import Goodness, MeanOfSquares, WeightedEnergy, accumulation_dtype
+from ff_lightning.losses import ContrastiveLoss, SimilarityMatching, SymBa
+from ff_lightning.networks.heads import ClassParts, Head, classes_of
 from ff_lightning.normalization import PeerNormalisation, UnitRMS
 from ff_lightning.signals import Labelled
-from ff_lightning.stacks import BlockStack
+from ff_lightning.stacks import BlockStack, HandedUp
 
 
 class DenseReLU(nn.Module):
@@ -26,17 +29,24 @@ class DenseReLU(nn.Module):
     Args:
         in_features: values a sample.
         out_features: units.
+        batch_norm: bring every unit to its mean and variance over the batch, before the ReLU.
+        slope: of the ReLU below 0.
     """
 
-    def __init__(self, in_features: int, out_features: int) -> None:
+    def __init__(self, in_features: int, out_features: int, *, batch_norm: bool = False, slope: float = 0.0) -> None:
         super().__init__()
         self.linear = nn.Linear(in_features, out_features)
         initialise(self.linear)
+        self.norm = nn.BatchNorm1d(out_features) if batch_norm else None
+        self.slope = slope
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
         x = x.flatten(1)
         refuse_other_size(x, self.linear.in_features)
-        return F.relu(self.linear(x), inplace=True)
+        z = self.linear(x)
+        if self.norm is not None:
+            z = self.norm(z)
+        return F.leaky_relu(z, self.slope, inplace=True) if self.slope else F.relu(z, inplace=True)
 
 
 class InputDropout(nn.Dropout):
@@ -120,13 +130,19 @@ class LabelledReLU(nn.Module):
 class MLP(BlockStack):
     """Stack of fully connected ReLU blocks; the first one normalises its input.
 
+    What the blocks learn is said by ``loss``. With a loss of two streams, the default, a one-hot label enters the first
+    block and a wrong one makes a negative (tier T1). With a loss over candidates inputs carry no label, and every block
+    gives every class a goodness (T1 or T2, by the loss).
+
     Args:
         in_features: values a sample, for example 784 pixels.
         widths: units of each block.
-        num_classes: classes whose one-hot label enters the first block; ``None`` for inputs without a label.
+        num_classes: classes whose one-hot label enters the first block, ``None`` for inputs without a label; or those
+            that every block gives a goodness.
         label_scale: value of the hot label input against an image of unit RMS.
         overlay: write the label over the first pixels instead of appending it.
-        goodness: copied for every block; mean of squares by default.
+        goodness: copied for every block; mean of squares by default, or
+            :class:`~ff_lightning.goodness.WeightedEnergy` for a loss over candidates.
         loss: copied for every block; :class:`~ff_lightning.losses.SymBa` by default.
         norm: copied for every block; what is done to activities that are passed on.
         peer_weight: strength of peer normalisation; 0 for none.
@@ -134,10 +150,19 @@ class MLP(BlockStack):
             that share an image.
         image_norm: what an input passes first, which leaves it a unit RMS;
             :class:`~ff_lightning.normalization.UnitRMS` by default.
+        batch_norm: put batch normalisation into every layer; not with a label in the input, where positives and
+            negatives would share their statistics.
+        slope: of the ReLU below 0; 0 with a label in the input.
+        matching: beside a loss over candidates, matches activities with labels; sized for every block.
+        head: private layers below the goodness of every block; for a loss over candidates.
+        handed_up: see :class:`~ff_lightning.stacks.BlockStack`.
 
     Raises:
-        InputError: a width, ``in_features`` or ``num_classes`` that makes no sense.
+        InputError: a width, ``in_features`` or ``num_classes`` that makes no sense, or parts that do not go together.
     """
+
+    contrastive = ContrastiveBlock
+    """What a block is that contrasts two streams."""
 
     def __init__(
         self,
@@ -148,17 +173,25 @@ class MLP(BlockStack):
         label_scale: float = 10.0,
         overlay: bool = True,
         goodness: Goodness | None = None,
-        loss: ContrastiveLoss | None = None,
+        loss: ContrastiveLoss | CandidateLoss | None = None,
         norm: UnitRMS | nn.Module | None = None,
         peer_weight: float = 0.0,
         dropout: float = 0.0,
         image_norm: nn.Module | None = None,
+        batch_norm: bool = False,
+        slope: float = 0.0,
+        matching: SimilarityMatching | None = None,
+        head: Head | None = None,
+        handed_up: HandedUp = "before_update",
     ) -> None:
         check_sizes(in_features, widths, num_classes, dropout=dropout, peer_weight=peer_weight)
+        of_classes = isinstance(loss, CandidateLoss)
+        check_parts(of_classes, num_classes, goodness, peer_weight, batch_norm, slope, matching, head)
         image_norm = UnitRMS() if image_norm is None else image_norm
+        dense = partial(DenseReLU, batch_norm=batch_norm, slope=slope)
         first: nn.Module
-        if num_classes is None:
-            first = nn.Sequential(image_norm, InputDropout(dropout), DenseReLU(in_features, widths[0]))
+        if num_classes is None or of_classes:
+            first = nn.Sequential(image_norm, InputDropout(dropout), dense(in_features, widths[0]))
         else:
             first = LabelledReLU(
                 in_features,
@@ -169,10 +202,14 @@ class MLP(BlockStack):
                 dropout=dropout,
                 image_norm=image_norm,
             )
-        layers = [first, *(DenseReLU(*sizes) for sizes in pairwise(widths))]
-        super().__init__(
-            [
-                ContrastiveBlock(
+        layers = [first, *(dense(*sizes) for sizes in pairwise(widths))]
+        if isinstance(loss, CandidateLoss):
+            assert num_classes is not None
+            parts = ClassParts(goodness or WeightedEnergy(num_classes), loss, norm or UnitRMS(), matching, head)
+            blocks: list[Block] = [*parts.blocks(layers, [(width,) for width in widths])]
+        else:
+            blocks = [
+                self.contrastive(
                     layer,
                     copy.deepcopy(goodness) or MeanOfSquares(),
                     copy.deepcopy(loss) or SymBa(),
@@ -181,7 +218,7 @@ class MLP(BlockStack):
                 )
                 for layer, width in zip(layers, widths, strict=True)
             ]
-        )
+        super().__init__(blocks, handed_up=handed_up)
         self.in_features = in_features
         self.num_classes = num_classes
         self.out_features = widths[-1]
@@ -205,6 +242,46 @@ def check_sizes(
         raise InputError(f"Passed `peer_weight={peer_weight}`. `peer_weight` must not be negative.")
     if num_classes is not None and num_classes < 2:
         raise InputError(f"Passed `num_classes={num_classes}`. `num_classes` must be at least 2, or None.")
+
+
+def check_parts(
+    of_classes: bool,
+    num_classes: int | None,
+    goodness: Goodness | None,
+    peer_weight: float,
+    batch_norm: bool,
+    slope: float,
+    matching: SimilarityMatching | None,
+    head: Head | None,
+) -> None:
+    """Check that the parts of an :class:`MLP` go together.
+
+    Raises:
+        InputError: names the one that does not go with the loss.
+    """
+    if not 0 <= slope < 1:
+        raise InputError(f"Passed `slope={slope}`. `slope` must be in [0, 1).")
+    if of_classes and num_classes is None:
+        raise InputError("Passed `num_classes=None` with a loss over candidates. Say how many classes there are.")
+    if of_classes and peer_weight:
+        raise InputError(
+            f"Passed `peer_weight={peer_weight}` with a loss over candidates. It compares activities of positives with "
+            "each other: leave it out, or use a loss of two streams."
+        )
+    if of_classes and goodness is not None:
+        classes_of(goodness, num_classes)
+    if not of_classes and (matching is not None or head is not None):
+        name = "head" if matching is None else "matching"
+        raise InputError(
+            f"Passed `{name}` with a loss of two streams. Only blocks that give every class a goodness take it: pass "
+            "`loss=Softmax()` or another loss over candidates."
+        )
+    if not of_classes and num_classes is not None and (batch_norm or slope):
+        name, value = ("batch_norm", batch_norm) if batch_norm else ("slope", slope)
+        raise InputError(
+            f"Passed `{name}={value}` with a label in the input. Leave it out, or pass a loss over candidates, or "
+            "`num_classes=None`."
+        )
 
 
 def labelled_relu(

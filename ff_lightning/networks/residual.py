@@ -16,7 +16,8 @@ from ff_lightning.blocks import ClassBlock
 from ff_lightning.candidates import CandidateLoss, Softmax
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import ChannelGroups, Goodness, MeanActivity, as_goodness
-from ff_lightning.networks.conv import StandardImage, classes_of
+from ff_lightning.networks.conv import StandardImage
+from ff_lightning.networks.heads import classes_of
 from ff_lightning.normalization import GroupStandard
 from ff_lightning.optim import HiddenMatrix
 from ff_lightning.signals import Labelled

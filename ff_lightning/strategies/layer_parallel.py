@@ -20,6 +20,7 @@ from ff_lightning.distributed import one_copy, take_from_first_rank
 from ff_lightning.engine.lightning import replace_sigterm, restore_sigterm
 from ff_lightning.engine.sync import NoSync
 from ff_lightning.errors import InputError
+from ff_lightning.goodness import FollowingGoodness
 from ff_lightning.stacks import BlockStack
 from ff_lightning.stages import Stage
 from ff_lightning.strategies.balance import balanced_cuts, block_seconds, check_cuts, groups_of
@@ -248,6 +249,11 @@ def refuse_task(module: pl.LightningModule) -> None:
             "`strategy='ddp'`",
         ),
         (network.lookahead is not None, "with `lookahead` a block needs the next one's weights", "`strategy='ddp'`"),
+        (
+            any(isinstance(block.goodness, FollowingGoodness) for block in network),
+            "with `AveragedHead` a block needs the next one's weights",
+            "`strategy='ddp'`",
+        ),
         (whole, "the whole network makes its negatives", "`strategy='ddp'`"),
     ]
     for holds, reason, instead in reasons:

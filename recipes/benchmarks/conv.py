@@ -4,7 +4,8 @@
 
 Tiers: T1 contrasts the true class with classes of each block's own prediction, T2 compares all classes at once, T3 does
 so in overlapping pairs of blocks. With `--recipe mnist_labelled_conv` the label is in the input and contrasted with a
-wrong one, tier T1. `--data` is a folder with Parquet files in the hub's layout, whose name decides the recipe, or
+wrong one, tier T1. `--with predsim` changes the local loss on top of the tier. `--data` is a folder with Parquet files
+in the hub's layout, whose name decides the recipe, or
 `mnist`, `fashion_mnist` or `cifar10_jpeg` below the folder that `FF_LIGHTNING_DATA` names, or scikit-learn's `digits`.
 Further arguments change the recipe, of FF and twin alike: `--trainer.max_epochs 5`.
 
@@ -36,6 +37,7 @@ RECIPES = {
 }
 LABEL_IN_THE_INPUT = {"mnist_labelled_conv"}
 TIERS = {"T1": ["with/own_contrast"], "T2": ["with/class_softmax"], "T3": ["with/class_softmax", "with/overlapping"]}
+LOSSES = {"predsim": "with/predsim", "private_head": "with/private_head", "averaged_head": "with/averaged_head"}
 
 
 def trained(args: argparse.Namespace, recipes: list[str], seed: int) -> tuple[LightningCLI, float]:
@@ -115,6 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits", help="folder, or one of " + ", ".join(RECIPES))
     parser.add_argument("--tier", choices=list(TIERS), default="T1")
+    parser.add_argument("--with", dest="parts_added", nargs="+", choices=list(LOSSES), default=[], help="other losses")
     parser.add_argument("--recipe", help="such as cifar_resnet; what fits the data by default")
     parser.add_argument("--seed", type=int, nargs="+", default=[0])
     parser.add_argument("--threads", type=int, default=1)
@@ -128,7 +131,10 @@ def main() -> None:
         parser.error(f"--data {args.data}: no recipe for images of that name. Give --recipe, or a folder named {known}")
     if recipe in LABEL_IN_THE_INPUT and args.tier != "T1":
         parser.error(f"--recipe {recipe} is of tier T1")
-    args.overlays = [] if recipe in LABEL_IN_THE_INPUT else TIERS[args.tier]
+    if args.parts_added and args.tier == "T1" and args.parts_added != ["private_head"]:
+        parser.error(f"--with {' '.join(args.parts_added)} compares all classes at once: --tier T2 or T3")
+    added = [LOSSES[name] for name in args.parts_added]
+    args.overlays = [] if recipe in LABEL_IN_THE_INPUT else [*TIERS[args.tier], *added]
 
     by_seed = []
     for seed in args.seed:

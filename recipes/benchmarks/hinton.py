@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import LightningCLI
-from recipe import load, name_of_images, provenance
+from recipe import load, name_of_images, provenance, tier_of
 
 TRIAL_BATCHES = 40
 
-Measures = dict[str, float]
-"""Errors in percent by name, such as ``test`` and ``test/block_0``, and what a training cost."""
+Measures = dict[str, Any]
+"""Errors in percent by name, such as ``test`` and ``test/block_0``, what a training cost, and the tier."""
 
 
 def build(args: argparse.Namespace, recipes: list[str], seed: int, *overrides: str, **trainer: Any) -> LightningCLI:
@@ -62,6 +62,7 @@ def trained(args: argparse.Namespace, recipes: list[str], seed: int) -> Measures
         "cpu_seconds": round(cpu_seconds),
         "epochs": epochs,
         "samples_per_second": round(images / seconds),
+        "tier": tier_of(run.model),
         **errors,
     }
 
@@ -75,7 +76,7 @@ def arguments(recipe: str, about: str | None, data: str, variants: dict[str, str
     parser.add_argument("--parts", nargs="+", choices=["ff", "twin"], default=["ff", "twin"])
     parser.add_argument("--seconds", type=float, help="CPU seconds of each training; the recipe's epochs by default")
     parser.add_argument("--validation-only", action="store_true", help="do not look at the test set")
-    parser.set_defaults(recipe=recipe)
+    parser.add_argument("--recipe", default=recipe, help="below recipes/, without ending")
     for name, other in variants.items():
         parser.add_argument(f"--{name}", dest="recipe", action="store_const", const=other, help=f"the recipe {other}")
     args, args.changes = parser.parse_known_args()
@@ -94,13 +95,15 @@ def benchmark(recipe: str, about: str | None, data: str, **variants: str) -> Non
     args = arguments(recipe, about, data, variants)
     torch.set_num_threads(args.threads)
 
-    by_seed = []
+    by_seed, tier = [], None
     for seed in args.seed:
         found: Measures = {"seed": seed}
         if "ff" in args.parts:
             found |= trained(args, [args.recipe], seed)
+            tier = found.pop("tier")
         if "twin" in args.parts:
             found |= {f"twin_{name}": value for name, value in trained(args, [args.recipe, "with/twin"], seed).items()}
+            found.pop("twin_tier")
         by_seed.append(found)
         print(json.dumps(found), flush=True)
 
@@ -112,7 +115,7 @@ def benchmark(recipe: str, about: str | None, data: str, **variants: str) -> Non
         "validation_error": average("val"),
         "twin": average("twin_test"),
         "twin_validation_error": average("twin_val"),
-        "tier": "T1",
+        "tier": tier or tier_of(build(args, [args.recipe], args.seed[0]).model),
         "cpu_minutes": average("cpu_minutes"),
         "twin_cpu_minutes": average("twin_cpu_minutes"),
         "train_cpu_seconds": average("cpu_seconds"),

@@ -1,8 +1,9 @@
-"""Test error of the MNIST recipes: supervised FF with labels in the input, tier T1.
+"""Test error of the MNIST recipes: supervised FF with labels in the input, tier T1, or local losses, tier T2.
 
     python recipes/benchmarks/mnist_mlp.py --data path/to/mnist [--jitter] [--seed 0 1 2] [--parts ff twin]
 
-`--jitter` takes the recipe with shifted images, and `--seconds 1200` as many epochs as fit into this CPU time.
+`--jitter` takes the recipe with shifted images, `--recipe mnist_predsim` another one, such as the local losses of
+Nøkland and Eidnes, and `--seconds 1200` as many epochs as fit into this CPU time.
 Arguments of the recipe change one thing at a time; with `--validation-only` the test set stays closed:
 
     python recipes/benchmarks/mnist_mlp.py --validation-only --parts ff --trainer.max_epochs 10 \

@@ -16,6 +16,7 @@ import lightning.pytorch as pl
 import torch
 
 import ff_lightning as ff
+from ff_lightning.candidates import Softmax
 from ff_lightning.cli.recipes import RecipeCLI, half_precision
 from ff_lightning.data.sources import LOCAL_COPIES
 from ff_lightning.data.tables import local_path
@@ -71,6 +72,16 @@ def load(recipes: list[str], overrides: list[str], **trainer: Any) -> RecipeCLI:
         run=False,
         args=[*configs, *overrides],
     )
+
+
+def tier_of(model: ff.FFLightningModule) -> str:
+    """The tier of what a model trains: ``T3`` across a border, ``T2`` over all candidates at once, ``T1`` else."""
+    network = model.network
+    everything_at_once = any(isinstance(getattr(block, "loss", None), Softmax) for block in network)
+    if getattr(network, "overlapping", False):
+        return "T3"
+    tier = "T2" if everything_at_once else "T1"
+    return tier if getattr(network, "lookahead", None) is None else f"{tier} with lookahead"
 
 
 def name_of_images(source: str) -> str:

@@ -108,7 +108,7 @@ def test_errors_name_the_place_and_drop_the_configuration() -> None:
 
 def test_a_call_without_a_known_subcommand_names_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert "{fit,validate,test,predict,generate" in error_of(capsys)
-    assert "'fit', 'validate', 'test', 'predict', 'generate', 'export', 'report'" in error_of(capsys, "tune")
+    assert "'fit', 'validate', 'test', 'predict', 'generate', 'probe', 'export', 'report'" in error_of(capsys, "tune")
 
 
 def test_fit_keeps_the_run_in_a_folder_named_after_its_recipe(capsys: pytest.CaptureFixture[str]) -> None:

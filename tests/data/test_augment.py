@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from ff_lightning.data.augment import Distort, ShiftAndFlip, crop, cut_out, mirror, recolour, translate
+from ff_lightning.data.augment import Distort, ShiftAndFlip, crop, cut_out, mirror, recolour, rotate, translate
 from ff_lightning.data.sources import Digits
 from ff_lightning.errors import InputError
 
@@ -56,7 +56,7 @@ FLOATS = PIXELS.float() / 16
 
 
 def noise(rows: int = len(PIXELS), seed: int = 0) -> torch.Tensor:
-    return torch.rand(rows, Distort.draws, generator=torch.Generator().manual_seed(seed))
+    return torch.rand(rows, Distort(rotate=1).draws, generator=torch.Generator().manual_seed(seed))
 
 
 def test_a_crop_shows_its_part_enlarged() -> None:
@@ -66,6 +66,32 @@ def test_a_crop_shows_its_part_enlarged() -> None:
     corner = crop(images, torch.full((3,), 0.25), torch.zeros(3), torch.ones(3))  # top right
     assert torch.allclose(corner[..., ::7, ::7], images[..., 0:4:3, 4:8:3] * 1.0, atol=0.6)
     assert torch.allclose(corner.mean((1, 2, 3)), images[..., :4, 4:].mean((1, 2, 3)), atol=0.1)
+
+
+@pytest.mark.parametrize(("angle", "turns"), [(0.0, 0), (90.0, 1), (180.0, 2), (-90.0, 3)])
+def test_an_image_is_turned_counterclockwise_about_its_centre(angle: float, turns: int) -> None:
+    turned = rotate(FLOATS[:5], torch.full((5,), angle))
+    assert torch.allclose(turned, FLOATS[:5].rot90(turns, (2, 3)), atol=1e-5)
+
+
+def test_a_small_turn_keeps_the_middle_and_fills_with_zeros() -> None:
+    ones = torch.ones(2, 1, 9, 15)  # not square: a turn is one of pixels
+    turned = rotate(ones, torch.tensor([10.0, -10.0]))
+    assert torch.equal(turned[0], turned[1].flip(-1)) or torch.allclose(turned[0], turned[1].flip(-1), atol=1e-5)
+    assert torch.allclose(turned[..., 3:6, 4:11], ones[..., 3:6, 4:11])
+    assert turned[..., 0, 0].max() < 1
+    dot = torch.zeros(1, 1, 9, 15)
+    dot[0, 0, 4, 11] = 1  # four to the right of the centre: upwards of it after a quarter turn
+    assert rotate(dot, torch.tensor([90.0])).argmax() == 0 * 15 + 7
+
+
+def test_angles_are_even_up_to_the_largest_and_others_draw_what_they_drew() -> None:
+    distort, plain = Distort(rotate=30.0, cutout=2), Distort(cutout=2)
+    assert (distort.draws, plain.draws) == (10, 9)
+    turned = Distort(rotate=30.0)(FLOATS, noise())
+    angles = 30 * (2 * noise()[:, 9] - 1)
+    assert torch.allclose(turned, rotate(FLOATS, angles))
+    assert torch.equal(plain(FLOATS, noise()), plain(FLOATS, noise()[:, :9]))
 
 
 def test_colours_change_by_their_factors() -> None:
@@ -106,7 +132,8 @@ def test_distortions_are_of_each_image_alone_and_repeat() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("crop", 0.0), ("crop", 1.5), ("colour", 1.0), ("mix", 0.6), ("cutout", -1), ("cutout", 2.5)]
+    ("name", "value"),
+    [("crop", 0.0), ("crop", 1.5), ("colour", 1.0), ("mix", 0.6), ("cutout", -1), ("cutout", 2.5), ("rotate", 181)],
 )
 def test_distortions_out_of_range(name: str, value: float) -> None:
     with pytest.raises(InputError, match=f"Passed `{name}={value}`"):

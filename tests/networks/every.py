@@ -8,10 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ff_lightning.candidates import Softmax
+from ff_lightning.goodness import LocalPrediction
 from ff_lightning.language import GPT, HintonGPT, Independent, OwnChannels, Residual, WindowMLP
-from ff_lightning.losses import MovingThresholdLoss, TwoThresholdLoss
+from ff_lightning.losses import MovingThresholdLoss, SimilarityMatching, TwoThresholdLoss
 from ff_lightning.networks import (
     MLP,
+    AveragedHead,
     CausalConvNet,
     ConvNet,
     FrameEnergy,
@@ -97,6 +100,19 @@ NETWORKS = {
     ),
     "pairs of blocks": Kind(lambda: ConvNet((1, 8, 8), [4, 4, 4], pool_after=[1], overlapping=True), plain, 12),
     "conv, lookahead": Kind(lambda: ConvNet((1, 8, 8), [4, 4], pool_after=[1], lookahead=Lookahead(0.5)), plain, 12),
+    "conv, local losses": Kind(
+        lambda: ConvNet(
+            (1, 8, 8),
+            [4, 4],
+            pool_after=[1],
+            loss=Softmax(),
+            goodness=LocalPrediction(),
+            matching=SimilarityMatching(),
+            head=AveragedHead(),
+        ),
+        plain,
+        4,
+    ),
     "resnet": Kind(lambda: ResNet((1, 8, 8), 10, stages=2, layers_per_stage=2), plain, 5),
     # With a block above or with the label; from a pass that starts, or with streams that differ.
     "recurrent": Kind(lambda: RecurrentMLP(64, [16, 12], iterations=4, judged=(2, 3)), told, 5),
