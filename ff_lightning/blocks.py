@@ -18,10 +18,11 @@ from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness
 from ff_lightning.losses import ContrastiveLoss
 from ff_lightning.normalization import PeerNormalisation, UnitRMS, frozen_statistics
+from ff_lightning.parts import Part
 from ff_lightning.signals import BlockContext, Contrast, Signal, true_and_hardest
 
 
-class Block(nn.Module, ABC):
+class Block(Part, nn.Module, ABC):
     """A layer with a local loss of its own.
 
     Args:

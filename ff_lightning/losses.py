@@ -16,9 +16,10 @@ from torch.nn import functional as F
 
 from ff_lightning.errors import InputError, positive
 from ff_lightning.normalization import RunningMean
+from ff_lightning.parts import Part
 
 
-class ContrastiveLoss(nn.Module, ABC):
+class ContrastiveLoss(Part, nn.Module, ABC):
     """Local loss of tier T1: positives against explicit negatives.
 
     Shape:

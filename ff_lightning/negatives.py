@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ff_lightning.errors import InputError, positive, whole
+from ff_lightning.parts import Part
 
 
 def overlay_labels(x: Tensor, labels: Tensor, num_classes: int, *, scale: float = 1.0) -> Tensor:
@@ -56,7 +57,7 @@ Judge = Callable[[Tensor, int], Tensor]
 the model's ``n`` lowest blocks, ``(S, B)``. It costs a forward pass of these blocks."""
 
 
-class LabelNegatives(ABC):
+class LabelNegatives(Part, ABC):
     """Draws a wrong label for every sample."""
 
     @abstractmethod
@@ -139,7 +140,7 @@ class HardWrongLabel(LabelNegatives):
         return order[: self.candidates]
 
 
-class HybridMask:
+class HybridMask(Part):
     """Negative images for unsupervised FF: two images joined along a mask of large blobs (section 3.2).
 
     The mask starts as random bits, is blurred repeatedly with ``[1/4, 1/2, 1/4]`` in both directions and cut at

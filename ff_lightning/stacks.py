@@ -20,6 +20,7 @@ from ff_lightning.candidates import Softmax
 from ff_lightning.distributed import is_sharded
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import LinearGoodness
+from ff_lightning.parts import Part
 from ff_lightning.signals import BlockContext, Contrast, Labelled, LocalStep, Signal, StepContext, detached
 from ff_lightning.stages import Stage
 
@@ -27,7 +28,7 @@ JUDGED_AT_ONCE = 3
 """Labels whose activities are alive together while negatives are chosen: the memory of a training step, about."""
 
 
-class Network(nn.Module, ABC):
+class Network(Part, nn.Module, ABC):
     """Blocks, and how they are visited; the gradient is stopped between them.
 
     Args:
