@@ -75,18 +75,26 @@ def built_by(maker: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> di
         Undescribed: nobody could find it by its name, or an argument cannot be described.
     """
     path = path_of(maker)
+    found = {name: described(value) for name, value in by_name(maker, args, kwargs).items()}
+    return {"class_path": path, "init_args": found} if found else {"class_path": path}
+
+
+def by_name(maker: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a class or a function by their names.
+
+    Raises:
+        Undescribed: it does not take them.
+    """
     signature = inspect.signature(maker)
     try:
         bound = signature.bind_partial(*args, **kwargs).arguments
     except TypeError as error:
-        raise Undescribed(f"a `{path}` with arguments that it does not take") from error
+        raise Undescribed(f"a `{path_of(maker)}` with arguments that it does not take") from error
     found: dict[str, Any] = {}
     for name, value in bound.items():
-        if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
-            found.update({key: described(each) for key, each in value.items()})
-        else:
-            found[name] = described(value)
-    return {"class_path": path, "init_args": found} if found else {"class_path": path}
+        several = signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+        found.update(value if several else {name: value})
+    return found
 
 
 def path_of(found: Any) -> str:

@@ -334,6 +334,23 @@ class Opened:
         return self.network.goodness(x, blocks=blocks).sum(0)
 
 
+def need_network(network: object, owner: str) -> None:
+    """Check that a task gets a network of blocks.
+
+    Args:
+        network: that was passed.
+        owner: the task.
+
+    Raises:
+        InputError: it is another model.
+    """
+    if not isinstance(network, Network):
+        raise InputError(
+            f"Passed `network={type(network).__name__}` to `{owner}`, which trains a network of blocks. Make one of "
+            "your model: `ff_lightning.convert(model)`."
+        )
+
+
 def refuse_shared_parameters(modules: Sequence[nn.Module]) -> None:
     """Check that no parameter belongs to two of the modules.
 

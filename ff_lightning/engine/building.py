@@ -18,6 +18,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ff_lightning.conversion import ConvertedStack, convert
+from ff_lightning.engine.constructors import checked_arguments, is_library, library_maker
 from ff_lightning.errors import InputError
 from ff_lightning.negatives import HybridMask, LabelNegatives
 from ff_lightning.schedules import Schedule
@@ -65,11 +67,33 @@ class Builder:
 
     def maker(self, class_path: Any, arguments: Any, kind: type[Built], place: str) -> Callable[..., Built]:
         """What builds one object, with its arguments already built; see :meth:`build`."""
+        if isinstance(class_path, str) and is_library(class_path) and class_path.split(".")[0] not in self.trusted:
+            return self._library(class_path, arguments, kind, place)
         return self.maker_of(self.resolve(class_path, kind, place), arguments, place)
+
+    def _library(self, class_path: str, arguments: Any, kind: type[Built], place: str) -> Callable[..., Built]:
+        """What builds a model of torchvision, timm or transformers, or a configuration, which is no module."""
+        what = f"Passed `{self.source}`. Its `{place}`"
+        if not isinstance(arguments, Mapping) or kind is not nn.Module or not place.endswith(".model"):
+            raise self._refusal(place, f"names `{class_path}`, which only the `model` of `ff_lightning.convert` may be")
+        found = library_maker(class_path, what)
+        given = dict(arguments)
+        config = given.pop("config", None)
+        made = checked_arguments(class_path, given, what)
+        if isinstance(config, Mapping):
+            path, settings = config.get("class_path"), config.get("init_args", {})
+            if not isinstance(path, str) or not path.startswith("transformers.") or not isinstance(settings, Mapping):
+                raise self._refusal(place, "has a `config` that is no configuration of transformers")
+            made["config"] = self._call(library_maker(path, what), checked_arguments(path, settings, what), place)
+        return partial(self._call, found, made, place)
 
     def maker_of(self, chosen: type[Built], arguments: Any, place: str = "model") -> Callable[..., Built]:
         """What builds one object of a class that the caller has chosen, with its arguments already built."""
         takes = parameters_of(chosen)
+        several = [] if not isinstance(arguments, Mapping) or "args" not in arguments else arguments["args"]
+        if several and issubclass(chosen, nn.Sequential) and isinstance(several, list):
+            parts = [self._value(one, nn.Module, f"{place}[{index}]") for index, one in enumerate(several)]
+            return partial(self._call, chosen, {}, place, *parts)
         if not isinstance(arguments, Mapping):
             raise self._refusal(place, f"has arguments for `{chosen.__name__}` that are no mapping")
         made: dict[str, Any] = {}
@@ -100,6 +124,8 @@ class Builder:
             raise self._refusal(place, f"names the class {str(class_path)[:80]!r}, which is no dotted name")
         self._check_package(class_path, place)
         found = _located(class_path)
+        if found is convert and issubclass(ConvertedStack, kind):  # the one function: it makes a network of a model
+            return ConvertedStack if kind is object else found  # type: ignore[return-value]
         if not isinstance(found, type):
             raise self._refusal(place, f"names `{class_path}`, which is no class")
         self._check_package(found.__module__, place)  # a trusted module imports others
@@ -153,6 +179,8 @@ class Builder:
 
 def parameters_of(chosen: type) -> dict[str, Any]:
     """Types of all arguments of a class by name, those that it hands on to its bases by ``**kwargs`` too."""
+    if not isinstance(chosen, type):  # a function
+        return {name: hint for name, hint in get_type_hints(chosen).items() if name != "return"}
     found: dict[str, Any] = {}
     for base in inspect.getmro(chosen):
         initialiser = base.__dict__.get("__init__")

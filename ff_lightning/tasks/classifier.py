@@ -14,7 +14,7 @@ from ff_lightning.negatives import LabelNegatives, UniformWrongLabel
 from ff_lightning.readouts import Answer, GoodnessReadout, Readout, label_goodness
 from ff_lightning.readouts.early_exit import EarlyExit
 from ff_lightning.signals import LocalStep, Signal
-from ff_lightning.stacks import Network
+from ff_lightning.stacks import Network, need_network
 from ff_lightning.tasks.evaluation import ClassificationMetrics, ImageClassification, agreed_classes
 
 
@@ -46,6 +46,7 @@ class FFClassifier(ImageClassification):
         readout: Readout | None = None,
         **kwargs: Any,
     ) -> None:
+        need_network(network, type(self).__name__)
         self.repeats_blocks = network.repeats_blocks
         if getattr(network, "num_classes", 0) is None:
             raise InputError(

@@ -11,7 +11,7 @@ from ff_lightning.errors import InputError
 from ff_lightning.language.stack import TokenStack
 from ff_lightning.module import FFLightningModule
 from ff_lightning.signals import LocalStep, Signal
-from ff_lightning.stacks import Network
+from ff_lightning.stacks import Network, need_network
 from ff_lightning.tasks.evaluation import ImageClassification, agreed_classes
 from ff_lightning.tasks.language import FFLanguageModel
 
@@ -21,7 +21,6 @@ class _MadeToFit:
 
     def __new__(cls, network: Network | None = None, **kwargs: Any) -> Any:
         """Make a twin of images or of text; a copy is made without a network."""
-        del kwargs
         kind: type = cls
         if cls is BackpropTwin:
             kind = TextTwin if isinstance(network, TokenStack) else ImageTwin
@@ -29,7 +28,7 @@ class _MadeToFit:
             raise InputError(
                 f"`{cls.__name__}` is a subclass of `BackpropTwin`, which is final: subclass a task instead."
             )
-        return super().__new__(kind)
+        return super().__new__(kind, **({} if network is None else {"network": network}), **kwargs)  # type: ignore[call-arg]
 
 
 class BackpropTwin(_MadeToFit, FFLightningModule):
@@ -59,6 +58,7 @@ class ImageTwin(BackpropTwin, ImageClassification):
     """The twin of a network of images, vectors or events."""
 
     def __init__(self, network: Network, *, num_classes: int | None = None, **kwargs: Any) -> None:
+        need_network(network, "BackpropTwin")
         whole = network.as_one_block(agreed_classes(num_classes, network))
         ImageClassification.__init__(self, whole, **kwargs)
 
