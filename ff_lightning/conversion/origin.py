@@ -72,6 +72,9 @@ def named(maker: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str
 
 def settings(config: dict[str, Any]) -> dict[str, Any]:
     """What of a configuration of transformers says how a model is built; plain values."""
+    labels = config.get("id2label")
+    if isinstance(labels, dict) and all(str(label) == f"LABEL_{index}" for index, label in labels.items()):
+        config = {name: value for name, value in config.items() if name not in ("id2label", "label2id")}
     return {
         str(name): settings(value) if isinstance(value, dict) else value
         for name, value in config.items()
