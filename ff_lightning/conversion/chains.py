@@ -68,10 +68,11 @@ def observed_cut(model: nn.Module, example: Tensor | None) -> Cut:
         )
     lost = [each for each in after if has_weights(each.module) and not of_vectors(each)]
     if lost or (after and of_vectors(after[0]) and of_vectors(body[-1])):
-        place = (lost or after)[0]
+        place = (lost or after)[0].module
+        called = next(name for name, part in model.named_modules() if part is place)
         raise InputError(
             f"Passed `model={kind}`, which does more than apply its modules one after the other: what its "
-            f"`{type(place.module).__name__}` gets is not what the module before it gave. {LIST_THEM}"
+            f"`{called}` gets is not what the module before it gave. {LIST_THEM}"
         )
     heads = [each.module for each in (*rest, *after)]
     linear = [part for module in heads for part in module.modules() if isinstance(part, nn.Linear)]

@@ -3,7 +3,7 @@
     python recipes/benchmarks/convert.py --model bert [--seed 0] [--tier T1] [--parts ff twin] [--lr 1e-3]
 
 `resnet18` (torchvision) and `vit` (timm) learn MNIST digits, and need these packages; `bert` and `gpt2` (transformers)
-learn from which of the 25 novels a paragraph is. `--data` is `mnist`, `gutenberg` or another folder of the kind, below
+learn from which of ten novels a paragraph is. `--data` is `mnist`, `gutenberg` or another folder of the kind, below
 the folder that `FF_LIGHTNING_DATA` names. Forward-Forward and the twin get the same examples for the same number of
 epochs, in the same order, from the same weights. Validation examples, cut from the training set, choose the readout;
 the test set is looked at once, at the end, and not at all with `--validation-only`. The last line is JSON.
@@ -37,6 +37,8 @@ from ff_lightning.readouts import label_goodness
 LOSSES = {"T1": LinearContrast, "T2": Softmax}
 VOCABULARY, LONGEST, SHORTEST = 2000, 48, 12
 """Byte-pair tokens that the training passages give, and the length of a passage in tokens."""
+NOVELS, TESTED = 10, 2000
+"""Novels to tell apart, and images of the test set that are looked at, from its beginning."""
 
 
 def resnet18() -> Any:
@@ -56,7 +58,7 @@ def bert() -> Any:
     from transformers import BertConfig, BertForSequenceClassification
 
     sizes = {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 192}
-    return BertForSequenceClassification(BertConfig(vocab_size=VOCABULARY, num_labels=25, **sizes))
+    return BertForSequenceClassification(BertConfig(vocab_size=VOCABULARY, num_labels=NOVELS, **sizes))
 
 
 def gpt2() -> Any:
@@ -64,7 +66,7 @@ def gpt2() -> Any:
 
     ends = {"bos_token_id": 0, "eos_token_id": 0, "n_positions": LONGEST}
     return GPT2ForSequenceClassification(
-        GPT2Config(vocab_size=VOCABULARY, num_labels=25, n_embd=96, n_layer=4, n_head=3, **ends)
+        GPT2Config(vocab_size=VOCABULARY, num_labels=NOVELS, n_embd=96, n_layer=4, n_head=3, **ends)
     )
 
 
@@ -82,7 +84,7 @@ def images(source: str, train: int, channels: int) -> dict[str, TensorDataset]:
     for name, loader in loaders.items():
         batches = list(loader)
         x, y = torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches])
-        count = train if name == "train" else len(x)
+        count = {"train": train, "test": TESTED}.get(name, len(x))
         found[name] = TensorDataset(x[:count].expand(-1, channels, -1, -1).contiguous(), y[:count])
     return found
 
@@ -92,7 +94,7 @@ def paragraphs(folder: Path) -> Iterator[list[str]]:
     text = (folder / "gutenberg_en_novels.txt").read_text(encoding="utf-8")
     lengths = [int(row["chars"]) for row in csv.DictReader((folder / "manifest.csv").open(encoding="utf-8"))]
     start = 0
-    for length in lengths:
+    for length in lengths[:NOVELS]:
         yield [" ".join(part.split()) for part in text[start : start + length].split("\n\n") if len(part) > 80]
         start += length
 
@@ -101,7 +103,7 @@ def passages(source: str, train: int) -> dict[str, TensorDataset]:
     """Paragraphs of every novel: of its first eight tenths to learn from, of the ninth and the tenth to look at."""
     folder = Path(source) if Path(source).is_dir() else Path(os.environ["FF_LIGHTNING_DATA"]) / source
     novels = list(paragraphs(folder))
-    cuts = {"train": (0.0, 0.8, train // len(novels)), "validation": (0.8, 0.9, 40), "test": (0.9, 1.0, 40)}
+    cuts = {"train": (0.0, 0.8, train // len(novels)), "validation": (0.8, 0.9, 50), "test": (0.9, 1.0, 50)}
     chosen = {
         name: [spread(novel[int(low * len(novel)) : int(high * len(novel))], count) for novel in novels]
         for name, (low, high, count) in cuts.items()
@@ -185,9 +187,9 @@ def main() -> None:
     parser.add_argument("--data", help="mnist or gutenberg by default, as the model wants it")
     parser.add_argument("--tier", choices=list(LOSSES), default="T1")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train", type=int, default=2500, help="training examples")
-    parser.add_argument("--epochs", type=int, default=5)
-    parser.add_argument("--batch-size", type=int, default=50)
+    parser.add_argument("--train", type=int, default=1000, help="training examples")
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--batch-size", type=int, default=25)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--twin-lr", type=float, default=1e-3)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
