@@ -1,7 +1,5 @@
 """``ff-lightning export``: a trained model as a program for other machines, by ``torch.export`` or as ONNX."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +56,7 @@ def export(ckpt_path: str, output: str, int8: bool = False, check: bool = False,
     rank_zero_info(f"Wrote {output}.")
 
 
-def program_of(found: Pretrained[Any], source: str) -> Program:
+def program_of(found: "Pretrained[Any]", source: str) -> "Program":
     """The program of a trained model.
 
     Args:
@@ -92,7 +90,7 @@ def program_of(found: Pretrained[Any], source: str) -> Program:
     return classifier_program(model, shape, known.get("class_names"))
 
 
-def compared(found: Pretrained[Any], path: Path) -> str:
+def compared(found: "Pretrained[Any]", path: Path) -> str:
     """How often a program and its model are right on the validation images of the training.
 
     Raises:

@@ -153,7 +153,7 @@ def test_what_cannot_be_a_stack_is_refused() -> None:
         convert(WithHead(), example=(1, 8, 8), blocks=3)
     with pytest.raises(InputError, match="without a head, and no `num_classes`"):
         convert(dense(), example=(1, 8, 8))
-    with pytest.raises(InputError, match="without `example`. Pass an input of it, or its shape"):
+    with pytest.raises(InputError, match=r"without `example`\. Pass an input of it, or its shape"):
         convert(dense())
 
 

@@ -124,10 +124,9 @@ def labelled_texts(count: int = 200) -> list[dict[str, Tensor]]:
     lengths = torch.randint(4, 10, (count,), generator=draw)
     mask = (torch.arange(9) < lengths.unsqueeze(1)).long()
     tokens[torch.arange(count), lengths // 2] = labels + 2
-    rows = [
+    return [
         {"input_ids": t, "attention_mask": m, "labels": y} for t, m, y in zip(tokens * mask, mask, labels, strict=True)
     ]
-    return rows
 
 
 @pytest.mark.parametrize("task", [ff.FFClassifier, ff.BackpropTwin])
