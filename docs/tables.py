@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tables_circuits import predictive, spiking
 from tables_common import DOCS, rows
+from tables_convert import converted
 from tables_hardware import faults, gpt_steps, memory, overheads, parallel, precisions, resumes, rooflines, step_times
 from tables_images import changes, class_goodness, early_exits, experiments, peers, repositories, self_contrast, trials
 from tables_language import aesop, curve, depth, language, negatives, tries
@@ -41,6 +42,7 @@ SECTIONS = {
     "Images: Hinton's networks": [(experiments, "hinton")],
     "Images: self-contrast, without labels": [(self_contrast, "scff")],
     "Images: early exit": [(early_exits, "early_exit")],
+    "Models of other libraries, converted": [(converted, "convert")],
     "Speech: spoken digits": [(speech, "speech")],
     "Speech: digits in running recordings": [(spotting, "spotting")],
     "Predictive Forward-Forward": [(predictive, "predictive")],

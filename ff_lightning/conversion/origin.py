@@ -37,14 +37,14 @@ def constructor_of(model: Any) -> dict[str, Any]:
         return named(made.func, made.args, made.keywords)
     if is_of(model, "transformers", "PreTrainedModel"):
         config = model.config
-        path = f"transformers.{type(model).__name__}"
-        inner = {"class_path": f"transformers.{type(config).__name__}", "init_args": settings(config.to_diff_dict())}
-        inner["init_args"]["num_labels"] = int(config.num_labels)
-        return {"class_path": path, "init_args": {"config": inner}}
+        given = {**settings(config.to_diff_dict()), "num_labels": int(config.num_labels)}
+        inner = {"class_path": f"transformers.{type(config).__name__}", "init_args": given}
+        return {"class_path": f"transformers.{type(model).__name__}", "init_args": {"config": inner}}
     if isinstance(model, nn.Module) and (is_of(model, "torchvision") or is_of(model, "timm")):
-        return next(
-            (named(maker, (), kwargs) for maker, kwargs in likely(model) if builds(maker, kwargs, model)), None
-        ) or (_unknown(model))
+        for maker, kwargs in likely(model):
+            if builds(maker, kwargs, model):
+                return named(maker, (), kwargs)
+        raise _unknown(model)
     try:
         found: dict[str, Any] = described(list(model) if isinstance(model, list | tuple) else model)
     except Undescribed as missing:
@@ -107,7 +107,7 @@ def likely(model: nn.Module) -> Iterator[tuple[Any, dict[str, Any]]]:
     first = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
     channels = {} if first is None else {"in_chans": first.in_channels}
     patches = getattr(model, "patch_embed", None)
-    found = {side: getattr(patches, side, None) for side in ("img_size", "patch_size")}
+    found: dict[str, Any] = {side: getattr(patches, side, None) for side in ("img_size", "patch_size")}
     sizes = {side: list(value) for side, value in found.items() if value is not None}
     for more in ({}, classes, {**classes, **channels}, {**classes, **channels, **sizes}):
         yield maker, {"model_name": name, **more}

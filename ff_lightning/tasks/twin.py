@@ -28,7 +28,7 @@ class _MadeToFit:
             raise InputError(
                 f"`{cls.__name__}` is a subclass of `BackpropTwin`, which is final: subclass a task instead."
             )
-        return super().__new__(kind, **({} if network is None else {"network": network}), **kwargs)  # type: ignore[call-arg]
+        return super().__new__(kind, **({} if network is None else {"network": network}), **kwargs)
 
 
 class BackpropTwin(_MadeToFit, FFLightningModule):
