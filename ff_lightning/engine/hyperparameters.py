@@ -26,15 +26,15 @@ def save_plain_hyperparameters(module: pl.LightningModule, frame: FrameType | No
         module: under construction.
         frame: of an ``__init__`` of the module that is running.
     """
+    args, kwargs = module.__dict__.pop("_given", ((), {}))  # not kept: a twin copies the network that it was given
     with warnings.catch_warnings():  # Lightning warns of modules among them, which are replaced below
         warnings.simplefilter("ignore", UserWarning)
         module.save_hyperparameters(frame=frame)
     given = dict(module.hparams)
-    # What the class itself was given, not what it made of that for its base.
-    args, kwargs = getattr(module, "_given", ((), {}))
-    given.update({name: value for name, value in by_name(type(module), args, kwargs).items() if name in given})
     if all(is_plain(value) for value in given.values()):
-        return  # of the command line, or without any object
+        return  # the command line says them in its own words, a class path among them
+    # What the class itself was given, not what it made of that for its base.
+    given.update({name: value for name, value in by_name(type(module), args, kwargs).items() if name in given})
     written, left_out = plain_arguments(given)
     objects = [name for name, value in module.hparams.items() if not is_plain(value)]
     for name in objects:
