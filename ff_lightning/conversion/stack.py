@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ff_lightning.blocks import Block, ClassBlock, ContrastiveBlock
+from ff_lightning.blocks import ClassBlock, ContrastiveBlock
 from ff_lightning.candidates import CandidateLoss, LinearContrast
 from ff_lightning.conversion.chains import evaluated, has_weights, observed_cut
 from ff_lightning.conversion.families import Cut, known_cut
@@ -36,14 +36,16 @@ class Layers(nn.Sequential):
 
 
 class ConvertedStack(BlockStack):
-    """What :func:`convert` makes.
+    """A model as a stack of blocks: what :func:`convert` makes, and what a recipe names.
 
     Args:
-        blocks: see :class:`~ff_lightning.stacks.BlockStack`.
-        out_features: see below.
-        input_shape: see below.
-        vocab_size: see below.
-        origin: what :func:`convert` was given, as a recipe writes it; or what of it cannot be written.
+        model: see :func:`convert`, as for all.
+        num_classes: of the goodness.
+        blocks: how many.
+        goodness: sized or copied for every block.
+        loss: copied for every block.
+        example: an input, or the shape of one without the batch.
+        norm: copied for every block.
 
     Attributes:
         num_classes: classes that every block gives a goodness; ``None`` for blocks that contrast two streams.
@@ -54,18 +56,38 @@ class ConvertedStack(BlockStack):
 
     def __init__(
         self,
-        blocks: Sequence[Block],
+        model: nn.Module | Iterable[nn.Module] | Callable[[], nn.Module],
         *,
-        out_features: int,
-        input_shape: Sequence[int] = (),
-        vocab_size: int | None = None,
-        origin: dict[str, Any] | str = "what it was converted from",
+        num_classes: int | None = None,
+        blocks: int | None = None,
+        goodness: Goodness | None = None,
+        loss: ContrastiveLoss | CandidateLoss | None = None,
+        example: Tensor | Sequence[int] | None = None,
+        norm: nn.Module | None = None,
     ) -> None:
-        super().__init__(blocks)
-        self.num_classes: int | None = getattr(blocks[0].goodness, "num_classes", None)
-        self.out_features = out_features
-        self.input_shape = tuple(input_shape)
-        self.vocab_size = vocab_size
+        self.__dict__.pop("_given", None)  # the model has a head, which nobody needs any more
+        shown = example_of(example)
+        options = {"num_classes": num_classes, "blocks": blocks, "goodness": goodness, "loss": loss, "norm": norm}
+        origin = _origin(model, shown, options)
+        built = model() if callable(model) and not isinstance(model, nn.Module) else model
+        cut = cut_of(built, shown)
+        loss = LinearContrast() if loss is None else loss
+        goodness = _goodness(goodness, loss, num_classes, cut)
+        if cut.tokens:
+            norm = OnTokens(copy.deepcopy(norm) or UnitRMS(), alone=True)
+        layers = grouped(cut, blocks)
+        shapes = _shapes(layers, copy.deepcopy(norm), cut.example)
+        kind = ClassBlock if isinstance(loss, CandidateLoss) else ContrastiveBlock
+        super().__init__(
+            [
+                kind(layer, _sized(goodness, shape, cut), copy.deepcopy(loss), norm=copy.deepcopy(norm))  # type: ignore[arg-type]
+                for layer, shape in zip(layers, shapes, strict=True)
+            ]
+        )
+        self.num_classes: int | None = getattr(goodness, "num_classes", None)
+        self.out_features = shapes[-1][-1] if cut.tokens else shapes[-1].numel()
+        self.input_shape = tuple(cut.example.shape[1:])
+        self.vocab_size = cut.vocab_size
         self.origin = origin
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
@@ -143,28 +165,8 @@ def convert(
     >>> len(convert(net, goodness=MeanOfSquares(), loss=SymBa(), example=torch.rand(1, 8, 8)))
     2
     """
-    shown = example_of(example)
-    options = {"num_classes": num_classes, "blocks": blocks, "goodness": goodness, "loss": loss, "norm": norm}
-    origin = _origin(model, shown, options)
-    built = model() if callable(model) and not isinstance(model, nn.Module) else model
-    cut = cut_of(built, shown)
-    loss = LinearContrast() if loss is None else loss
-    goodness = _goodness(goodness, loss, num_classes, cut)
-    if cut.tokens:
-        norm = OnTokens(copy.deepcopy(norm) or UnitRMS(), alone=True)
-    layers = grouped(cut, blocks)
-    shapes = _shapes(layers, copy.deepcopy(norm), cut.example)
-    kind = ClassBlock if isinstance(loss, CandidateLoss) else ContrastiveBlock
-    made = [
-        kind(layer, _sized(goodness, shape, cut), copy.deepcopy(loss), norm=copy.deepcopy(norm))  # type: ignore[arg-type]
-        for layer, shape in zip(layers, shapes, strict=True)
-    ]
     return ConvertedStack(
-        made,
-        out_features=shapes[-1][-1] if cut.tokens else shapes[-1].numel(),
-        input_shape=cut.example.shape[1:],
-        vocab_size=cut.vocab_size,
-        origin=origin,
+        model, num_classes=num_classes, blocks=blocks, goodness=goodness, loss=loss, example=example, norm=norm
     )
 
 
@@ -177,7 +179,7 @@ def _origin(model: Any, example: Tensor | None, options: dict[str, Any]) -> dict
     except Undescribed as missing:
         return str(missing)
     arguments = {"model": found, **given, **({} if shape is None else {"example": shape})}
-    return {"class_path": "ff_lightning.conversion.convert", "init_args": arguments}
+    return {"class_path": "ff_lightning.conversion.ConvertedStack", "init_args": arguments}
 
 
 def example_of(example: Tensor | Sequence[int] | None) -> Tensor | None:

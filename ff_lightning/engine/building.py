@@ -18,7 +18,6 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ff_lightning.conversion import ConvertedStack, convert
 from ff_lightning.engine.constructors import checked_arguments, is_library, library_maker
 from ff_lightning.errors import InputError
 from ff_lightning.negatives import HybridMask, LabelNegatives
@@ -75,14 +74,14 @@ class Builder:
         """What builds a model of torchvision, timm or transformers, or a configuration, which is no module."""
         what = f"Passed `{self.source}`. Its `{place}`"
         if not isinstance(arguments, Mapping) or kind is not nn.Module or not place.endswith(".model"):
-            raise self._refusal(place, f"names `{class_path}`, which only the `model` of `ff_lightning.convert` may be")
+            raise self._refusal(place, f"names `{class_path}`, which only the `model` of a `ConvertedStack` may be")
         found = library_maker(class_path, what)
         given = dict(arguments)
         config = given.pop("config", None)
         made = checked_arguments(class_path, given, what)
         if isinstance(config, Mapping):
-            path, settings = config.get("class_path"), config.get("init_args", {})
-            if not isinstance(path, str) or not path.startswith("transformers.") or not isinstance(settings, Mapping):
+            path, settings = config.get("class_path"), {**config.get("init_args", {}), **config.get("dict_kwargs", {})}
+            if not isinstance(path, str) or not path.startswith("transformers."):
                 raise self._refusal(place, "has a `config` that is no configuration of transformers")
             made["config"] = self._call(library_maker(path, what), checked_arguments(path, settings, what), place)
         return partial(self._call, found, made, place)
@@ -124,8 +123,6 @@ class Builder:
             raise self._refusal(place, f"names the class {str(class_path)[:80]!r}, which is no dotted name")
         self._check_package(class_path, place)
         found = _located(class_path)
-        if found is convert and issubclass(ConvertedStack, kind):  # the one function: it makes a network of a model
-            return ConvertedStack if kind is object else found  # type: ignore[return-value]
         if not isinstance(found, type):
             raise self._refusal(place, f"names `{class_path}`, which is no class")
         self._check_package(found.__module__, place)  # a trusted module imports others
@@ -161,7 +158,10 @@ class Builder:
 
     def _object(self, value: Mapping[str, Any], hint: Any, place: str) -> Any:
         path, arguments = value["class_path"], value.get("init_args", {})
-        if set(value) - {"class_path", "init_args"}:
+        more = value.get("dict_kwargs")  # what jsonargparse could not find in a signature
+        if isinstance(more, Mapping) and isinstance(arguments, Mapping):
+            arguments = {**arguments, **more}
+        if set(value) - {"class_path", "init_args", "dict_kwargs"}:
             raise self._refusal(place, "has more than `class_path` and `init_args`")
         choices = _choices(hint)
         kinds = _buildable([each for each in choices if isinstance(each, type)])
@@ -179,8 +179,6 @@ class Builder:
 
 def parameters_of(chosen: type) -> dict[str, Any]:
     """Types of all arguments of a class by name, those that it hands on to its bases by ``**kwargs`` too."""
-    if not isinstance(chosen, type):  # a function
-        return {name: hint for name, hint in get_type_hints(chosen).items() if name != "return"}
     found: dict[str, Any] = {}
     for base in inspect.getmro(chosen):
         initialiser = base.__dict__.get("__init__")

@@ -179,6 +179,38 @@ def test_texts_of_another_form_are_refused(batch: dict[str, Tensor], says: str) 
         model(torch.ones(1, 600, dtype=torch.long))
 
 
+RECIPE = """
+trainer: {accelerator: cpu, max_steps: 2, enable_progress_bar: false}
+model:
+  class_path: ff_lightning.FFClassifier
+  init_args:
+    network:
+      class_path: ff_lightning.conversion.ConvertedStack
+      init_args:
+        model:
+          class_path: transformers.ViTForImageClassification
+          init_args:
+            config:
+              class_path: transformers.ViTConfig
+              init_args: {hidden_size: 16, num_hidden_layers: 2, num_attention_heads: 2, intermediate_size: 32,
+                image_size: 8, patch_size: 4, num_channels: 1}
+data:
+  class_path: ff_lightning.data.ImageDataModule
+  init_args: {source: digits}
+"""
+
+
+def test_a_recipe_names_a_model_and_its_checkpoint_is_loaded(tmp_path: Path) -> None:
+    from ff_lightning.cli import main
+
+    (tmp_path / "vit.yaml").write_text(RECIPE)
+    words = ["--config", str(tmp_path / "vit.yaml"), "--trainer.default_root_dir", str(tmp_path / "run")]
+    assert main(["fit", *words]) == 0
+    own: Any = ff.load(tmp_path / "run" / "last.ckpt")
+    assert own(torch.rand(2, 1, 8, 8)).shape == (2, 10)
+    assert own.network.input_shape == (1, 8, 8)
+
+
 def test_a_checkpoint_may_name_models_of_transformers_and_nothing_that_runs_code(tmp_path: Path) -> None:
     model = ff.FFClassifier(convert(PICTURES["vit"]()), optimizer=ADAM)
     described = dict(model.hparams)
@@ -204,5 +236,5 @@ def test_a_checkpoint_may_name_models_of_transformers_and_nothing_that_runs_code
         with pytest.raises(InputError, match=says):
             build_module({**described, "network": network}, "ckpt_path=x", ff.FFClassifier)
     norm = {**described["network"], "init_args": {**arguments, "norm": arguments["model"]}}
-    with pytest.raises(InputError, match=r"only the `model` of `ff_lightning.convert` may be"):
+    with pytest.raises(InputError, match=r"only the `model` of a `ConvertedStack` may be"):
         build_module({**described, "network": norm}, "ckpt_path=x", ff.FFClassifier)
