@@ -108,8 +108,8 @@ def likely(model: nn.Module) -> Iterator[tuple[Any, dict[str, Any]]]:
     channels = {} if first is None else {"in_chans": first.in_channels}
     patches = getattr(model, "patch_embed", None)
     found: dict[str, Any] = {side: getattr(patches, side, None) for side in ("img_size", "patch_size")}
-    sizes = {side: list(value) for side, value in found.items() if value is not None}
-    for more in ({}, classes, {**classes, **channels}, {**classes, **channels, **sizes}):
+    sides = {side: list(value) for side, value in found.items() if value is not None}
+    for more in ({}, classes, {**classes, **channels}, {**classes, **channels, **sides}):
         yield maker, {"model_name": name, **more}
 
 
