@@ -21,5 +21,5 @@ def converted(name: str) -> str:
             f"{minutes} | {first['train']} x {first['epochs']} | {seeds_of(runs)} | "
             f"`{training_command(first['command'])}` |"
         )
-    said = "Adam at 1e-3 for all; validation examples chose the readout alone. A row of fewer than three seeds is no result."
+    said = "Adam at 1e-3; validation examples chose the readout alone. A row of fewer than three seeds is no result."
     return "\n".join([*lines, "", said, "", origin(name)])
