@@ -14,16 +14,20 @@ CREATED := $(VENV)/.created
 RUNTIME := $(VENV)/.runtime
 DEV := $(VENV)/.dev
 
+# torchvision and timm do not import beside the pinned torch: their tests have an environment of their own.
+VISION := .venv-vision
+VISION_PINS := torch==2.14.1 torchvision==0.29.1 timm==1.0.31
+
 # Threads that wait must not spin: on busy cores that makes training several times slower.
 export OMP_WAIT_POLICY ?= passive
 # Tests share the cores as processes, so each of these needs one thread only.
-test test-fast coverage: export OMP_NUM_THREADS ?= 1
+test test-fast test-vision coverage: export OMP_NUM_THREADS ?= 1
 
 DEMO_IMAGES := digits_mlp
 DEMO_TEXT := pydoc_gpt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast coverage lint docs release-check clean
+.PHONY: help setup demo test test-fast test-vision coverage lint docs release-check clean
 
 help:  ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +49,9 @@ test: $(DEV)  ## Run the tests
 test-fast: $(DEV)  ## Run the tests of mathematics: no recipes, no commands, no second process
 	$(BIN)/python -m pytest -m "not slow and not ranks" $(PYTEST_ARGS)
 
+test-vision: $(VISION)/.ready  ## Run the tests of torchvision and timm, in an environment of their own
+	$(VISION)/bin/python -m pytest tests/vision
+
 coverage: $(DEV)  ## Run the tests, and say which lines of the package they do not reach
 	$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
 
@@ -59,8 +66,8 @@ docs: $(DEV)  ## Build the documentation into docs/_build/html
 release-check:  ## Build wheel and sdist, and use the wheel in an empty environment without this repository
 	PYTHON=$(PYTHON) bash .ci/release-check
 
-clean:  ## Remove .venv, caches and built files; runs/ stays
-	rm -rf $(VENV) build dist docs/_build htmlcov .coverage .mypy_cache .pytest_cache .ruff_cache
+clean:  ## Remove .venv, .venv-vision, caches and built files; runs/ stays
+	rm -rf $(VENV) $(VISION) build dist docs/_build htmlcov .coverage .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(CREATED):
@@ -80,4 +87,11 @@ $(RUNTIME): pyproject.toml constraints.txt $(CREATED)
 
 $(DEV): $(RUNTIME)
 	$(PIP_INSTALL) --editable ".[dev]"
+	@touch $@
+
+# The pinned versions of everything but torch, which are those of the other environment.
+$(VISION)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear $(VISION)
+	grep -v '^torch==' constraints.txt > $(VISION)/constraints.txt
+	$(VISION)/bin/python -m pip install --constraint $(VISION)/constraints.txt $(VISION_PINS) --editable ".[test,export,transformers]"
 	@touch $@

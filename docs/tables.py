@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tables_circuits import predictive, spiking
 from tables_common import DOCS, rows
+from tables_convert import converted
 from tables_hardware import (
     before_after,
     faults,
@@ -63,6 +64,7 @@ SECTIONS = {
     "Images: Hinton's networks": [(experiments, "hinton")],
     "Images: self-contrast, without labels": [(self_contrast, "scff")],
     "Images: early exit": [(early_exits, "early_exit")],
+    "Models of other libraries, converted": [(converted, "convert")],
     "Speech: spoken digits": [(speech, "speech")],
     "Speech: digits in running recordings": [(spotting, "spotting")],
     "Other tasks": [(tasks, "tasks")],

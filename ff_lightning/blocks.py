@@ -19,10 +19,11 @@ from ff_lightning.errors import InputError
 from ff_lightning.goodness import FollowingGoodness, Goodness, as_goodness
 from ff_lightning.losses import ContrastiveLoss, SimilarityMatching
 from ff_lightning.normalization import PeerNormalisation, UnitRMS, frozen_statistics
+from ff_lightning.parts import Part
 from ff_lightning.signals import BlockContext, Contrast, Signal
 
 
-class Block(nn.Module, ABC):
+class Block(Part, nn.Module, ABC):
     """A layer with a local loss of its own.
 
     Args:

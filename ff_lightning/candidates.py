@@ -24,6 +24,7 @@ from torch.nn import functional as F
 from ff_lightning.distributed import eager
 from ff_lightning.errors import InputError, positive
 from ff_lightning.losses import ContrastiveLoss, SymBa
+from ff_lightning.parts import Part
 from ff_lightning.signals import Contrast, true_and_hardest
 
 
@@ -42,7 +43,7 @@ class Slopes:
     g_neg: Tensor
 
 
-class CandidateLoss(nn.Module, ABC):
+class CandidateLoss(Part, nn.Module, ABC):
     """Local loss of a block that scores candidates.
 
     Shape:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ff_lightning.errors import InputError, whole
+from ff_lightning.parts import Part
 
 
 def accumulation_dtype(h: Tensor) -> torch.dtype:
@@ -31,7 +32,7 @@ def accumulation_dtype(h: Tensor) -> torch.dtype:
     return torch.promote_types(h.dtype, torch.float32)
 
 
-class Goodness(nn.Module, ABC):
+class Goodness(Part, nn.Module, ABC):
     """Turns activities into one number a sample, or one a position or class.
 
     Shape:

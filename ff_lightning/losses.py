@@ -17,12 +17,13 @@ from torch.nn import functional as F
 
 from ff_lightning.errors import InputError, finite, positive
 from ff_lightning.normalization import RunningMean
+from ff_lightning.parts import Part
 
 SQUARED = 1e18
 """Of larger numbers, float32 cannot hold the squares of many."""
 
 
-class ContrastiveLoss(nn.Module, ABC):
+class ContrastiveLoss(Part, nn.Module, ABC):
     """Local loss of tier T1: positives against explicit negatives.
 
     Shape:

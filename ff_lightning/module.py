@@ -45,12 +45,13 @@ from ff_lightning.engine.sync import gradient_sync
 from ff_lightning.engine.updates import BlockUpdates, Gradients, Plan
 from ff_lightning.errors import InputError, positive
 from ff_lightning.metrics import FoundLosses
+from ff_lightning.parts import Part
 from ff_lightning.schedules import HoldThenDecay, RestOnPlateau, Schedule, Simultaneous, update_ranges
 from ff_lightning.signals import LocalStep, Signal, StepContext
 from ff_lightning.stacks import Network, need_network, refuse_shared_parameters
 
 
-class FFLightningModule(pl.LightningModule):
+class FFLightningModule(Part, pl.LightningModule):
     """Trains every block of a network by its own local loss; no gradient crosses a block.
 
     A task is a subclass. Most need only :meth:`pairs`, which says what the positives and negatives of a batch
@@ -90,8 +91,8 @@ class FFLightningModule(pl.LightningModule):
         clip_norm: float | None = None,
         compile_blocks: bool = False,
     ) -> None:
+        need_network(network, type(self).__name__)
         super().__init__()
-        need_network(network)
         for name, builds in {"optimizer": optimizer, "lr_scheduler": lr_scheduler}.items():
             if not callable(builds) and (builds is not None or name == "optimizer"):
                 raise InputError(

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ff_lightning.errors import InputError, is_number, positive, whole
+from ff_lightning.parts import Part
 
 
 def overlay_labels(x: Tensor, labels: Tensor, num_classes: int, *, scale: float = 1.0) -> Tensor:
@@ -57,7 +58,7 @@ Judge = Callable[[Tensor, int], Tensor]
 the model's ``n`` lowest blocks, ``(S, B)``. It costs a forward pass of these blocks."""
 
 
-class LabelNegatives(ABC):
+class LabelNegatives(Part, ABC):
     """Draws a wrong label for every sample."""
 
     @abstractmethod
@@ -144,7 +145,7 @@ SampleJudge = Callable[[Tensor], Tensor]
 """What a model thinks of samples now: goodness ``(N,)`` of samples ``(N, …)``. It costs a forward pass."""
 
 
-class SampleNegatives(ABC):
+class SampleNegatives(Part, ABC):
     """Makes a negative out of every sample of a batch: rows, images, whatever has entries."""
 
     @abstractmethod

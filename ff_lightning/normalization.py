@@ -22,11 +22,12 @@ from torch.nn import functional as F
 
 from ff_lightning.distributed import mean_over_ranks, num_ranks
 from ff_lightning.errors import InputError, is_number, positive, whole
+from ff_lightning.parts import Part
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
-class UnitLength(nn.Module):
+class UnitLength(Part, nn.Module):
     """Scale every sample to Euclidean length 1 over all but the first dimension.
 
     Args:
@@ -44,7 +45,7 @@ class UnitLength(nn.Module):
         return h * scale(lengths(h), self.eps, h.dtype)
 
 
-class UnitRMS(nn.Module):
+class UnitRMS(Part, nn.Module):
     """Scale every sample to mean square 1 over all but the first dimension.
 
     Args:
@@ -62,7 +63,7 @@ class UnitRMS(nn.Module):
         return h * scale(lengths(h) * h.shape[1:].numel() ** -0.5, self.eps, h.dtype)
 
 
-class Standardise(nn.Module):
+class Standardise(Part, nn.Module):
     """Bring every sample to mean 0 and variance 1 over all but the first dimension.
 
     Args:
@@ -82,7 +83,7 @@ class Standardise(nn.Module):
         return F.layer_norm(rows, rows.shape[1:], eps=self.eps).to(h.dtype).movedim(-1, 1)
 
 
-class GroupStandard(nn.Module):
+class GroupStandard(Part, nn.Module):
     """Bring every group of channels of a sample to mean 0 and variance 1: group norm without parameters.
 
     With one group a class, what is passed on no longer tells the mean activity of a group, which is its goodness
@@ -255,7 +256,7 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
             part.track_running_stats = True
 
 
-class PeerNormalisation(nn.Module):
+class PeerNormalisation(Part, nn.Module):
     """A small loss that keeps units from dying or shouting (Hinton 2022, 2212.13345, section 3, footnote).
 
     Each unit's mean activity over positives is tracked; the loss is ``weight`` times the mean squared distance

@@ -16,9 +16,10 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ff_lightning.errors import InputError, is_number, whole
+from ff_lightning.parts import Part
 
 
-class Schedule(ABC):
+class Schedule(Part, ABC):
     """Order of training, and how fast the upper blocks learn.
 
     Args:

@@ -22,6 +22,7 @@ from ff_lightning.distributed import is_sharded
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import LinearGoodness
 from ff_lightning.losses import ThresholdLoss
+from ff_lightning.parts import Part
 from ff_lightning.signals import BlockContext, Contrast, Labelled, LocalStep, Signal, StepContext, detached
 from ff_lightning.stages import Stage
 
@@ -33,7 +34,7 @@ HandedUp = Literal["before_update", "after_update"]
 """When the activities are computed that a block hands up, against its own update."""
 
 
-class Network(nn.Module, ABC):
+class Network(Part, nn.Module, ABC):
     """Blocks, and how they are visited; the gradient is stopped between them.
 
     Args:
@@ -382,16 +383,20 @@ class Opened:
         return self.network.goodness(x, blocks=blocks).sum(0)
 
 
-def need_network(network: object) -> None:
-    """Refuse what is no network of blocks.
+def need_network(network: object, owner: str) -> None:
+    """Check that a task gets a network of blocks.
+
+    Args:
+        network: that was passed.
+        owner: the task.
 
     Raises:
-        InputError: it is something else; says what makes blocks of it.
+        InputError: it is another model.
     """
     if not isinstance(network, Network):
         raise InputError(
-            f"Passed `network={type(network).__name__}`. It must be a network of blocks, such as `MLP` or `ConvNet`; "
-            "`ff_lightning.convert(modules, goodness=…, loss=…, example=…)` makes one of modules."
+            f"Passed `network={type(network).__name__}` to `{owner}`, which trains a network of blocks. Make one of "
+            "your model: `ff_lightning.convert(model)`."
         )
 
 

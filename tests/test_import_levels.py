@@ -24,7 +24,7 @@ MOST_AT_THE_TOP = 20
 """Modules that lie in the folder of the package itself."""
 
 LEVELS = {
-    "maths": {"networks", "language", "readouts"},  # and every module at the top that is not named below
+    "maths": {"networks", "language", "readouts", "conversion"},  # and every module at the top that is not named below
     "metrics": {"metrics"},
     "training": {"module", "engine", "strategies", "tasks", "data", "callbacks", "report"},
     "doors": {"", "cli", "pretrained", "__main__"},  # "" is the front door, the package's `__init__`

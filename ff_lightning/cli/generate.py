@@ -28,6 +28,7 @@ def generate(
     seed: int | None = None,
     stop: str = "",
     num_samples: PositiveInt = 1,
+    crop: bool = False,
     trust: str = "",
 ) -> None:
     """Write a prompt and what follows it to stdout; a single text is written as it is drawn.
@@ -44,6 +45,7 @@ def generate(
         seed: of the draws; the training's seed by default.
         stop: end a text when this has been written.
         num_samples: texts to write, with a line between them.
+        crop: go on from the end of a prompt that is longer than the model's context; it is refused otherwise.
         trust: packages of your own of which the checkpoint may name classes, with commas in between.
 
     Raises:
@@ -62,6 +64,7 @@ def generate(
         top_p=top_p,
         seed=seed,
         stop=[] if end is None else [end],
+        crop=crop,
     )
     for index, tokens in enumerate(_texts(drawn, num_samples)):
         _write(BETWEEN * (index > 0) + prompt)

@@ -18,6 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from ff_lightning.engine.constructors import checked_arguments, is_library, library_maker
 from ff_lightning.errors import InputError
 from ff_lightning.negatives import LabelNegatives
 from ff_lightning.schedules import Schedule
@@ -65,11 +66,33 @@ class Builder:
 
     def maker(self, class_path: Any, arguments: Any, kind: type[Built], place: str) -> Callable[..., Built]:
         """What builds one object, with its arguments already built; see :meth:`build`."""
+        if isinstance(class_path, str) and is_library(class_path) and class_path.split(".")[0] not in self.trusted:
+            return self._library(class_path, arguments, kind, place)
         return self.maker_of(self.resolve(class_path, kind, place), arguments, place)
+
+    def _library(self, class_path: str, arguments: Any, kind: type[Built], place: str) -> Callable[..., Built]:
+        """What builds a model of torchvision, timm or transformers, or a configuration, which is no module."""
+        what = f"Passed `{self.source}`. Its `{place}`"
+        if not isinstance(arguments, Mapping) or kind is not nn.Module or not place.endswith(".model"):
+            raise self._refusal(place, f"names `{class_path}`, which only the `model` of a `ConvertedStack` may be")
+        found = library_maker(class_path, what)
+        given = dict(arguments)
+        config = given.pop("config", None)
+        made = checked_arguments(class_path, given, what)
+        if isinstance(config, Mapping):
+            path, settings = config.get("class_path"), {**config.get("init_args", {}), **config.get("dict_kwargs", {})}
+            if not isinstance(path, str) or not path.startswith("transformers."):
+                raise self._refusal(place, "has a `config` that is no configuration of transformers")
+            made["config"] = self._call(library_maker(path, what), checked_arguments(path, settings, what), place)
+        return partial(self._call, found, made, place)
 
     def maker_of(self, chosen: type[Built], arguments: Any, place: str = "model") -> Callable[..., Built]:
         """What builds one object of a class that the caller has chosen, with its arguments already built."""
         takes = parameters_of(chosen)
+        several = [] if not isinstance(arguments, Mapping) or "args" not in arguments else arguments["args"]
+        if several and issubclass(chosen, nn.Sequential) and isinstance(several, list):
+            parts = [self._value(one, nn.Module, f"{place}[{index}]") for index, one in enumerate(several)]
+            return partial(self._call, chosen, {}, place, *parts)
         if not isinstance(arguments, Mapping):
             raise self._refusal(place, f"has arguments for `{chosen.__name__}` that are no mapping")
         made: dict[str, Any] = {}
@@ -135,7 +158,10 @@ class Builder:
 
     def _object(self, value: Mapping[str, Any], hint: Any, place: str) -> Any:
         path, arguments = value["class_path"], value.get("init_args", {})
-        if set(value) - {"class_path", "init_args"}:
+        more = value.get("dict_kwargs")  # what jsonargparse could not find in a signature
+        if isinstance(more, Mapping) and isinstance(arguments, Mapping):
+            arguments = {**arguments, **more}
+        if set(value) - {"class_path", "init_args", "dict_kwargs"}:
             raise self._refusal(place, "has more than `class_path` and `init_args`")
         choices = _choices(hint)
         kinds = _buildable([each for each in choices if isinstance(each, type)])

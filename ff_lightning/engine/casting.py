@@ -193,6 +193,77 @@ def as_labels(y: Tensor, *, num_classes: int, look: bool = True) -> Tensor:
     return y
 
 
+def texts_and_labels(batch: Any, *, num_classes: int, vocab_size: int, look: bool = True) -> tuple[Tensor, Tensor]:
+    """Texts and their classes, whatever loader made them.
+
+    Args:
+        batch: a dict of ``input_ids`` and ``labels``, as transformers makes them, with or without an
+            ``attention_mask``; or (tokens, labels). See :func:`texts_of` and :func:`as_labels`.
+        num_classes: length of a one-hot label.
+        vocab_size: tokens that the network knows.
+        look: whether values may be looked at.
+
+    Returns:
+        Tokens ``(B, T)`` int64, -1 where there is none, and labels ``(B,)`` int64.
+
+    Raises:
+        InputError: the batch has another form, or something would be lost.
+    """
+    if isinstance(batch, Mapping):
+        y = _named(batch, LABELS, "labels")
+    elif isinstance(batch, tuple | list) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch):
+        batch, y = batch
+    else:
+        raise InputError(f"Passed {_form(batch)} as a batch. It must be (tokens, labels), or a dict of 'input_ids'.")
+    x = texts_of(batch, vocab_size=vocab_size, look=look)
+    if len(x) != len(y):
+        raise InputError(f"Passed a batch of {len(x)} texts and {len(y)} labels. There must be a label for each.")
+    return x, as_labels(y, num_classes=num_classes, look=look)
+
+
+def texts_of(batch: Any, *, vocab_size: int, look: bool = True) -> Tensor:
+    """Texts of a batch, with or without labels.
+
+    Args:
+        batch: a dict with ``input_ids`` ``(B, T)`` and, if some are padding, an ``attention_mask`` ``(B, T)``, 0 there;
+            or tokens ``(B, T)``, -1 there, alone or before their labels.
+        vocab_size: tokens that the network knows.
+        look: whether values may be looked at.
+
+    Returns:
+        ``(B, T)`` int64, -1 at padding.
+
+    Raises:
+        InputError: another form, a second segment, a text without a token, or a token outside the vocabulary.
+    """
+    mask = None
+    if isinstance(batch, Mapping):
+        segments, mask = batch.get("token_type_ids"), batch.get("attention_mask")
+        if look and isinstance(segments, Tensor) and bool(segments.any()):
+            raise InputError("Passed `token_type_ids` that are not all 0. Texts of two segments are not supported.")
+        batch = batch.get("input_ids")
+    elif isinstance(batch, tuple | list) and batch:
+        batch = batch[0]
+    if not isinstance(batch, Tensor) or batch.dim() != 2 or batch.is_floating_point():
+        raise InputError(f"Passed {_form(batch)} as texts. They must be (B, T) whole numbers, called 'input_ids'.")
+    x = batch.long()
+    if mask is not None:
+        if mask.shape != x.shape:
+            raise InputError(
+                f"Passed `attention_mask` of shape {tuple(mask.shape)} with `input_ids` of {tuple(x.shape)}. They must "
+                "be equal."
+            )
+        x = torch.where(mask.bool(), x, -1)
+    if look and x.numel():
+        low, high = (int(end) for end in x.aminmax())
+        if low < -1 or high >= vocab_size or not bool((x >= 0).any(1).all()):
+            raise InputError(
+                f"Passed texts with tokens from {low} to {high}. They must lie in 0 to {vocab_size - 1}, or be -1 for "
+                "padding, and no text may be padding alone."
+            )
+    return x
+
+
 def tokens_of(batch: Any, *, look: bool = True) -> Tensor:
     """Tokens of a batch of a language model, whatever loader made it.
 

@@ -11,6 +11,7 @@ import torch
 from ff_lightning.engine.building import Builder
 from ff_lightning.engine.checkpoints import check_fit
 from ff_lightning.engine.completeness import check_finite, check_training
+from ff_lightning.engine.hyperparameters import LEFT_OUT
 from ff_lightning.engine.lightning import class_and_arguments, trainer_of
 from ff_lightning.errors import InputError
 
@@ -43,8 +44,10 @@ def build_module(
     class_path, saved = class_and_arguments(described)
     arguments = {name: value for name, value in saved.items() if name[:1] != "_" and name not in own}
     if "network" not in arguments and "network" not in own:
+        why = described.get(LEFT_OUT, {})
+        reason = f", for it has {why['network']}" if isinstance(why, Mapping) and "network" in why else ""
         raise InputError(
-            f"Passed `{source}`. It does not say how its network is built, since `ff-lightning fit` did not write it. "
+            f"Passed `{source}`. It does not say how its network is built{reason}. "
             "Build the network in Python, and pass it: `load_from_checkpoint(path, network=…)` of the task's class."
         )
     builder = Builder(source, trust, training=training)

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from ff_lightning.errors import InputError
 from ff_lightning.language.functional import rms_norm
+from ff_lightning.parts import Part
 
 EMBEDDING = -1
 """Stands for the embedding of a first block in the place of a table."""
 
 
-class OwnChannels:
+class OwnChannels(Part):
     """Every block looks its token up in a table of its own, and all of its layers read that beside the stream.
 
     Both branches of a layer read ``[N(h); E[x]]``: the normalised stream ``h`` and the row of the token ``x`` in the

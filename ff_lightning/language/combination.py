@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from ff_lightning.parts import Part
 
-class Combination:
+
+class Combination(Part):
     """What a block predicts from, and how a model predicts with all of its blocks.
 
     Attributes:

@@ -139,7 +139,7 @@ def check_prompt(network: TokenStack, prompt: Tensor, max_new_tokens: int) -> No
     if prompt.dim() != 2 or not 1 <= prompt.shape[1] <= network.context or prompt.shape[0] < 1:
         raise InputError(
             f"Passed a prompt of shape {tuple(prompt.shape)}. It must be (B, T) with T, its tokens, from 1 to "
-            f"`context={network.context}`."
+            f"`context={network.context}`; `crop=True` (`--crop true`) goes on from the end of a longer one."
         )
     network.check_tokens(prompt)
     if max_new_tokens < 0:

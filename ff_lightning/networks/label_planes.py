@@ -19,9 +19,10 @@ from torch.nn import functional as F
 
 from ff_lightning.errors import InputError, positive
 from ff_lightning.optim import HiddenMatrix
+from ff_lightning.parts import Part
 
 
-class LabelPart(nn.Module, ABC):
+class LabelPart(Part, nn.Module, ABC):
     """The label part of a layer.
 
     Args:

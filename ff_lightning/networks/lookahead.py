@@ -15,13 +15,14 @@ from ff_lightning.blocks import Block
 from ff_lightning.distributed import is_sharded
 from ff_lightning.errors import InputError, positive
 from ff_lightning.normalization import frozen_statistics
+from ff_lightning.parts import Part
 from ff_lightning.signals import BlockContext, Signal, StepContext
 
 DRAWS = 1 << 16
 """First stream of randomness of the copies: their negatives are not those that the blocks themselves draw."""
 
 
-class Lookahead(nn.Module):
+class Lookahead(Part, nn.Module):
     """Adds to the loss of a block that of a constant copy of the next block, on the block's own live activities.
 
     The loss of block ``l`` is ``own + weight * loss of a copy of block l + 1``, whose gradient goes through the copy

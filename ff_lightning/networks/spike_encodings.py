@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ff_lightning.errors import InputError
+from ff_lightning.parts import Part
 
 
-class SpikeEncoding(ABC):
+class SpikeEncoding(Part, ABC):
     """Turns samples into frames of spikes.
 
     Args:

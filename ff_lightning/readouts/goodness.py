@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ff_lightning.distributed import mean_over_ranks
 from ff_lightning.errors import InputError
+from ff_lightning.parts import Part
 from ff_lightning.signals import Labelled
 from ff_lightning.stacks import Network
 
@@ -76,7 +77,7 @@ def swept(network: Network, image: Tensor, num_classes: int) -> Sequence[Tensor]
     return torch.split(image, max(1, SWEPT_AT_ONCE // labels))
 
 
-class Readout(nn.Module, ABC):
+class Readout(Part, nn.Module, ABC):
     """Class scores from a stack.
 
     Args:

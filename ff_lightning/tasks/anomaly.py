@@ -75,7 +75,7 @@ class FFAnomalyDetector(SampleTask):
         false_alarms: float = 0.05,
         **kwargs: Any,
     ) -> None:
-        need_network(network)
+        need_network(network, type(self).__name__)
         if network.gives_classes or getattr(network, "num_classes", None) is not None:
             raise InputError(
                 f"Passed `network={type(network).__name__}`, which knows of classes. An `FFAnomalyDetector` contrasts "

@@ -46,7 +46,7 @@ class FFClassifier(ImageClassification):
         readout: Readout | None = None,
         **kwargs: Any,
     ) -> None:
-        need_network(network)
+        need_network(network, type(self).__name__)
         self.repeats_blocks = network.repeats_blocks
         if getattr(network, "num_classes", 0) is None:
             raise InputError(

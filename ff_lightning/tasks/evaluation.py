@@ -17,7 +17,7 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from ff_lightning.engine.casting import images_and_labels, images_of
+from ff_lightning.engine.casting import images_and_labels, images_of, texts_and_labels, texts_of
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
 from ff_lightning.readouts import Answer
@@ -132,12 +132,30 @@ class ImageClassification(SampleTask, ABC):
         self.evaluate(batch, "test", self.test_metrics)
 
     def predicted(self, x: Tensor) -> Prediction:
-        """Classes of images ``(B, …)``."""
+        """Classes of images or texts ``(B, …)``."""
         return Prediction.of(self.answer(x))
 
+    def predict_step(self, batch: Any, batch_idx: int) -> Prediction:
+        """What is predicted of a batch of images or texts, with or without labels."""
+        vocab_size = self.vocab_size
+        x = images_of(batch) if vocab_size is None else texts_of(batch, vocab_size=vocab_size, look=self.may_look())
+        return self.predicted(x)
+
+    @property
+    def vocab_size(self) -> int | None:
+        """Tokens that the network knows; ``None`` if it reads no texts."""
+        size: int | None = getattr(self.network, "vocab_size", None)
+        return size
+
     def checked(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """Images and labels of a batch; see :func:`~ff_lightning.engine.casting.images_and_labels`."""
+        """Images and labels of a batch, or texts and labels; see :mod:`ff_lightning.engine.casting`."""
         look = self.may_look()
+        if self.vocab_size is not None:
+            classes, known = self.num_classes, self.vocab_size
+            x, y = texts_and_labels(batch, num_classes=classes, vocab_size=known, look=look)
+            if look:
+                check_labels(y, self.num_classes)
+            return x, y
         dtype = torch.float64 if self.dtype == torch.float64 else None
         x, y = images_and_labels(batch, num_classes=self.num_classes, look=look, dtype=dtype)
         if look:

@@ -167,6 +167,7 @@ class LanguageModelling(FFLightningModule):
         seed: int | None = None,
         stop: Sequence[int] = (),
         use_cache: bool = True,
+        crop: bool = False,
     ) -> Iterator[Tensor]:
         """Continue prompts, and yield tokens as they are drawn.
 
@@ -179,6 +180,7 @@ class LanguageModelling(FFLightningModule):
             seed: of the draws; the module's seed by default.
             stop: tokens that end a text; a text that has ended repeats the token that ended it.
             use_cache: keep keys and values of earlier tokens; the tokens drawn are the same without.
+            crop: of a prompt that is longer than the context, read the end alone.
 
         Yields:
             ``(B,)`` int64; ends early when all texts have ended.
@@ -188,6 +190,8 @@ class LanguageModelling(FFLightningModule):
         """
         sampler = Sampler(temperature, top_k=top_k, top_p=top_p)
         prompt = prompt.to(self.device)
+        if crop and prompt.dim() == 2:
+            prompt = prompt[:, -self.network.context :]
         generator = torch.Generator(device=self.device).manual_seed(self.seed if seed is None else seed)
         return stream(self.network, prompt, max_new_tokens, sampler, generator, stop=stop, use_cache=use_cache)
 

@@ -72,7 +72,7 @@ class FFMultiLabel(SampleTask):
     def __init__(
         self, network: Network, *, num_classes: int | None = None, first_block: int = 0, **kwargs: Any
     ) -> None:
-        need_network(network)
+        need_network(network, type(self).__name__)
         self.repeats_blocks = network.repeats_blocks
         if not all(isinstance(getattr(block, "loss", None), EachLabel) for block in network):
             raise InputError(

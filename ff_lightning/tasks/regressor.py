@@ -83,7 +83,7 @@ class FFRegressor(SampleTask):
         readout: GoodnessReadout | None = None,
         **kwargs: Any,
     ) -> None:
-        need_network(network)
+        need_network(network, type(self).__name__)
         self.repeats_blocks = network.repeats_blocks
         if not network.gives_classes:
             raise InputError(

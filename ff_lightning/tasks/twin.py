@@ -28,14 +28,14 @@ class _MadeToFit:
         """Make a twin of what the network and the arguments call for; a copy is made without a network."""
         kind: type = cls
         if cls is BackpropTwin:
-            need_network(network)
+            need_network(network, "BackpropTwin")
             assert network is not None
             kind = _kind_of(network, **kwargs)
         if kind not in KINDS:
             raise InputError(
                 f"`{cls.__name__}` is a subclass of `BackpropTwin`, which is final: subclass a task instead."
             )
-        return super().__new__(kind)
+        return super().__new__(kind, **({} if network is None else {"network": network}), **kwargs)
 
 
 class BackpropTwin(_MadeToFit, FFLightningModule):
@@ -79,6 +79,7 @@ class ImageTwin(BackpropTwin, ImageClassification):
     """The twin of a network of images, vectors or events."""
 
     def __init__(self, network: Network, *, num_classes: int | None = None, **kwargs: Any) -> None:
+        need_network(network, "BackpropTwin")
         whole = network.as_one_block(agreed_classes(num_classes, network))
         ImageClassification.__init__(self, whole, **_own(kwargs))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,8 +14,10 @@ from torch import nn
 
 import ff_lightning as ff
 from ff_lightning.cli import main
-from ff_lightning.cli.programs import write_program
+from ff_lightning.cli.programs import classifier_program, language_program, to_int8, write, write_program
+from ff_lightning.conversion import convert
 from ff_lightning.errors import InputError
+from ff_lightning.language import GPT
 from ff_lightning.losses import SymBa, TwoThresholdLoss
 from ff_lightning.networks import MLP, ConvNet, LabelBias, LabelledConvNet, RecurrentMLP, SelfContrastConv
 from ff_lightning.readouts import LastBlock, LinearReadout
@@ -85,6 +89,72 @@ def test_an_onnx_program_gives_the_same_scores(name: str, tmp_path: Path) -> Non
         torch.testing.assert_close(torch.from_numpy(scores), own(x).detach(), rtol=1e-4, atol=1e-5)
 
 
+def answers(path: Path, **inputs: Any) -> Any:
+    onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {name: value.numpy() for name, value in inputs.items()})
+    return session, torch.from_numpy(found)
+
+
+def test_a_language_model_is_exported_with_its_tokenizer(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    own = with_weights(ff.FFLanguageModel(GPT(vocab_size=30, width=16, layers=1, heads=2, context=12))).eval()
+    program = language_program(own, {"kind": "characters"})
+    for ending in ("pt2", "onnx"):
+        write(program, tmp_path / f"gpt.{ending}")
+    whole = torch.export.load(tmp_path / "gpt.pt2").module()
+    for batch, length in ((1, 5), (3, 12)):
+        tokens = torch.randint(0, 30, (batch, length))
+        torch.testing.assert_close(whole(tokens), own(tokens).detach(), rtol=1e-4, atol=1e-5)
+        session, logits = answers(tmp_path / "gpt.onnx", tokens=tokens)
+        torch.testing.assert_close(logits, own(tokens).detach(), rtol=1e-4, atol=1e-4)
+    assert [axis.shape for axis in session.get_inputs()] == [["batch", "time"]]
+    kept = session.get_modelmeta().custom_metadata_map
+    assert (json.loads(kept["tokenizer"]), json.loads(kept["context"])) == ({"kind": "characters"}, 12)
+
+
+def test_a_classifier_of_texts_is_exported_with_its_mask(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs the extra `transformers`")
+    sizes = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_labels": 3}
+    torch.manual_seed(0)
+    bert = transformers.BertForSequenceClassification(transformers.BertConfig(**sizes, intermediate_size=32))
+    own = with_weights(ff.FFClassifier(convert(bert))).eval()
+    write(classifier_program(own, (), ["a", "b", "c"]), tmp_path / "bert.onnx")
+    tokens, mask = torch.randint(0, 60, (3, 9)), torch.ones(3, 9, dtype=torch.long)
+    mask[1, 4:] = 0
+    session, scores = answers(tmp_path / "bert.onnx", input_ids=tokens, attention_mask=mask)
+    expected = own(torch.where(mask.bool(), tokens, -1)).detach()
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-5)
+    assert json.loads(session.get_modelmeta().custom_metadata_map["class_names"]) == ["a", "b", "c"]
+
+
+def test_a_program_of_8_bits_is_smaller_and_as_often_right(
+    digits_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    checkpoint, out = str(digits_run / "last.ckpt"), tmp_path / "digits.onnx"
+    with caplog.at_level("INFO"):
+        words = ["--output", str(out), "--int8", "true", "--check", "true"]
+        assert main(["export", "--ckpt_path", checkpoint, *words]) == 0
+    before, now = re.findall(r"([\d,]+) bytes before, ([\d,]+) now", caplog.text)[0]
+    assert int(now.replace(",", "")) < int(before.replace(",", ""))
+    program, own = map(float, re.findall(r"program gets ([\d.]+) % right, the model ([\d.]+) %", caplog.text)[0])
+    assert own > 80
+    assert abs(program - own) < 3
+    session, _ = answers(out, images=torch.rand(5, 1, 8, 8))
+    assert json.loads(session.get_modelmeta().custom_metadata_map["class_names"]) == [str(digit) for digit in range(10)]
+    assert session.get_inputs()[0].shape[0] == "batch"
+
+
+def test_a_convolution_of_8_bits_runs(tmp_path: Path) -> None:
+    own, path = model("goodness of classes"), tmp_path / "conv.onnx"
+    write_program(own, (1, 8, 8), path)
+    to_int8(path)
+    x = torch.rand(20, 1, 8, 8)
+    _, scores = answers(path, images=x)
+    assert torch.corrcoef(torch.stack([scores.flatten(), own(x).detach().flatten()]))[0, 1] > 0.98
+
+
 def test_the_command_line_exports_a_checkpoint(
     digits_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -96,6 +166,8 @@ def test_the_command_line_exports_a_checkpoint(
     assert "It must end in .pt2 or .onnx." in error_of(capsys, "export", "--ckpt_path", checkpoint, "--output", "m.pt")
     assert "There is no such file" in error_of(capsys, "export", "--ckpt_path", "no.ckpt", "--output", "m.pt2")
     assert "output" in error_of(capsys, "export", "--ckpt_path", checkpoint)
+    words = ["--ckpt_path", checkpoint, "--output", "m.pt2", "--int8", "true"]
+    assert "It must end in .onnx for them." in error_of(capsys, "export", *words)
 
 
 def test_an_early_exit_is_no_program_of_fixed_size(tmp_path: Path) -> None:

@@ -130,70 +130,14 @@ def test_the_twin_of_a_converted_net_is_its_chain(tmp_path: Path) -> None:
     assert model(IMAGES[:3]).shape == (3, 10)
 
 
-@pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("name", ["vgg11", "resnet18", "convnext_atto"])
-def test_networks_of_torchvision_and_timm_become_stacks(name: str) -> None:
-    torch.manual_seed(0)
-    images, labels = torch.rand(4, 3, 32, 32), CLASSES[:4]
-    if name == "convnext_atto":
-        timm = pytest.importorskip("timm", reason="timm is not installed")
-        model = timm.create_model(name, pretrained=False)
-        parts: Any = [model.stem, *model.stages]
-    else:
-        models = pytest.importorskip("torchvision.models", reason="torchvision is not installed")
-        model = getattr(models, name)(weights=None)
-        parts = model.features if name == "vgg11" else list(model.children())[:-2]
-    network = by_class(parts, images)
-    assert len(network) == {"vgg11": 8, "resnet18": 5, "convnext_atto": 5}[name]
-    network.eval()
-    assert torch.equal(network[0](images), nn.Sequential(*network[0].layer)(images))
-    network.train()
-    for block in network:
-        nn.init.normal_(block.goodness.weight)  # from 0 nothing reaches the layers
-    assert_local(network, Signal(images, 1, labels))
-
-
-class GPT2Embedding(nn.Module):
-    """Tokens and positions of GPT-2."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.tokens, self.positions = model.wte, model.wpe
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.tokens(x) + self.positions(torch.arange(x.shape[1], device=x.device))
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_gpt2_tells_text_from_shuffled_text_block_by_block() -> None:
-    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
-    torch.manual_seed(0)
-    config = transformers.GPT2Config(vocab_size=128, n_positions=32, n_embd=32, n_layer=3, n_head=2)
-    model = transformers.GPT2Model(config).train()
-    text = " ".join((transformers.GPT2Config.__doc__ or "").split())
-    tokens = torch.tensor([min(ord(letter), 127) for letter in text[: 32 * 30]]).view(30, 32)
-    shuffled = tokens[:, torch.randperm(32)]
-    parts = [nn.Sequential(GPT2Embedding(model), model.h[0]), *model.h[1:]]
-    network = convert(parts, goodness=MeanOfSquares(), loss=SymBa(), example=tokens[:2])
-    assert_local(network, Signal.pair(tokens, shuffled))
-    causal = network.eval()[0](tokens[:1, :10])
-    assert torch.allclose(causal, network[0](tokens[:1])[:, :10], atol=1e-5), "no position sees what follows"
-    optimizers = [torch.optim.Adam(block.parameters(), lr=3e-3) for block in network.train()]
-    for _ in range(15):
-        for step in network.local_losses(Signal.pair(tokens, shuffled)):
-            optimizers[step.block].zero_grad()
-            step.loss.backward()
-            optimizers[step.block].step()
-    g_pos, g_neg = network.eval().goodness(torch.cat([tokens, shuffled])).chunk(2, dim=1)
-    assert ((g_pos.mean(-1) > g_neg.mean(-1)).float().mean(1) > 0.7).all(), "in every block"
-
-
 def test_what_cannot_be_a_stack_is_refused() -> None:
-    with pytest.raises(InputError, match=r"Passed `modules=Linear`. A module does not say in which order"):
+    with pytest.raises(InputError, match=r"Passed `model=Linear`, which cannot take an input of shape \(1, 1, 8, 8\)"):
         by_class(nn.Linear(64, 10))
+    with pytest.raises(InputError, match=r"Passed `model=int`. It must be a model, or a list of modules"):
+        by_class(3)
     with pytest.raises(InputError, match="without weights"):
         by_class([nn.Flatten(), nn.ReLU()])
-    with pytest.raises(InputError, match="Passed a `str` among `modules`"):
+    with pytest.raises(InputError, match="Passed a `str` among the modules of `model`"):
         by_class(["flatten"])
     with pytest.raises(InputError, match=r"block 1 cannot take what it gets, shape \(1, 60\)"):
         by_class([nn.Flatten(), nn.Linear(64, 60), nn.Linear(61, 10)])
@@ -205,3 +149,70 @@ def test_what_cannot_be_a_stack_is_refused() -> None:
         convert(dense(), goodness=ChannelGroups(10), loss=SymBa(), example=IMAGES[:1])
     with pytest.raises(InputError, match="num_classes=None"):
         ff.FFClassifier(convert(dense(), goodness=MeanOfSquares(), loss=SymBa(), example=IMAGES[:1]))
+    with pytest.raises(InputError, match=r"Passed `blocks=3` for a model of 2 parts with weights. Pass 1 to 2"):
+        convert(WithHead(), example=(1, 8, 8), blocks=3)
+    with pytest.raises(InputError, match="without a head, and no `num_classes`"):
+        convert(dense(), example=(1, 8, 8))
+    with pytest.raises(InputError, match=r"without `example`\. Pass an input of it, or its shape"):
+        convert(dense())
+
+
+@pytest.mark.parametrize("task", [ff.FFClassifier, ff.BackpropTwin, AgainstScrambled])
+def test_a_task_says_how_a_model_becomes_a_network(task: Any) -> None:
+    with pytest.raises(InputError, match=r"Passed `network=Sequential` to `\w+`.*`ff_lightning.convert\(model\)`"):
+        task(dense())
+
+
+class WithHead(nn.Module):
+    """A model that applies its modules one after the other, up to the pooling before its head."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(1, width, 3, padding=1), nn.ReLU(inplace=True))
+        self.stage = nn.Sequential(nn.Conv2d(width, 2 * width, 3, stride=2, padding=1), nn.ReLU(inplace=True))
+        self.head = nn.Linear(2 * width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.stage(self.stem(x)).mean((2, 3)))
+        return scores
+
+
+class Skipping(WithHead):
+    """Adds in place what a module gave: the same tensor, but not what the module gave."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        h += 1
+        scores: Tensor = self.head(self.stage(h).mean((2, 3)))
+        return scores
+
+
+class Unseen(WithHead):
+    """Does something between its modules that is no module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.stage(torch.relu(self.stem(x))).mean((2, 3)))
+        return scores
+
+
+def test_a_model_that_is_a_chain_is_cut_at_its_stages_without_its_head() -> None:
+    model = WithHead()
+    network = convert(model, example=(1, 8, 8))
+    assert [len(block.layer) for block in network] == [2, 2]
+    assert (network.num_classes, network.input_shape) == (10, (1, 8, 8))
+    assert len(convert(WithHead(), example=(1, 8, 8), blocks=1)) == 1
+    plain = convert(WithHead(), example=(1, 8, 8), norm=nn.Identity(), num_classes=3).eval()
+    assert plain.num_classes == 3
+    again = WithHead().eval()
+    again.load_state_dict(model.state_dict())
+    whole = convert(again, example=(1, 8, 8), norm=nn.Identity()).eval()
+    assert torch.equal(whole(IMAGES[:2]), again.stage(again.stem(IMAGES[:2])))
+    assert not any(parameter is again.head.weight for parameter in whole.parameters())
+    straight = convert(nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU(), nn.Linear(20, 10)), example=(1, 8, 8))
+    assert (len(straight), straight.num_classes) == (1, 10), "a last linear layer is a head"
+
+
+@pytest.mark.parametrize("model", [Skipping, Unseen])
+def test_what_a_model_does_beside_its_modules_is_not_lost_silently(model: Any) -> None:
+    with pytest.raises(InputError, match=r"more than apply its modules.*`stage` gets.*Pass its parts as a list"):
+        convert(model(), example=(1, 8, 8))

@@ -1,0 +1,286 @@
+"""Any model as a stack of blocks, each trained by a local loss of its own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ff_lightning.blocks import ClassBlock, ContrastiveBlock
+from ff_lightning.candidates import CandidateLoss, LinearContrast
+from ff_lightning.conversion.chains import evaluated, has_weights, observed_cut
+from ff_lightning.conversion.families import Cut, known_cut
+from ff_lightning.conversion.origin import constructor_of
+from ff_lightning.conversion.tokens import OfLastChannels, OfTokens, OnTokens, Tokens, pooled
+from ff_lightning.errors import InputError, whole
+from ff_lightning.goodness import Goodness, WeightedEnergy
+from ff_lightning.losses import ContrastiveLoss
+from ff_lightning.normalization import UnitRMS
+from ff_lightning.parts import Undescribed, described
+from ff_lightning.stacks import BlockStack
+
+
+class Layers(nn.Sequential):
+    """Modules one after the other; of those that return several things, the first is passed on."""
+
+    def forward(self, x: Any) -> Any:  # noqa: D102
+        for module in self:
+            x = module(x)
+            if isinstance(x, tuple):
+                x = x[0]
+        return x
+
+
+class ConvertedStack(BlockStack):
+    """A model as a stack of blocks: what :func:`convert` makes, and what a recipe names.
+
+    Args:
+        model: see :func:`convert`, as for all.
+        num_classes: of the goodness.
+        blocks: how many.
+        goodness: sized or copied for every block.
+        loss: copied for every block.
+        example: an input, or the shape of one without the batch.
+        norm: copied for every block.
+
+    Attributes:
+        num_classes: classes that every block gives a goodness; ``None`` for blocks that contrast two streams.
+        out_features: values a sample that the last block passes on; of rows of tokens those of one token.
+        input_shape: of one input, as it was converted for.
+        vocab_size: tokens that it knows; ``None`` for a network that reads no texts.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | Iterable[nn.Module] | Callable[[], nn.Module],
+        *,
+        num_classes: int | None = None,
+        blocks: int | None = None,
+        goodness: Goodness | None = None,
+        loss: ContrastiveLoss | CandidateLoss | None = None,
+        example: Tensor | Sequence[int] | None = None,
+        norm: nn.Module | None = None,
+    ) -> None:
+        self.__dict__.pop("_given", None)  # the model has a head, which nobody needs any more
+        shown = example_of(example)
+        options = {"num_classes": num_classes, "blocks": blocks, "goodness": goodness, "loss": loss, "norm": norm}
+        origin = _origin(model, shown, options)
+        built = model() if callable(model) and not isinstance(model, nn.Module) else model
+        cut = cut_of(built, shown)
+        loss = LinearContrast() if loss is None else loss
+        goodness = _goodness(goodness, loss, num_classes, cut)
+        if cut.tokens:
+            norm = OnTokens(copy.deepcopy(norm) or UnitRMS(), alone=True)
+        layers = grouped(cut, blocks)
+        shapes = _shapes(layers, copy.deepcopy(norm), cut.example)
+        kind = ClassBlock if isinstance(loss, CandidateLoss) else ContrastiveBlock
+        super().__init__(
+            [
+                kind(layer, _sized(goodness, shape, cut), copy.deepcopy(loss), norm=copy.deepcopy(norm))  # type: ignore[arg-type]
+                for layer, shape in zip(layers, shapes, strict=True)
+            ]
+        )
+        self.num_classes: int | None = getattr(goodness, "num_classes", None)
+        self.out_features = shapes[-1][-1] if cut.tokens else shapes[-1].numel()
+        self.input_shape = tuple(cut.example.shape[1:])
+        self.vocab_size = cut.vocab_size
+        self.origin = origin
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        """What the last block passes on, with the gradient of the whole chain; of rows of tokens, their mean."""
+        h: Any = x
+        for block in self:
+            h = block.pass_on(h, block(h))
+        return pooled(h)
+
+    def as_one_block(self, num_classes: int | None = None) -> BlockStack:
+        """The same layers under one linear softmax; see :meth:`~ff_lightning.stacks.Network.as_one_block`."""
+        stack = super().as_one_block(num_classes)
+        stack.vocab_size = self.vocab_size  # type: ignore[assignment]
+        stack.input_shape = self.input_shape  # type: ignore[assignment]
+        return stack
+
+    def description(self) -> dict[str, Any]:
+        """How it is built again, as a recipe writes it.
+
+        Raises:
+            Undescribed: what it was converted from cannot be written.
+        """
+        if isinstance(self.origin, str):
+            raise Undescribed(self.origin)
+        return self.origin
+
+
+def convert(
+    model: nn.Module | Iterable[nn.Module] | Callable[[], nn.Module],
+    *,
+    num_classes: int | None = None,
+    blocks: int | None = None,
+    goodness: Goodness | None = None,
+    loss: ContrastiveLoss | CandidateLoss | None = None,
+    example: Tensor | Sequence[int] | None = None,
+    norm: nn.Module | None = None,
+) -> ConvertedStack:
+    """Make a stack of blocks of a model. The layers of the model themselves are trained, not copies.
+
+    A model of torchvision, timm or transformers is cut at its stages: where the maps change their shape, or at every
+    layer of a transformer. So is any model that applies its modules one after the other. Its head is left out, for
+    predictions are taken from the goodness of the blocks, or by a readout. Of rows of tokens, the mean over positions
+    is judged.
+
+    Of a list, a block begins at every module that has a weight matrix or filters; what comes after it without any, such
+    as activation, normalisation, pooling or dropout, belongs to it, and what comes before the first one to the first.
+    Wrap modules in ``nn.Sequential`` to train them as one block. Nothing of a list is left out.
+
+    Args:
+        model: a model; what builds one, such as ``functools.partial(torchvision.models.resnet18, num_classes=10)``,
+            which a checkpoint then names; or a list of modules, each of which maps one tensor to one, or to a tuple
+            that begins with it.
+        num_classes: of the goodness; those of the head that is left out by default.
+        blocks: how many; one a stage by default.
+        goodness: sized or copied for every block. One number a sample or position with a ``ContrastiveLoss``; one a
+            class with a ``CandidateLoss``, in which case inputs carry no label.
+            :class:`~ff_lightning.goodness.WeightedEnergy` by default.
+        loss: copied for every block; :class:`~ff_lightning.candidates.LinearContrast` (tier T1) by default.
+        example: an input, ``(B, …)``, or the shape of one without the batch, to see what comes out of every block. By
+            default an image of the size that the model says, or of 224 x 224.
+        norm: copied for every block; what is done to activities that are passed on,
+            :class:`~ff_lightning.normalization.UnitRMS` by default; of rows of tokens, to every position by itself.
+
+    Returns:
+        The stack. With a ``CandidateLoss`` it is for :class:`~ff_lightning.FFClassifier`, else for
+        :class:`~ff_lightning.FFRepresentation` or a task of your own.
+
+    Raises:
+        InputError: a model that does more than apply its modules, modules that do not fit each other or share
+            parameters, or goodness and loss of different kinds.
+
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.ReLU(), nn.Linear(30, 20), nn.ReLU())
+    >>> from ff_lightning.goodness import MeanOfSquares
+    >>> from ff_lightning.losses import SymBa
+    >>> len(convert(net, goodness=MeanOfSquares(), loss=SymBa(), example=torch.rand(1, 8, 8)))
+    2
+    """
+    return ConvertedStack(
+        model, num_classes=num_classes, blocks=blocks, goodness=goodness, loss=loss, example=example, norm=norm
+    )
+
+
+def _origin(model: Any, example: Tensor | None, options: dict[str, Any]) -> dict[str, Any] | str:
+    """How :func:`convert` was called, as a recipe writes it; or what of it cannot be written."""
+    shape = None if example is None or not example.is_floating_point() else list(example.shape[1:])
+    try:
+        given = {name: described(value) for name, value in options.items() if value is not None}
+        found = constructor_of(model)
+    except Undescribed as missing:
+        return str(missing)
+    arguments = {"model": found, **given, **({} if shape is None else {"example": shape})}
+    return {"class_path": "ff_lightning.conversion.ConvertedStack", "init_args": arguments}
+
+
+def example_of(example: Tensor | Sequence[int] | None) -> Tensor | None:
+    """An input, of one or of its shape without the batch."""
+    if example is None or isinstance(example, Tensor):
+        return example
+    return torch.zeros(1, *(whole("example", side, least=1) for side in example))
+
+
+def cut_of(model: Any, example: Tensor | None) -> Cut:
+    """Cut a model or a list of modules into parts.
+
+    Raises:
+        InputError: it is neither, or cannot be cut.
+    """
+    if isinstance(model, nn.Module) and not isinstance(model, nn.ModuleList):
+        known = known_cut(model, example)
+        return observed_cut(model, example) if known is None else known
+    if not isinstance(model, Iterable):
+        raise InputError(f"Passed `model={type(model).__name__}`. It must be a model, or a list of modules.")
+    parts = list(model)
+    for part in parts:
+        if not isinstance(part, nn.Module):
+            raise InputError(
+                f"Passed a `{type(part).__name__}` among the modules of `model`. They must be `nn.Module`s."
+            )
+    if not any(map(has_weights, parts)):
+        raise InputError("Passed a `model` without weights. A block needs a weight matrix or filters to learn.")
+    if example is None:
+        raise InputError("Passed a list as `model` without `example`. Pass an input of its first module.")
+    counts = [sum(map(has_weights, parts[: index + 1])) for index in range(len(parts))]
+    return Cut(parts, [max(count - 1, 0) for count in counts], example)
+
+
+def _goodness(goodness: Goodness | None, loss: Any, num_classes: int | None, cut: Cut) -> Goodness:
+    """The goodness to be sized for every block.
+
+    Raises:
+        InputError: it is of another kind than the loss, or nobody says how many classes there are.
+    """
+    by_class = isinstance(loss, CandidateLoss)
+    if goodness is None and by_class:
+        classes = cut.num_classes if num_classes is None else num_classes
+        if classes is None:
+            raise InputError("Passed a `model` without a head, and no `num_classes`. Say how many classes there are.")
+        return WeightedEnergy(classes)
+    if goodness is None or by_class != hasattr(goodness, "num_classes"):
+        raise InputError(
+            f"Passed `goodness={type(goodness).__name__}` with `loss={type(loss).__name__}`. A `CandidateLoss` needs a "
+            "goodness for every class, a `ContrastiveLoss` one number."
+        )
+    judged = getattr(goodness, "num_classes", None)
+    if num_classes not in (None, judged):
+        raise InputError(
+            f"Passed `num_classes={num_classes}` with `goodness={type(goodness).__name__}`, which judges {judged}. "
+            "Leave out one of them."
+        )
+    return goodness
+
+
+def _sized(goodness: Goodness, shape: torch.Size, cut: Cut) -> Goodness:
+    if cut.tokens:
+        return OfTokens(goodness.sized(shape[-1:]))
+    if cut.channels_last:
+        return OfLastChannels(goodness.sized((shape[-1], *shape[:-1])))
+    return goodness.sized(shape)
+
+
+def grouped(cut: Cut, blocks: int | None = None) -> list[Layers]:
+    """Make blocks of the parts of a model: one a stage, or as many as are asked for.
+
+    Raises:
+        InputError: more blocks than there are parts with weights.
+    """
+    stages = cut.stages
+    if blocks is not None:
+        most = sum(map(has_weights, cut.parts))
+        if blocks > max(stages) + 1:  # stages are divided
+            counts = [sum(map(has_weights, cut.parts[: index + 1])) for index in range(len(cut.parts))]
+            stages = [max(count - 1, 0) for count in counts]
+        if not 1 <= blocks <= max(stages) + 1:
+            raise InputError(f"Passed `blocks={blocks}` for a model of {most} parts with weights. Pass 1 to {most}.")
+        stages = [stage * blocks // (max(stages) + 1) for stage in stages]
+    groups = groupby(zip(stages, cut.parts, strict=True), key=lambda pair: pair[0])
+    return [Layers(*(part for _, part in group)) for _, group in groups]
+
+
+@torch.no_grad()
+def _shapes(layers: list[Layers], norm: nn.Module | None, x: Any) -> list[torch.Size]:
+    """What every block makes of one sample."""
+    shapes: list[torch.Size] = []
+    for index, layer in enumerate(layers):
+        try:
+            with evaluated(layer):
+                h = layer(x)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise InputError(
+                f"Passed a `model` whose block {index} cannot take what it gets, shape {tuple(x.shape)}: {error}"
+            ) from error
+        if not isinstance(h, Tensor | Tokens):
+            raise InputError(f"Passed a `model` whose block {index} returns a `{type(h).__name__}`, not a tensor.")
+        shapes.append(h.shape[1:])
+        x = h if norm is None else norm(h)
+    return shapes
