@@ -2,42 +2,99 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
-from tables_common import origin, rows, spread
+from tables_common import Runs, Table, fold, rows, spread
+
+STEP_TIMES = Table(
+    {
+        "network": lambda run: f"784-{'-'.join(map(str, run['widths']))}",
+        "batch": lambda run: run["batch"],
+        "precision": lambda run: f"`{run['precision']}`",
+        "negatives": lambda run: run["negatives"],
+        "FF, ms": lambda run: run["ff_ms"],
+        "backprop, ms": lambda run: run["backprop_ms"],
+        "ratio": lambda run: run["ratio"],
+        "matmul share of FF": lambda run: run["matmul_share"],
+    }
+)
+GPT_STEPS = Table(
+    {
+        "layers, in a block": lambda run: f"{run['layers']}, {run['layers_per_block']}",
+        "precision": lambda run: f"`{run['precision']}`",
+        "FF step, ms": lambda run: run["ff_ms"],
+        "twin, ms": lambda run: run["twin_ms"],
+        "ratio": lambda run: run["ratio"],
+        "generation, tokens a second, FF / twin (1 text; 16)": lambda run: "; ".join(
+            f"{each['ff_tokens_per_second']} / {each['twin_tokens_per_second']}" for each in run["generation"]
+        ),
+    }
+)
+PARALLEL = Table(
+    {
+        "strategy": lambda run: f"`{run['strategy']}`",
+        "batch": lambda run: run["batch"],
+        "speed-up": lambda run: run["speedup"],
+        "of sleeping blocks": lambda run: run["sleep_speedup"],
+        "one rank, two ranks, ms": lambda run: f"{run['one_rank_ms']}, {run['two_ranks_ms']}",
+        "collectives, messages a step": lambda run: f"{run['collectives_per_step']:g}, {run['messages_per_step']:g}",
+        "MB a step": lambda run: f"{run['bytes_per_step'] / 1e6:.1f}",
+    }
+)
+RESUMES = Table(
+    {
+        "network": lambda run: run["network"],
+        "ranks": lambda run: " and ".join(map(str, run["ranks"])),
+        "killed": lambda run: run["kills"],
+        "bit-equal afterwards": lambda run: run["bit_equal"],
+    }
+)
+OVERHEADS = Table(
+    {
+        "network": lambda runs: runs[0]["network"],
+        "share of CPU time": lambda runs: spread(runs, "overhead", 3),
+        "of wall time": lambda runs: spread(runs, "wall_overhead", 3),
+        "a step without, ms": lambda runs: spread(runs, "step_ms", 1),
+        "extra: a step, a logged one, an epoch, ms": lambda runs: ", ".join(
+            spread(runs, f"{kind}_extra_ms", 1) for kind in ("step", "logged", "epoch")
+        ),
+    }
+)
+ROOFLINES = Table(
+    {
+        "network": lambda run: run["network"],
+        "precision": lambda run: f"`{run['precision']}`",
+        "step, ms": lambda run: run["step_ms"],
+        "products alone, ms": lambda run: run["bound_ms"],
+        "step over bound": lambda run: run["step_over_bound"],
+        "fastest product, GFLOP/s": lambda run: run["gemm_gflops"],
+    }
+)
+BEFORE_AFTER = Table(
+    {
+        "recipe": lambda pair: pair[0]["recipe"],
+        "precision": lambda pair: f"`{pair[0]['precision']}`",
+        "before, ms a step": lambda pair: pair[0]["step_ms"],
+        "after, ms a step": lambda pair: pair[1]["step_ms"],
+        "after over before": lambda pair: f"{pair[1]['step_ms'] / pair[0]['step_ms']:.2f}",
+    }
+)
+
+
+def each_run(name: str) -> Iterator[tuple[dict[str, Any], Runs]]:
+    """Runs that stand for themselves."""
+    yield from ((run, [run]) for (run,) in rows(name))
 
 
 def step_times(name: str) -> str:
-    """Table of step times."""
-    lines = [
-        "| network, batch, precision, negatives | FF, ms | backprop, ms | ratio | matmul share of FF | command |",
-        "|---|---|---|---|---|---|",
-    ]
-    for (run,) in rows(name):
-        network = f"784-{'-'.join(map(str, run['widths']))}, {run['batch']}, {run['precision']}, {run['negatives']}"
-        lines.append(
-            f"| {network} | {run['ff_ms']} | {run['backprop_ms']} | {run['ratio']} | {run['matmul_share']} | "
-            f"`{run['command']}` |"
-        )
-    return "\n".join([*lines, "", origin(name)])
+    """Steps of an MLP."""
+    return STEP_TIMES.written(each_run(name))
 
 
 def gpt_steps(name: str) -> str:
-    """Table of step times and generation speeds of language models."""
-    lines = [
-        "| layers, in a block, precision | FF step, ms | twin, ms | ratio | "
-        "generation, tokens a second, FF / twin (1 text; 16) | command |",
-        "|---|---|---|---|---|---|",
-    ]
-    for (run,) in rows(name):
-        speeds = "; ".join(
-            f"{each['ff_tokens_per_second']} / {each['twin_tokens_per_second']}" for each in run["generation"]
-        )
-        lines.append(
-            f"| {run['layers']}, {run['layers_per_block']}, {run['precision']} | {run['ff_ms']} | {run['twin_ms']} | "
-            f"{run['ratio']} | {speeds} | `{run['command']}` |"
-        )
-    return "\n".join([*lines, "", origin(name)])
+    """Steps and generation of language models."""
+    return GPT_STEPS.written(each_run(name))
 
 
 def memory(name: str) -> str:
@@ -53,38 +110,24 @@ def memory(name: str) -> str:
         ends = (
             f"With parameters and optimizer state, streamed FF takes {run['total_over_checkpointed']} of checkpointed "
             f"backprop at the greatest depth, and {run['total_over_step_in_backward']} of it with the optimizer's step "
-            f"in the backward pass. `{run['command']}`"
+            f"in the backward pass. {fold([run])}"
         )
         parts += ["\n".join(lines), ends]
-    return "\n\n".join([*parts, origin(name)])
+    return "\n\n".join(parts)
 
 
 def parallel(name: str) -> str:
-    """Table of the throughput of two ranks."""
-    lines = [
-        "| strategy | batch | speed-up | of sleeping blocks | one rank, two ranks, ms | collectives, messages a step | "
-        "MB a step | command |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for (run,) in rows(name):
-        lines.append(
-            f"| `{run['strategy']}` | {run['batch']} | {run['speedup']} | {run['sleep_speedup']} | "
-            f"{run['one_rank_ms']}, {run['two_ranks_ms']} | {run['collectives_per_step']:g}, "
-            f"{run['messages_per_step']:g} | {run['bytes_per_step'] / 1e6:.1f} | `{run['command']}` |"
-        )
+    """The throughput of two ranks."""
+    (run, *_) = [run for (run,) in rows(name)]
     bubbles = run["gpipe_bubble"]  # the same in every run: it is computed
     shares = ", ".join(f"{100 * share:.0f} % with {m} micro-batches" for m, share in bubbles.items())
     end = f"A pipeline of two stages trained by backprop would idle, by GPipe or 1F1B, {shares}."
-    return "\n".join([*lines, "", end, "", origin(name)])
+    return f"{PARALLEL.written(each_run(name))}\n\n{end}"
 
 
 def resumes(name: str) -> str:
-    """Table of trainings that were killed and resumed."""
-    lines = ["| network | ranks | killed | bit-equal afterwards | command |", "|---|---|---|---|---|"]
-    for (run,) in rows(name):
-        ranks = " and ".join(map(str, run["ranks"]))
-        lines.append(f"| {run['network']} | {ranks} | {run['kills']} | {run['bit_equal']} | `{run['command']}` |")
-    return "\n".join([*lines, "", origin(name)])
+    """Trainings that were killed and resumed."""
+    return RESUMES.written(each_run(name))
 
 
 def faults(name: str) -> str:
@@ -102,8 +145,8 @@ def faults(name: str) -> str:
             "neither right nor refused in one line, in any row |",
         ]
         spent = f"{run['cpu_seconds'] / 60:.1f} minutes of CPU, {run['seconds'] / 60:.0f} of waiting for its parts"
-        lines += ["", f"`{run['command']}`: {spent}."]
-    return "\n".join([*lines, "", origin(name)])
+        lines += ["", f"It took {spent}. {fold([run])}"]
+    return "\n".join(lines)
 
 
 def precisions(name: str) -> str:
@@ -122,52 +165,24 @@ def precisions(name: str) -> str:
                 losses = " | ".join(f"{row['curve'][i]:.4f}" for i in picked)
                 lines.append(f"| `{row['precision']}` | {losses} | `{row['metric']}` {row['final']:.4f} |")
             parts.append("\n".join(lines))
-        parts.append(f"`{run['command']}`")
-    return "\n\n".join([*parts, origin(name)])
+        parts.append(fold([run]))
+    return "\n\n".join(parts)
 
 
 def overheads(name: str) -> str:
-    """Table of what callbacks and logging cost."""
-    lines = [
-        "| network | share of CPU time | of wall time | a step without, ms | extra: a step, a logged one, an epoch, ms "
-        "| command |",
-        "|---|---|---|---|---|---|",
-    ]
-    for runs in rows(name):
-        first = runs[0]
-        extra = ", ".join(spread(runs, f"{kind}_extra_ms", 1) for kind in ("step", "logged", "epoch"))
-        lines.append(
-            f"| {first['network']} | {spread(runs, 'overhead', 3)} | {spread(runs, 'wall_overhead', 3)} | "
-            f"{spread(runs, 'step_ms', 1)} | {extra} | `{first['command']}` |"
-        )
-    return "\n".join([*lines, "", origin(name)])
+    """What callbacks and logging cost."""
+    return OVERHEADS.written((runs, runs) for runs in rows(name))
 
 
 def rooflines(name: str) -> str:
-    """Table of steps over the matrix products that their algorithm needs."""
-    lines = [
-        "| network, precision | step, ms | products alone, ms | step over bound | fastest product, GFLOP/s | command |",
-        "|---|---|---|---|---|---|",
-    ]
-    for (run,) in rows(name):
-        lines.append(
-            f"| {run['network']}, `{run['precision']}` | {run['step_ms']} | {run['bound_ms']} | "
-            f"{run['step_over_bound']} | {run['gemm_gflops']} | `{run['command']}` |"
-        )
+    """Steps over the matrix products that their algorithm needs."""
     picture = "![Share of a step by kind of operation](pictures/roofline.png)"
-    return "\n".join([*lines, "", picture, "", origin(name)])
+    return f"{ROOFLINES.written(each_run(name))}\n\n{picture}"
 
 
 def before_after(name: str) -> str:
-    """Table of steps of recipes at two commits, measured in turns."""
-    lines = ["| recipe, precision | before, ms a step | after, ms a step | after over before |", "|---|---|---|---|"]
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for runs in rows(name):
-        for run in runs:
-            found.setdefault((run["recipe"], run["precision"]), []).append(run)
-    for (recipe, precision), (before, after) in found.items():
-        ratio = after["step_ms"] / before["step_ms"]
-        lines.append(f"| {recipe}, `{precision}` | {before['step_ms']} | {after['step_ms']} | {ratio:.2f} |")
-    command = "python recipes/benchmarks/minutes.py RECIPE --steps N"
-    note = f"One run each, in turns; before is {before['commit']}. `{command}` in a checkout of each."
-    return "\n".join([*lines, "", note, "", origin(name)])
+    """Steps of recipes at two commits, measured in turns."""
+    found: dict[tuple[str, str], Runs] = {}
+    for run in [run for runs in rows(name) for run in runs]:
+        found.setdefault((run["recipe"], run["precision"]), []).append(run)
+    return BEFORE_AFTER.written((pair, pair) for pair in found.values())

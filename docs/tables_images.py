@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
-from tables_common import means, origin, rows, seeds_of, spread, spread_if_any, training_command
+from tables_common import Runs, Table, means, origin, rows, spread, spread_if_any, training_command
+
+CHANGES = Table(
+    {
+        "changed": lambda run: changed(run["command"]),
+        "validation error, %": lambda run: run["by_seed"][0]["val"],
+        "by block": lambda run: ", ".join(
+            str(run["by_seed"][0][block]) for block in sorted(run["by_seed"][0]) if block.startswith("val/block")
+        ),
+        "CPU seconds": lambda run: run["by_seed"][0]["cpu_seconds"],
+    }
+)
+
+
+def changed(command: str) -> str:
+    """What a command changes of its recipe, as code; nothing where it is the recipe as it is."""
+    words = re.findall(r"--(?:model|data|trainer)\.(\S+) (\S+)", command)
+    shown = [
+        (name.rpartition("network.")[2], value.rpartition(".")[2] if "ff_lightning" in value else value)
+        for name, value in words
+    ]
+    return ", ".join(
+        f"`{name} {value}`" for name, value in shown if name not in ("check_val_every_n_epoch", "limit", "validation")
+    )
 
 
 def changes(name: str) -> str:
-    """Table of validation errors after changing one thing."""
-    lines = ["| command | validation error, % | by block | CPU seconds |", "|---|---|---|---|"]
-    for (run,) in rows(name):
-        (one,) = run["by_seed"]
-        blocks = ", ".join(str(one[block]) for block in sorted(one) if block.startswith("val/block"))
-        lines.append(f"| `{run['command']}` | {one['val']} | {blocks} | {one['cpu_seconds']} |")
-    return "\n".join([*lines, "", origin(name)])
+    """Validation errors after changing one thing."""
+    return CHANGES.written((run, [run]) for (run,) in rows(name))
 
 
 def by_seed(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -49,77 +67,104 @@ def minutes_of(ours: list[dict[str, Any]], twins: list[dict[str, Any]]) -> str:
     return " / ".join(filter(None, parts))
 
 
+class Trained(NamedTuple):
+    """Runs under one command, what each seed gave, and what each seed of the twin gave."""
+
+    runs: Runs
+    each: Runs
+    twins: Runs
+
+
+CLASS_GOODNESS = Table(
+    {
+        "recipe": lambda row: f"`{row.runs[0]['recipe']}`",
+        "tier": lambda row: row.runs[0]["tier"],
+        "changed": lambda row: changed(row.runs[0]["command"]),
+        "test accuracy, %": lambda row: spread(row.each, "test"),
+        "by block": lambda row: means(zip(*(one["test_by_block"] for one in row.each), strict=True)),
+        "validation accuracy, %": lambda row: spread(
+            [{"chosen": one["validation"][one["readout"]]} for one in row.each], "chosen"
+        ),
+        "readout": lambda row: ", ".join(dict.fromkeys(f"`{one['readout']}`" for one in row.each)),
+        "twin, test, %": lambda row: spread_if_any(row.twins, "twin_test"),
+        "CPU minutes, FF / twin": lambda row: minutes_of(row.each, row.twins),
+    }
+)
+TRIALS = Table(
+    {
+        "changed": lambda run: changed(run["command"]),
+        "tier": lambda run: run["tier"],
+        "by block, %": lambda run: " ".join(f"{one:.2f}" for one in run["by_seed"][0]["validation_by_block"]),
+        "CPU minutes": lambda run: run["cpu_minutes"],
+    }
+)
+EXPERIMENTS = Table(
+    {
+        "recipe": lambda row: f"`{row.runs[0]['recipe']}`",
+        "tier": lambda row: row.runs[0]["tier"],
+        "changed": lambda row: changed(row.runs[0]["command"]),
+        "test error, %": lambda row: spread(row.each, "test"),
+        "by block": lambda row: means(error_by_block(row.each)),
+        "validation error, %": lambda row: spread(row.each, "val"),
+        "twin, test, %": lambda row: spread_if_any(row.twins, "twin_test"),
+        "CPU minutes, FF / twin": lambda row: minutes_of(row.each, row.twins),
+    }
+)
+SELF_CONTRAST = Table(
+    {
+        "recipe": lambda row: f"`{row.runs[0]['recipe']}`",
+        "tier": lambda row: row.runs[0]["tier"],
+        "changed": lambda row: changed(row.runs[0]["command"]),
+        "test accuracy, %": lambda row: spread(row.runs, "test_accuracy"),
+        "by number of blocks": lambda row: means(
+            zip(*(run["test_by_block"] for run in row.runs if run.get("test_by_block")), strict=True)
+        ),
+        "validation accuracy, %": lambda row: spread(row.runs, "validation_accuracy"),
+        "twin, test, %": lambda row: spread_if_any(row.twins, "twin"),
+        "CPU minutes, FF / twin": lambda row: minutes_of(row.runs, row.twins),
+    }
+)
+EARLY_EXIT = Table(
+    {
+        "answer": lambda point: (
+            point["readout"]
+            + (f", {100 * point['tolerance']:g} points allowed" if point["tolerance"] is not None else "")
+        ),
+        "test accuracy, %": lambda point: point["accuracy"],
+        "operations, share": lambda point: f"{point['flops_share']:.3f}",
+        "blocks asked, share": lambda point: f"{point['blocks_share']:.3f}",
+        "CPU seconds": lambda point: f"{point['seconds']:.2f}",
+    }
+)
+
+
+def error_by_block(each: Runs) -> Iterator[list[float]]:
+    """Errors of every block; of networks without labels, of a linear softmax on it and those below."""
+    for key in sorted({key for one in each for key in one if key.startswith("test/block")}):
+        yield [one[key] for one in each if key in one]
+
+
 def class_goodness(name: str) -> str:
-    """Table of networks whose blocks give every class a goodness."""
-    lines = [
-        "| recipe | tier | test accuracy, % | by block | validation accuracy, % | readout | twin, test, % | "
-        "CPU minutes, FF / twin | seeds | command |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for runs, each, twins in with_twins(name):
-        first = runs[0]
-        columns = zip(*(one["test_by_block"] for one in each), strict=True)
-        chosen = [{"validation": one["validation"][one["readout"]]} for one in each]
-        readouts = ", ".join(dict.fromkeys(f"`{one['readout']}`" for one in each))
-        lines.append(
-            f"| `{first['recipe']}` | {first['tier']} | {spread(each, 'test')} | {means(columns)} | "
-            f"{spread(chosen, 'validation')} | {readouts} | {spread_if_any(twins, 'twin_test')} | "
-            f"{minutes_of(each, twins)} | {seeds_of(runs)} | "
-            f"`{training_command(first['command'])}` |"
-        )
-    return "\n".join([*lines, "", origin(name)])
+    """Networks whose blocks give every class a goodness."""
+    return CLASS_GOODNESS.written((Trained(*parts), parts[0]) for parts in with_twins(name))
 
 
 def trials(name: str) -> str:
-    """Table of validation accuracies of every block of a network after changing one thing, one run each."""
-    lines = ["| tier | by block, % | CPU minutes | command |", "|---|---|---|---|"]
-    for (run,) in rows(name):
-        blocks = " ".join(f"{accuracy:.2f}" for accuracy in run["by_seed"][0]["validation_by_block"])
-        lines.append(f"| {run['tier']} | {blocks} | {run['cpu_minutes']} | `{run['command']}` |")
-    return "\n".join([*lines, "", origin(name)])
+    """Validation accuracies of every block of a network after changing one thing, one run each."""
+    return TRIALS.written((run, [run]) for (run,) in rows(name))
 
 
 def early_exits(name: str) -> str:
-    """Table of accuracy against cost, one for each trained classifier."""
-    parts = []
-    for (run,) in rows(name):
-        lines = [
-            "| answer | test accuracy, % | operations, share | blocks asked, share | CPU seconds |",
-            "|---|---|---|---|---|",
-        ]
-        for point in run["curve"]:
-            allowed = f", {100 * point['tolerance']:g} points allowed" if point["tolerance"] is not None else ""
-            lines.append(
-                f"| {point['readout']}{allowed} | {point['accuracy']} | {point['flops_share']:.3f} | "
-                f"{point['blocks_share']:.3f} | {point['seconds']:.2f} |"
-            )
-        parts += ["\n".join(lines), f"`{run['command']}`"]
-    return "\n\n".join([*parts, origin(name)])
+    """Accuracy against cost, of one trained classifier."""
+    return "\n\n".join(EARLY_EXIT.written((point, [run]) for point in run["curve"]) for (run,) in rows(name))
 
 
 def experiments(name: str) -> str:
-    """Table of networks whose benchmark trains several seeds in one run, with errors in percent.
-
-    Of networks without labels, a block's error is that of a linear softmax on it and those below.
-    """
-    lines = [
-        "| recipe | tier | test error, % | by block | validation error, % | twin, test, % | CPU minutes, FF / twin | "
-        "seeds | command |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for runs, each, twins in with_twins(name):
-        first = runs[0]
-        depths = sorted({key for one in each for key in one if key.startswith("test/block")})
-        columns = [[one[key] for one in each if key in one] for key in depths]
-        lines.append(
-            f"| `{first['recipe']}` | {first['tier']} | {spread(each, 'test')} | {means(columns)} | "
-            f"{spread(each, 'val')} | {spread_if_any(twins, 'twin_test')} | {minutes_of(each, twins)} | "
-            f"{seeds_of(runs)} | `{training_command(first['command'])}` |"
-        )
-    return "\n".join([*lines, "", origin(name)])
+    """Networks whose benchmark trains several seeds in one run, with errors in percent."""
+    return EXPERIMENTS.written((Trained(*parts), parts[0]) for parts in with_twins(name))
 
 
-def self_contrast_runs(name: str) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+def self_contrast_runs(name: str) -> Iterator[tuple[Runs, Runs]]:
     """Runs of SCFF under one command, and those of the twin, which has rate and epochs of its own."""
     everything = [run for runs in rows(name) for run in runs]
     for runs in rows(name):
@@ -130,21 +175,8 @@ def self_contrast_runs(name: str) -> Iterator[tuple[list[dict[str, Any]], list[d
 
 
 def self_contrast(name: str) -> str:
-    """Table of networks that learn without labels, with a linear softmax on what they make of an image."""
-    lines = [
-        "| recipe | tier | test accuracy, % | by number of blocks | validation accuracy, % | twin, test, % | "
-        "CPU minutes, FF / twin | seeds | command |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for runs, twins in self_contrast_runs(name):
-        first = runs[0]
-        columns = zip(*(run["test_by_block"] for run in runs if run.get("test_by_block")), strict=True)
-        lines.append(
-            f"| `{first['recipe']}` | {first['tier']} | {spread(runs, 'test_accuracy')} | {means(columns)} | "
-            f"{spread(runs, 'validation_accuracy')} | {spread_if_any(twins, 'twin')} | {minutes_of(runs, twins)} | "
-            f"{seeds_of(runs)} | `{training_command(first['command'])}` |"
-        )
-    return "\n".join([*lines, "", origin(name)])
+    """Networks that learn without labels, with a linear softmax on what they make of an image."""
+    return SELF_CONTRAST.written((Trained(runs, [], twins), runs) for runs, twins in self_contrast_runs(name))
 
 
 def peers(name: str) -> str:

@@ -17,7 +17,7 @@ from ff_lightning.conversion.families import Cut, known_cut
 from ff_lightning.conversion.origin import constructor_of
 from ff_lightning.conversion.tokens import OfLastChannels, OfTokens, OnTokens, Tokens, pooled
 from ff_lightning.errors import InputError, whole
-from ff_lightning.goodness import Goodness, WeightedEnergy
+from ff_lightning.goodness import Goodness, WeightedEnergy, as_goodness
 from ff_lightning.losses import ContrastiveLoss
 from ff_lightning.normalization import UnitRMS
 from ff_lightning.parts import Undescribed, described
@@ -226,6 +226,7 @@ def _goodness(goodness: Goodness | None, loss: Any, num_classes: int | None, cut
         if classes is None:
             raise InputError("Passed a `model` without a head, and no `num_classes`. Say how many classes there are.")
         return WeightedEnergy(classes)
+    goodness = None if goodness is None else as_goodness(goodness)
     if goodness is None or by_class != hasattr(goodness, "num_classes"):
         raise InputError(
             f"Passed `goodness={type(goodness).__name__}` with `loss={type(loss).__name__}`. A `CandidateLoss` needs a "
