@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice, pairwise
 from typing import Protocol
 
@@ -164,6 +164,12 @@ class Ahead(Protocol):
     def attach(self, blocks: Sequence[Block]) -> None:
         """Get to know the blocks of the chain."""
 
+    def renews(self, update: int) -> bool:
+        """Whether the weights of the next block are read at this update, and not those of an earlier one."""
+
+    def kept(self, block: int) -> Iterable[Tensor]:
+        """What is kept from one update to the next for the loss of a block."""
+
     def __call__(self, block: Block, index: int, signal: Signal, context: StepContext) -> Tensor:
         """A loss that the next block, with that index, makes of a signal with its graph."""
 
@@ -262,6 +268,8 @@ class BlockStack(Network):
             found, signal = self[index].local_step(signal, context.at(index), cut=last and not above)
             loss = found.loss if step is None else found.loss + step.loss
             if above and self.lookahead is not None:
+                if self.lookahead.renews(context.update):
+                    self.stage.borrow(index + 1, self[index + 1].parameters())
                 loss = loss + self.lookahead(self[index + 1], index + 1, signal, context)
                 signal = detached(signal)
             passed = signal.h if last and isinstance(signal.h, Tensor) else None

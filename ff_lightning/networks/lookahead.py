@@ -5,7 +5,7 @@ Weights travel down, and nothing else does: neither a gradient nor an activity o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.func import functional_call
 
 from ff_lightning.blocks import Block
 from ff_lightning.distributed import is_sharded
-from ff_lightning.errors import InputError, positive
+from ff_lightning.errors import InputError, positive, whole
 from ff_lightning.normalization import frozen_statistics
 from ff_lightning.signals import BlockContext, Signal, StepContext
 
@@ -46,16 +46,22 @@ class Lookahead(nn.Module):
 
     def __init__(self, weight: float = 1.0, *, refresh: int = 1) -> None:
         super().__init__()
-        if isinstance(refresh, bool) or not isinstance(refresh, int) or refresh < 1:
-            raise InputError(f"Passed `Lookahead(refresh={refresh!r})`. `refresh` must be a whole number, 1 or more.")
         self.weight = positive("weight", weight)
-        self.refresh = refresh
+        self.refresh = whole("refresh", refresh, least=1, owner=self)
         self.copies = nn.ModuleList()
 
     def attach(self, blocks: Sequence[Block]) -> None:
         """Make room for copies of a chain's blocks; the first one needs none."""
         if self.refresh > 1:
             self.copies = nn.ModuleList(Constants(block) for block in blocks[1:])
+
+    def renews(self, update: int) -> bool:
+        """Whether weights are copied at this update."""
+        return update % self.refresh == 0
+
+    def kept(self, block: int) -> Iterable[Tensor]:
+        """The copy that a block answers for, if there is one."""
+        return self.copies[block].buffers() if block < len(self.copies) else ()
 
     def forward(self, block: Block, index: int, signal: Signal, context: StepContext) -> Tensor:
         """Weighted loss of a constant copy of a block, a scalar; its gradient goes into the signal alone.
@@ -84,7 +90,7 @@ class Lookahead(nn.Module):
             return {name: parameter.detach() for name, parameter in block.named_parameters()}
         copied = self.copies[index - 1]
         assert isinstance(copied, Constants)
-        if update % self.refresh == 0:
+        if self.renews(update):
             copied.take(block)
         return copied.weights()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch as pl
@@ -20,6 +20,7 @@ from ff_lightning.distributed import one_copy, take_from_first_rank
 from ff_lightning.engine.lightning import replace_sigterm, restore_sigterm
 from ff_lightning.engine.sync import NoSync
 from ff_lightning.errors import InputError
+from ff_lightning.normalization import RunningMean
 from ff_lightning.stacks import BlockStack
 from ff_lightning.stages import Stage
 from ff_lightning.strategies.balance import balanced_cuts, block_seconds, check_cuts, groups_of
@@ -163,7 +164,12 @@ class LayerParallelStrategy(DDPStrategy):
         assert self._envelopes is not None
         assert self._tensors is not None
         self._stage = PipelineStage(
-            self._groups, self.global_rank, device=self.root_device, envelopes=self._envelopes, tensors=self._tensors
+            self._groups,
+            self.global_rank,
+            device=self.root_device,
+            envelopes=self._envelopes,
+            tensors=self._tensors,
+            lent=network[self._groups[self.global_rank].start].parameters(),
         )
         network.stage = self._stage
         for index in self._stage.elsewhere:
@@ -194,7 +200,7 @@ class LayerParallelStrategy(DDPStrategy):
             dist.broadcast(value.detach(), src=rank, async_op=True)
             for rank, group in enumerate(self._groups)
             for index in group
-            for value in (*self.module.network[index].parameters(), *self.module.network[index].buffers())
+            for value in values_of(self.module.network, index)
         ]
         for work in works:
             assert work is not None
@@ -223,6 +229,14 @@ class LayerParallelStrategy(DDPStrategy):
         return state
 
 
+def values_of(network: BlockStack, index: int) -> Iterator[Tensor]:
+    """Parameters and buffers of a block, and what lookahead keeps for its loss."""
+    yield from network[index].parameters()
+    yield from network[index].buffers()
+    if network.lookahead is not None:
+        yield from network.lookahead.kept(index)
+
+
 def refuse_task(module: pl.LightningModule) -> None:
     """Check that every block of a task is trained once a batch, from what the block below passes on.
 
@@ -239,6 +253,7 @@ def refuse_task(module: pl.LightningModule) -> None:
     repeats = module.repeats_blocks or type(network).local_losses is not BlockStack.local_losses
     more = [*module.local_modules()] != [*network]
     whole = getattr(module, "rollouts", None) is not None or getattr(network, "teacher_forced", False)
+    moves = network.lookahead is not None and any(isinstance(part, RunningMean) for part in network.modules())
     reasons = [
         (module.update == "fused", "`update='fused'` sums the losses of all blocks", "`update='streamed'`"),
         (repeats, "it has its own order of blocks, or trains one more than once a batch", "`strategy='ddp'`"),
@@ -247,7 +262,7 @@ def refuse_task(module: pl.LightningModule) -> None:
             "it trains more than the blocks, as a readout of all of them",
             "`strategy='ddp'`",
         ),
-        (network.lookahead is not None, "with `lookahead` a block needs the next one's weights", "`strategy='ddp'`"),
+        (moves, "with `lookahead` a block would need the next one's running values at every step", "`strategy='ddp'`"),
         (whole, "the whole network makes its negatives", "`strategy='ddp'`"),
     ]
     for holds, reason, instead in reasons:

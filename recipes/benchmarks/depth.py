@@ -142,9 +142,16 @@ def network(args: argparse.Namespace, arm: str, vocab_size: int) -> TokenStack:
 
 def measure(args: argparse.Namespace, arm: str, text: TextDataModule) -> tuple[dict[str, Any], TokenStack]:
     """Train an arm, or take what an earlier run has of it; and judge it."""
-    folder = args.folder / f"{arm}-{key(args, arm)}"
-    pl.seed_everything(args.seed, verbose=False)
     stack = network(args, arm, text.vocab_size)
+    watch = Cosines(args.steps, args.cosines) if arm == "chain" and args.cosines else None
+    return train(args, stack, text, args.folder / f"{arm}-{key(args, arm)}", watch), stack
+
+
+def train(
+    args: argparse.Namespace, stack: TokenStack, text: TextDataModule, folder: Path, watch: Cosines | None = None
+) -> dict[str, Any]:
+    """Train a network, or take what an earlier run has left of it in a folder; and judge every block."""
+    pl.seed_everything(args.seed, verbose=False)
     module = FFLanguageModel(
         stack,
         optimizer=partial(MuonAdamW, lr=args.lr, muon_lr=args.muon_lr),
@@ -156,8 +163,8 @@ def measure(args: argparse.Namespace, arm: str, text: TextDataModule) -> tuple[d
     done = folder / "found.json"
     if done.exists():
         module.load_state_dict(torch.load(last, weights_only=True)["state_dict"])
-        return json.loads(done.read_text()), stack
-    watch = Cosines(args.steps, args.cosines) if arm == "chain" and args.cosines else None
+        kept: dict[str, Any] = json.loads(done.read_text())
+        return kept
     saver = ModelCheckpoint(folder, filename="last", every_n_train_steps=SAVE_EVERY, enable_version_counter=False)
     silent = SILENT | {"enable_checkpointing": True}
     callbacks = [saver, *filter(None, [watch])]
@@ -172,8 +179,8 @@ def measure(args: argparse.Namespace, arm: str, text: TextDataModule) -> tuple[d
     if watch is not None:
         found["cosine"] = watch.found
     done.write_text(json.dumps(found))
-    print(json.dumps({arm: found}), file=sys.stderr, flush=True)
-    return found, stack
+    print(json.dumps({folder.name: found}), file=sys.stderr, flush=True)
+    return found
 
 
 def key(args: argparse.Namespace, arm: str) -> str:

@@ -189,7 +189,7 @@ def test_images_are_trained_with_it(tmp_path: Path) -> None:
 
 def test_arguments_that_make_no_sense_are_refused() -> None:
     for refresh in (0, 1.5, True):
-        with pytest.raises(InputError, match=r"Lookahead\(refresh=.*whole number, 1 or more"):
+        with pytest.raises(InputError, match=r"Lookahead\(refresh=.*whole number, at least 1"):
             Lookahead(refresh=refresh)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"`weight=0"):
         Lookahead(0)
