@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -15,6 +16,7 @@ from sklearn.datasets import load_digits
 
 from ff_lightning.blocks import Block
 from ff_lightning.candidates import Softmax
+from ff_lightning.errors import InputError
 from ff_lightning.networks import Lookahead
 from tests.texts import gpt, windows
 
@@ -99,6 +101,60 @@ def test_depth_is_compared_with_twins_and_goes_on_where_it_stopped(benchmark: An
     assert below < 0.999
     again = depth.compare(depth.arguments())
     assert {**again, "ms": 0, "twin_ms": 0, "cosine": 0} == {**found, "ms": 0, "twin_ms": 0, "cosine": 0}
+
+
+@pytest.fixture
+def tune(benchmark: Any, tmp_path: Path) -> Any:
+    """Tunes a small recipe on a grid; its JSON, or what is left where it was stopped."""
+
+    def started(grid: str, *words: str, recipe: str = "digits_mlp") -> Any:
+        (tmp_path / "grid.yaml").write_text(grid)
+        where = ["--grid", str(tmp_path / "grid.yaml"), "--folder", str(tmp_path / "tune"), "--processes", "1"]
+        recipes = ["--recipe", recipe, "--recipe", "with/smoke"]
+        return benchmark("tune", *recipes, *where, "--model.network.widths", "[20]", *words)
+
+    return started
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_grid_is_tried_once_and_goes_on_where_it_stopped(tune: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A setting that was cut off is made anew; one that diverged has no value and stands last."""
+    module = tune("model.optimizer.init_args.lr: [1.0e+30, 0.01, 0.02]")
+    args = module.arguments()
+    space = module.read_space(args.grid)
+    study = module.open_study(args, space, "max")
+    study.ask(space)
+    assert [trial.state.name for trial in study.get_trials()] == ["RUNNING", "WAITING", "WAITING"]
+    module.main()
+    first = json.loads(capsys.readouterr().out)
+    assert {row["model.optimizer.init_args.lr"] for row in first["trials"][:2]} == {0.01, 0.02}
+    assert all(0 < row["value"] < 1 for row in first["trials"][:2])
+    assert first["trials"][0]["value"] >= first["trials"][1]["value"]
+    assert math.isnan(first["trials"][2]["value"])
+    module.main()
+    assert json.loads(capsys.readouterr().out)["trials"][:2] == first["trials"][:2], "CPU seconds too: nothing ran again"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_twin_is_tuned_over_ranges(tune: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """More trials go on from those that are done."""
+    grid = "model.optimizer.init_args.lr: {low: 0.001, high: 0.1, log: true}"
+    for trials in (1, 3):
+        module = tune(grid, "--recipe", "with/twin", "--trials", str(trials), "--seeds", "0", "1")
+        module.main()
+        found = json.loads(capsys.readouterr().out)["trials"]
+        assert len(found) == trials
+    assert all(0.001 <= row["model.optimizer.init_args.lr"] <= 0.1 for row in found)
+    assert all(len(row["values"]) == 2 for row in found)
+
+
+@pytest.mark.parametrize(
+    "grid", ["", "- 1", "a: []", "a: [1, 1]", "a: {low: 2, high: 1}", "a: {low: 0, high: 1, log: true}", "a: 3"]
+)
+def test_a_grid_that_makes_no_sense_is_refused(tune: Any, grid: str) -> None:
+    module = tune(grid)
+    with pytest.raises(InputError, match=r"--grid"):
+        module.read_space(module.arguments().grid)
 
 
 @pytest.mark.ranks
