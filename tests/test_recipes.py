@@ -29,7 +29,7 @@ TESTED -= {"predictive_mnist", "mnist_scff"}
 TEXTS = [name for name in NAMES if name.endswith("_gpt")]
 SOUNDS = [name for name in NAMES if name.startswith(("fsdd", "speech"))]  # trained in `test_sound_recipes`
 TEXT_OVERLAYS = ["adamw", "logistic", "residual", "samples", "softmax"]
-CONV_OVERLAYS = ["class_softmax", "overlapping", "own_contrast"]
+CONV_OVERLAYS = ["class_softmax", "lookahead", "overlapping", "own_contrast"]
 OTHER_OVERLAYS = {*TEXT_OVERLAYS, *CONV_OVERLAYS, "rollouts", "smoke", "spotting_twin", "wandb"}
 COMBINATIONS = (
     {(name,) for name in NAMES}
@@ -191,6 +191,7 @@ def test_an_overlay_of_convolutional_recipes_trains(overlay: str, capsys: pytest
     loss = (network["loss"] or {}).get("class_path")
     changed = {
         "class_softmax": loss == "ff_lightning.candidates.Softmax",
+        "lookahead": network["lookahead"] is not None,
         "overlapping": network["overlapping"],
         "own_contrast": loss == "ff_lightning.candidates.LinearContrast",
         "twin": model["class_path"] == "ff_lightning.BackpropTwin",

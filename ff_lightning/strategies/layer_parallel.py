@@ -35,7 +35,8 @@ class LayerParallelStrategy(DDPStrategy):
 
     No gradient crosses a block, so nothing flows back: a rank is at work on the next batch while the rank above is
     still at work on this one. Every block sees exactly what it would see in one process, and the weights come out the
-    same, bit for bit.
+    same, bit for bit. With ``lookahead`` the weights of a rank's first block go down to the rank below, and only then:
+    as often as copies are made anew, which the two wait for.
 
     All ranks read the same training batches and hold the parameters of the whole network; gradients, optimizer state
     and activations are those of a rank's own blocks. Before a validation, a checkpoint and the end of training, the

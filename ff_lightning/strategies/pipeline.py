@@ -25,7 +25,7 @@ ENVELOPE = 8192
 """Bytes of the message that says what follows it."""
 
 STOP, LEND = "stop", "lend"
-"""What an envelope says where no signal follows: none will, or the process below wants the weights of the next block."""
+"""What an envelope says that no signal follows: none ever will, or the process below asks for weights."""
 
 # What a stack shares among passes belongs to its first block and does not travel.
 register_pytree_node(Labelled, lambda x: ([x.image, x.labels], None), lambda parts, _: Labelled(*parts))

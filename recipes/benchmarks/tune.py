@@ -119,8 +119,8 @@ def _distribution(name: str, values: Any) -> BaseDistribution:
             whole = isinstance(low, int) and isinstance(high, int)
             return IntDistribution(low, high, log=log) if whole else FloatDistribution(low, high, log=log)
     raise InputError(
-        f"Passed `{name}: {values!r}` in the file of `--grid`. Use a list of different values, such as [0.01, 0.02], or "
-        "{low: 0.001, high: 0.01, log: true} with low < high, above 0 if log."
+        f"Passed `{name}: {values!r}` in the file of `--grid`. Use a list of different values, such as [0.01, 0.02], "
+        "or {low: 0.001, high: 0.01, log: true} with low < high, above 0 if log."
     )
 
 
