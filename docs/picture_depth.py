@@ -9,16 +9,10 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from tables_common import DOCS, rows
+from tables_language import parts_of
 
-COLOURS = {"plain": "#adb5bd", "own channels": "#dda15e", "own channels, lookahead": "#2a6f97"}
+COLOURS = {"the stream alone": "#adb5bd", "own channels": "#dda15e", "own channels, lookahead": "#2a6f97"}
 TWINS = {"twin": ("twin, no channels", ":"), "twin_same_parts": ("twin, same parts", "--")}
-
-
-def parts_of(run: dict[str, Any]) -> str:
-    """What the blocks of a run have."""
-    if "--no-channels" in run["command"]:
-        return "plain"
-    return "own channels, lookahead" if run["lookahead"] else "own channels"
 
 
 def setting(run: dict[str, Any]) -> tuple[Any, ...]:
@@ -47,7 +41,7 @@ def main() -> None:
             axes.plot(blocks, mean, color=colour, marker="o", label=f"{parts_of(runs[0])} ({seeds})")
             for values in losses:
                 axes.plot(blocks, values, color=colour, linewidth=0, marker=".", alpha=0.6)
-        with_channels = next((runs for runs in chains if parts_of(runs[0]) != "plain"), chains[0])
+        with_channels = next((runs for runs in chains if runs[0]["twin_same_parts"] != runs[0]["twin"]), chains[0])
         for key, (name, line) in TWINS.items():
             nats = sum(run[key] for run in with_channels) / len(with_channels)
             axes.axhline(nats, color="black", linestyle=line, linewidth=1, label=name)

@@ -159,10 +159,10 @@ def tries(name: str) -> str:
 def depth(name: str) -> str:
     """Table of chains of blocks beside their twins and controls, nats a token; fewer than three seeds are marked."""
     lines = [
-        "| tier | blocks, from the input upwards | gap to the twin with the same parts | twin, same parts "
-        "| twin, no channels | twin, a loss a block | first block alone | two such, mean | mean of the blocks "
+        "| tier | blocks have | blocks, from the input upwards | gap to the twin with the same parts "
+        "| twin, same parts | twin, no channels | twin, a loss a block | first block alone | two such, mean | mean of the blocks "
         "| gain of depth kept, % | cosine with backprop, by block | time, x twin | seeds | command |",
-        "|---" * 14 + "|",
+        "|---" * 15 + "|",
     ]
     for runs in rows(name):
         flat = [
@@ -177,10 +177,45 @@ def depth(name: str) -> str:
         values += [spread(flat, "kept", 0), means(zip(*ends, strict=True)), spread(flat, "slower", 2)]
         seeds = seeds_of(runs) if len(runs) > 2 else f"{seeds_of(runs)} (a first look)"
         lines.append(
-            f"| {runs[0]['tier']} | {blocks_of(runs)} | {' | '.join(values)} | {seeds} | "
+            f"| {runs[0]['tier']} | {parts_of(runs[0])} | {blocks_of(runs)} | {' | '.join(values)} | {seeds} | "
             f"`{training_command(runs[0]['command'])}` |"
         )
+    picture = "![Loss of every block](pictures/depth.png)"
+    return "\n".join([*lines, "", origin(name), "", picture])
+
+
+def parts_of(run: dict[str, Any]) -> str:
+    """What the blocks of a chain have."""
+    if "--no-channels" in run["command"]:
+        return "the stream alone"
+    return "own channels, lookahead" if run["lookahead"] else "own channels"
+
+
+def depth_ideas(name: str) -> str:
+    """Table of changes to a chain, each beside the chain without it, of the same seed on the same windows."""
+    usual = {chain(run): run for runs in rows("depth") for run in runs if "--no-channels" not in run["command"]}
+    lines = [
+        "| change | tier | blocks, from the input upwards | last block against the chain without it, by seed "
+        "| CPU seconds | those of that chain | seeds | command |",
+        "|---" * 8 + "|",
+    ]
+    for runs in rows(name):
+        pairs = [(run, usual[chain(run)]) for run in runs]
+        gains = " ".join(f"{run['per_block'][-1] - without['per_block'][-1]:+.4f}" for run, without in pairs)
+        seconds = means(
+            [[run["cpu_seconds"] for run in runs], [without["cpu_seconds"]["chain"] for _, without in pairs]]
+        )
+        lines.append(
+            f"| {runs[0]['idea']} | {runs[0]['tier']} | {blocks_of(runs)} | {gains} | {' | '.join(seconds.split())} | "
+            f"{seeds_of(runs)} | `{training_command(runs[0]['command'])}` |"
+        )
     return "\n".join([*lines, "", origin(name)])
+
+
+def chain(run: dict[str, Any]) -> tuple[Any, ...]:
+    """What a chain and a change to it have in common."""
+    sizes = re.findall(r"--(?:data|tokens|layers|width|context|batch|steps) \S+|--small", run["command"])
+    return (run["negatives"], run["lookahead"], run["refresh"], run["seed"], *sorted(sizes))
 
 
 def aesop(name: str) -> str:

@@ -103,6 +103,18 @@ def test_depth_is_compared_with_twins_and_goes_on_where_it_stopped(benchmark: An
     assert {**again, "ms": 0, "twin_ms": 0, "cosine": 0} == {**found, "ms": 0, "twin_ms": 0, "cosine": 0}
 
 
+def test_comparing_gradients_touches_nothing(benchmark: Any) -> None:
+    """Copies that are as old as those of a training stay so, and no gradient is left behind."""
+    network = gpt(layers=3, loss=Softmax(), lookahead=Lookahead(refresh=2))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert len(benchmark("depth").cosines(network, windows(4))) == 3
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
 @pytest.fixture
 def tune(benchmark: Any, tmp_path: Path) -> Any:
     """Tunes a small recipe on a grid; its JSON, or what is left where it was stopped."""

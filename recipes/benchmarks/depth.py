@@ -91,7 +91,8 @@ def cosines(network: TokenStack, batch: Tensor) -> list[float]:
     (whole,) = (twin := network.as_one_block()).token_blocks()
     (top,) = twin.local_losses(twin.signal(tokens, targets))
     gradients = iter(torch.autograd.grad(top.loss, list(whole.layer.layers.parameters())))
-    context = StepContext(lambda index: torch.Generator(batch.device).manual_seed(index))
+    between = 1  # an update at which no copy is made anew: nothing of the training is touched
+    context = StepContext(lambda index: torch.Generator(batch.device).manual_seed(index), between)
     found = []
     for step in network.local_losses(network.signal(tokens, targets), context):
         own = torch.autograd.grad(step.loss, list(network[step.block].layer.layers.parameters()))

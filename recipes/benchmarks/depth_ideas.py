@@ -223,7 +223,8 @@ def main() -> None:
     name = "chain" if args.idea == "none" else args.idea
     found = depth.train(args, build(args, text.vocab_size), text, args.folder / f"{name}-{depth.key(args, 'chain')}")
     tier = ("T1" if args.negatives else "T2") + (" with lookahead" if args.lookahead else "")
-    print(json.dumps({"idea": args.idea, "tier": tier} | found | {"seed": args.seed} | provenance()))
+    sizes = {"negatives": args.negatives, "lookahead": args.lookahead, "refresh": args.refresh, "seed": args.seed}
+    print(json.dumps({"idea": args.idea, "tier": tier} | found | sizes | provenance()))
 
 
 if __name__ == "__main__":
