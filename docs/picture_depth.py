@@ -31,7 +31,7 @@ def main() -> None:
     groups: dict[tuple[Any, ...], list[list[dict[str, Any]]]] = {}
     for runs in rows("depth"):
         groups.setdefault(setting(runs[0]), []).append(runs)
-    figure, every = plt.subplots(1, len(groups), figsize=(5 * len(groups), 4), squeeze=False, layout="constrained")
+    figure, every = plt.subplots(1, len(groups), figsize=(5 * len(groups), 4.4), squeeze=False, layout="constrained")
     for axes, chains in zip(every[0], groups.values(), strict=True):
         for runs in chains:
             colour, seeds = COLOURS[parts_of(runs[0])], f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
@@ -49,8 +49,8 @@ def main() -> None:
         axes.set_xlabel("block")
         axes.set_xticks(list(blocks))
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
-    every[0][0].set_ylabel("validation loss of the block's own readout, nats a token")
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+    every[0][0].set_ylabel("validation loss, nats a token")
     figure.savefig(DOCS / "pictures" / "depth.png", dpi=110)
 
 

@@ -160,8 +160,9 @@ def depth(name: str) -> str:
     """Table of chains of blocks beside their twins and controls, nats a token; fewer than three seeds are marked."""
     lines = [
         "| tier | blocks have | blocks, from the input upwards | gap to the twin with the same parts "
-        "| twin, same parts | twin, no channels | twin, a loss a block | first block alone | two such, mean | mean of the blocks "
-        "| gain of depth kept, % | cosine with backprop, by block | time, x twin | seeds | command |",
+        "| twin, same parts | twin, no channels | twin, a loss a block | first block alone | two such, mean "
+        "| mean of the blocks | gain of depth kept, % | cosine with backprop, by block | time, x twin | seeds "
+        "| command |",
         "|---" * 15 + "|",
     ]
     for runs in rows(name):
