@@ -196,12 +196,14 @@ class LayerParallelStrategy(DDPStrategy):
         """Give all ranks the parameters and buffers of every block; all of them must call it."""
         if self._stage is None:
             return
+        network = self.module.network
+        assert isinstance(network, BlockStack)
         self._stage.flush()
         works = [
             dist.broadcast(value.detach(), src=rank, async_op=True)
             for rank, group in enumerate(self._groups)
             for index in group
-            for value in values_of(self.module.network, index)
+            for value in values_of(network, index)
         ]
         for work in works:
             assert work is not None

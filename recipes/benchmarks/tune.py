@@ -76,7 +76,7 @@ def train(recipes: list[str], overrides: list[str], seeds: list[int]) -> dict[st
         pl.seed_everything(seed, verbose=False)
         cli = load(recipes, overrides)
         watch = Watch(cli.config["best"]["monitor"])
-        cli.trainer.callbacks.append(watch)
+        cli.trainer.callbacks.append(watch)  # type: ignore[attr-defined]
         try:
             cli.trainer.fit(cli.model, cli.datamodule)
         except DivergedError:
@@ -230,7 +230,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     parser.add_argument("--folder", type=Path, default=Path("runs/tune"), help="for what is done")
-    args, args.overrides = parser.parse_known_args()
+    args, overrides = parser.parse_known_args()
+    args.overrides = overrides
     return args
 
 
