@@ -103,6 +103,30 @@ def test_depth_is_compared_with_twins_and_goes_on_where_it_stopped(benchmark: An
     assert {**again, "ms": 0, "twin_ms": 0, "cosine": 0} == {**found, "ms": 0, "twin_ms": 0, "cosine": 0}
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_changes_to_a_chain_are_paired_with_it(
+    benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a change the chain is the arm `chain`, to the last digit; every change is one."""
+    text = tmp_path / "text.txt"
+    text.write_text("".join(topics[name] for name in sorted(topics)[:40]))
+    sizes = ["--tokens", "characters", "--layers", "3", "--layers-per-block", "1", "--width", "32", "--context", "16"]
+    where = ["--data", str(text), "--precision", "32-true", "--steps", "8", "--judged", "512", "--lr", "0.02"]
+    where += ["--lookahead", "1", "--refresh", "2", "--cosines", "0", "--folder"]
+    depth = benchmark("depth", *where, str(tmp_path / "chain"), *sizes)
+    args = depth.arguments()
+    (data := depth.data(args)).prepare_data()
+    data.setup("fit")
+    usual = depth.measure(args, "chain", data)[0]["per_block"]
+    ideas, gpt_of_depth, found = benchmark("depth_ideas"), depth.GPT, {}
+    for idea in ideas.IDEAS:
+        monkeypatch.setattr(depth, "GPT", gpt_of_depth)
+        benchmark("depth_ideas", *where, str(tmp_path / "ideas"), *sizes, "--idea", idea).main()
+        found[idea] = json.loads(capsys.readouterr().out.splitlines()[-1])["per_block"]
+    assert found.pop("none") == usual
+    assert all(losses != usual for losses in found.values()), found
+
+
 def test_comparing_gradients_touches_nothing(benchmark: Any) -> None:
     """Copies that are as old as those of a training stay so, and no gradient is left behind."""
     network = gpt(layers=3, loss=Softmax(), lookahead=Lookahead(refresh=2))
