@@ -161,6 +161,9 @@ class Network(nn.Module, ABC):
 class Ahead(Protocol):
     """What a block answers for beside its own loss; see :class:`~ff_lightning.networks.Lookahead`."""
 
+    horizon: int
+    """How many blocks ahead that reaches."""
+
     def attach(self, blocks: Sequence[Block]) -> None:
         """Get to know the blocks of the chain."""
 
@@ -170,8 +173,8 @@ class Ahead(Protocol):
     def kept(self, block: int) -> Iterable[Tensor]:
         """What is kept from one update to the next for the loss of a block."""
 
-    def __call__(self, block: Block, index: int, signal: Signal, context: StepContext) -> Tensor:
-        """A loss that the next block, with that index, makes of a signal with its graph."""
+    def __call__(self, blocks: Sequence[Block], first: int, signal: Signal, context: StepContext) -> Tensor:
+        """A loss that the next blocks, from that index on, make of a signal with its graph."""
 
 
 class BlockStack(Network):
@@ -264,17 +267,25 @@ class BlockStack(Network):
         step: LocalStep | None = None
         for index in blocks:
             last = index == blocks[-1]
-            above = last and self.lookahead is not None and index + 1 < len(self) and context.learns(index + 1)
+            above = self._ahead(index, context) if last else range(0)
             found, signal = self[index].local_step(signal, context.at(index), cut=last and not above)
             loss = found.loss if step is None else found.loss + step.loss
             if above and self.lookahead is not None:
                 if self.lookahead.renews(context.update):
                     self.stage.borrow(index + 1, self[index + 1].parameters())
-                loss = loss + self.lookahead(self[index + 1], index + 1, signal, context)
+                loss = loss + self.lookahead([self[block] for block in above], above.start, signal, context)
                 signal = detached(signal)
             passed = signal.h if last and isinstance(signal.h, Tensor) else None
             step = LocalStep(index, loss, found.g_pos, found.g_neg, below=step, passed=passed)
         return step, signal
+
+    def _ahead(self, index: int, context: StepContext) -> range:
+        """The next blocks that a block answers for: those within the horizon, below the first that rests."""
+        horizon = 0 if self.lookahead is None else self.lookahead.horizon
+        end = index + 1
+        while end < len(self) and end - index <= horizon and context.learns(end):
+            end += 1
+        return range(index + 1, end)
 
     @torch.no_grad()
     def activities(self, x: Tensor | Labelled) -> Iterator[Tensor]:

@@ -70,9 +70,10 @@ def test_streamed_memory_does_not_grow_with_depth(benchmark: Any, network: str) 
     assert saved["checkpointed", 9] < saved["backprop", 9]
 
 
-def test_lookahead_keeps_two_blocks_alive_however_deep(benchmark: Any) -> None:
+def test_lookahead_keeps_as_many_blocks_alive_however_deep(benchmark: Any) -> None:
     meter, peaks = benchmark("meter"), {}
-    for ahead in (None, Lookahead()):
+    for horizon in range(3):
+        ahead = Lookahead(horizon=horizon) if horizon else None
         for depth in (3, 9):
             network = gpt(layers=depth, loss=Softmax(), lookahead=ahead)
             tokens = windows(8)
@@ -81,9 +82,10 @@ def test_lookahead_keeps_two_blocks_alive_however_deep(benchmark: Any) -> None:
                 for step in network.local_losses(signal):
                     step.loss.backward()
                     del step
-            peaks[ahead is not None, depth] = saved.bytes
-    assert peaks[True, 9] == peaks[True, 3]
-    assert 1.5 * peaks[False, 3] < peaks[True, 3] < 2.2 * peaks[False, 3]
+            peaks[horizon, depth] = saved.bytes
+    for horizon in (1, 2):
+        assert peaks[horizon, 9] == peaks[horizon, 3]
+        assert (horizon + 0.5) * peaks[0, 3] < peaks[horizon, 3] < (horizon + 1.2) * peaks[0, 3]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

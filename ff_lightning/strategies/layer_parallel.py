@@ -257,6 +257,7 @@ def refuse_task(module: pl.LightningModule) -> None:
     more = [*module.local_modules()] != [*network]
     whole = getattr(module, "rollouts", None) is not None or getattr(network, "teacher_forced", False)
     moves = network.lookahead is not None and any(isinstance(part, RunningMean) for part in network.modules())
+    far = network.lookahead is not None and network.lookahead.horizon > 1
     reasons = [
         (module.update == "fused", "`update='fused'` sums the losses of all blocks", "`update='streamed'`"),
         (repeats, "it has its own order of blocks, or trains one more than once a batch", "`strategy='ddp'`"),
@@ -265,6 +266,7 @@ def refuse_task(module: pl.LightningModule) -> None:
             "it trains more than the blocks, as a readout of all of them",
             "`strategy='ddp'`",
         ),
+        (far, "with `lookahead` a process has the weights of one block of the next", "`Lookahead(horizon=1)`"),
         (moves, "with `lookahead` a block would need the next one's running values at every step", "`strategy='ddp'`"),
         (whole, "the whole network makes its negatives", "`strategy='ddp'`"),
     ]

@@ -1,12 +1,13 @@
 """Does depth pay without backprop between blocks? A chain of blocks beside its twins and controls, on the same batches.
 
-    python recipes/benchmarks/depth.py --data FILE --small [--lookahead 1 --refresh 10] [--negatives 16] [--seed 0]
+    python recipes/benchmarks/depth.py --data FILE --small [--lookahead 1 --horizon 2] [--negatives 16] [--seed 0]
 
 `--data` is a text file. Its last 10 % are not read; validation is cut from the end of the rest. Every block of the
 chain reads the token in channels of its own (`--no-channels`: none has them), and is judged by its own readout alone.
 Trained one after the other, each from the same seed on the same windows, with the same loss, rates and clipping:
 
-- `chain`: blocks with local losses, with `--lookahead W --refresh R` also for what the next block makes of them;
+- `chain`: blocks with local losses, with `--lookahead W --refresh R` also for what the next blocks make of them,
+  `--horizon` of them;
 - `twin_same_parts`: the same layers and tables as one block, by backprop; `twin`: without the channels;
 - `twin_supervised`: by backprop, with the loss at the end of every block: extra losses without locality;
 - `block_1`: the first block alone; `independent`: another one from another seed. The mean of both is an ensemble of two
@@ -133,7 +134,7 @@ def network(args: argparse.Namespace, arm: str, vocab_size: int) -> TokenStack:
         context=args.context,
         loss=loss,
         channels=OwnChannels(args.channel_size) if args.channels and arm != "twin" else None,
-        lookahead=Lookahead(ahead, refresh=args.refresh) if ahead else None,
+        lookahead=Lookahead(ahead, refresh=args.refresh, horizon=args.horizon) if ahead else None,
     )
     if arm in ("twin", "twin_same_parts"):
         stack = stack.as_one_block()
@@ -189,6 +190,7 @@ def key(args: argparse.Namespace, arm: str) -> str:
     names = ["data", "tokens", "layers", "layers_per_block", "width", "context", "batch", "steps", "muon_lr", "lr"]
     names += ["clip", "seed", "negatives", "precision", "channels", "channel_size"]
     names += ["lookahead", "refresh", "cosines"] if arm == "chain" else []
+    names += ["horizon"] if arm == "chain" and args.horizon > 1 else []
     return hashlib.sha256(json.dumps([str(getattr(args, name)) for name in names]).encode()).hexdigest()[:10]
 
 
@@ -269,7 +271,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--channels", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--channel-size", type=int, help="of every table; as wide as the stream by default")
     parser.add_argument("--lookahead", type=float, default=0.0, help="weight of the next block's loss; 0 for none")
-    parser.add_argument("--refresh", type=int, default=10, help="updates until the copy is made anew")
+    parser.add_argument("--refresh", type=int, default=1, help="updates until the copy is made anew")
+    parser.add_argument("--horizon", type=int, default=1, help="blocks that a block answers for beside itself")
     parser.add_argument("--muon-lr", type=float, default=0.03, help="for matrices")
     parser.add_argument("--lr", type=float, default=4e-3, help="for all else")
     parser.add_argument("--clip", type=float, default=1.0, help="largest gradient norm of a block")
@@ -292,7 +295,8 @@ def main() -> None:
     result = compare(args)
     sizes = {"tokens": args.steps * args.batch * args.context, "layers": args.layers}
     sizes |= {"layers_per_block": args.layers_per_block, "width": args.width, "negatives": args.negatives}
-    ahead = {"lookahead": args.lookahead, "refresh": args.refresh if args.lookahead else None}
+    refresh, horizon = (args.refresh, args.horizon) if args.lookahead else (None, None)
+    ahead = {"lookahead": args.lookahead, "refresh": refresh, "horizon": horizon}
     tier = ("T1" if args.negatives else "T2") + (" with lookahead" if args.lookahead else "")
     print(json.dumps(result | sizes | ahead | {"tier": tier, "seed": args.seed} | provenance()))
 

@@ -6,7 +6,7 @@ A chain is trained as the arm `chain` of `depth.py`, with the same seed on the s
 all arguments are those of `depth.py`. `--idea` is one of:
 
 - `none`: the arm `chain` itself, for rates and other arguments;
-- `two_ahead`: a block also answers for what copies of the next *two* blocks make of its activities, one on the other;
+- `two_ahead`: a horizon of two blocks, as `depth.py --horizon 2`;
 - `every_other`, `late`: lookahead at every second update, or in the second half of the training alone;
 - `fading`: the own loss of every block but the last falls to a tenth in the second half, its lookahead does not;
 - `top_readout`: every block reads with a constant copy of the last block's readout, as old as the copies of lookahead;
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -34,48 +35,12 @@ from ff_lightning.blocks import Block
 from ff_lightning.language import GPT
 from ff_lightning.language.blocks import Dreams, TextSignal, TokenBlock, TokenGoodness
 from ff_lightning.networks import Lookahead
-from ff_lightning.networks.lookahead import DRAWS, Constants
+from ff_lightning.networks.lookahead import Constants
 from ff_lightning.processor import prepare_cpu
 from ff_lightning.signals import LocalStep, Signal, StepContext, detached
 
 FADED = 0.1
 """What is left of a loss that fades."""
-
-
-class StepOf(nn.Module):
-    """The local step of a block as a forward pass, with the graph of what it passes on."""
-
-    def __init__(self, block: Block) -> None:
-        super().__init__()
-        self.block = block
-
-    def forward(self, signal: Signal, context: Any) -> tuple[Tensor, Signal]:
-        contrast, passed = self.block.local_step(signal, context, cut=False)
-        return contrast.loss, passed
-
-
-class TwoAhead(Lookahead):
-    """Answers for the next two blocks."""
-
-    def attach(self, blocks: Any) -> None:
-        super().attach(blocks)
-        self.chain = tuple(blocks)  # a tuple, so that none of them becomes a part of this
-
-    def forward(self, block: Block, index: int, signal: Signal, context: StepContext) -> Tensor:
-        total: Any = 0.0
-        for above in range(index, min(index + 2, len(self.chain))):
-            if above == index:
-                weights = self._weights(block, index, context.update)  # refreshed by the block just below alone
-            elif self.refresh == 1:
-                weights = {name: value.detach() for name, value in self.chain[above].named_parameters()}
-            else:
-                weights = self.copies[above - 1].weights()  # type: ignore[union-attr, operator]
-            constants = {f"block.{name}": value for name, value in weights.items()}
-            at = context.at(DRAWS + index + above * 100)
-            loss, signal = functional_call(StepOf(self.chain[above]), constants, (signal, at))
-            total = total + loss
-        found: Tensor = self.weight * total
-        return found
 
 
 class Sometimes(Lookahead):
@@ -86,10 +51,10 @@ class Sometimes(Lookahead):
         self.first = first
         self.period = period
 
-    def forward(self, block: Block, index: int, signal: Signal, context: StepContext) -> Tensor:
+    def forward(self, blocks: Sequence[Block], first: int, signal: Signal, context: StepContext) -> Tensor:
         if context.update < self.first or context.update % self.period:
             return torch.zeros(())
-        return super().forward(block, index, signal, context)
+        return super().forward(blocks, first, signal, context)
 
 
 class LogitsOf(nn.Module):
@@ -134,7 +99,7 @@ class Chain(GPT):
         found, signal = self[index].local_step(signal, context.at(index), cut=False)
         assert isinstance(signal, TextSignal)
         assert self.lookahead is not None
-        ahead = self.lookahead(self[index + 1], index + 1, signal, context)
+        ahead = self.lookahead([self[index + 1]], index + 1, signal, context)
         loss = self.own(index, found.loss, signal, context.update) + ahead
         return LocalStep(index, loss, found.g_pos, found.g_neg), detached(signal)
 
@@ -176,7 +141,7 @@ def build(args: argparse.Namespace, vocab_size: int) -> Any:
     if idea in ("none", "two_ahead", "every_other", "late"):
         stack = depth.network(args, "chain", vocab_size)
         ahead = {
-            "two_ahead": TwoAhead(args.lookahead, refresh=args.refresh),
+            "two_ahead": Lookahead(args.lookahead, refresh=args.refresh, horizon=2),
             "every_other": Sometimes(args.lookahead, refresh=args.refresh, first=0, period=2),
             "late": Sometimes(args.lookahead, refresh=args.refresh, first=half - half % args.refresh, period=1),
         }

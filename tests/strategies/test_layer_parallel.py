@@ -128,6 +128,12 @@ def test_flags_that_do_not_fit_are_refused(
         LayerParallelStrategy(**strategy).refuse(run)
 
 
+def two_ahead() -> ff.BlockStack:
+    network = mlp(3)
+    network.look_ahead(Lookahead(horizon=2))
+    return network
+
+
 def threshold_that_moves_under_lookahead() -> ff.BlockStack:
     network = mlp(2, loss=MovingThresholdLoss())
     network.look_ahead(Lookahead())
@@ -143,6 +149,7 @@ def rollouts() -> ff.FFLanguageModel:
     [
         (lambda: classifier(update="fused"), "update='streamed'"),
         (lambda: classifier(readout=LinearReadout(32, 10)), "readout of all of them; use `strategy='ddp'`"),
+        (lambda: classifier(network=two_ahead()), r"one block of the next; use `Lookahead\(horizon=1\)`"),
         (lambda: classifier(network=threshold_that_moves_under_lookahead()), "running values.*use `strategy='ddp'`"),
         (rollouts, "the whole network makes its negatives"),
         (pl.LightningModule, "trains an `FFLightningModule`"),
