@@ -117,18 +117,16 @@ class Constants(nn.Module):
 
     def __init__(self, block: Block) -> None:
         super().__init__()
-        for name, parameter in block.named_parameters():
-            self.register_buffer(name.replace(".", "/"), parameter.detach().clone())  # a buffer's name has no dot
+        self.take(block)
 
     def weights(self) -> dict[str, Tensor]:
         """The values, by the name of the parameter."""
         return {name.replace("/", "."): value for name, value in self.named_buffers()}
 
-    @torch.no_grad()
     def take(self, block: Block) -> None:
-        """Copy the values of today."""
-        for value, parameter in zip(self.buffers(), block.parameters(), strict=True):
-            value.copy_(parameter)
+        """Copy the values of today, into new tensors: the graph of a block below may still hold the old ones."""
+        for name, parameter in block.named_parameters():
+            self.register_buffer(name.replace(".", "/"), parameter.detach().clone())  # a buffer's name has no dot
 
 
 class _StepOf(nn.Module):
