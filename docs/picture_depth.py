@@ -11,13 +11,18 @@ import matplotlib.pyplot as plt
 from tables_common import DOCS, rows
 from tables_language import parts_of
 
-COLOURS = {"the stream alone": "#adb5bd", "own channels": "#dda15e", "own channels, lookahead": "#2a6f97"}
+COLOURS = ("#adb5bd", "#dda15e", "#61a5c2", "#2a6f97", "#1b4965", "#606c38", "#bc6c25")
 TWINS = {"twin": ("twin, no channels", ":"), "twin_same_parts": ("twin, same parts", "--")}
 
 
 def setting(run: dict[str, Any]) -> tuple[Any, ...]:
     """What may stand in one picture: the same text, sizes and loss."""
     return (bool(run["negatives"]), run["width"], run["layers"], run["layers_per_block"], run["tokens"])
+
+
+def name_of(run: dict[str, Any]) -> str:
+    """What the blocks of a chain have, and how old their copies of each other may be."""
+    return parts_of(run) + (f", R = {run['refresh']}" if run["lookahead"] else "")
 
 
 def title(run: dict[str, Any]) -> str:
@@ -33,12 +38,13 @@ def main() -> None:
         groups.setdefault(setting(runs[0]), []).append(runs)
     figure, every = plt.subplots(1, len(groups), figsize=(5 * len(groups), 4.4), squeeze=False, layout="constrained")
     for axes, chains in zip(every[0], groups.values(), strict=True):
-        for runs in chains:
-            colour, seeds = COLOURS[parts_of(runs[0])], f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
+        chains.sort(key=lambda runs: -sum(run["per_block"][-1] for run in runs) / len(runs))
+        for colour, runs in zip(COLOURS, chains, strict=False):
+            seeds = f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
             losses = [run["per_block"] for run in runs]
             blocks = range(1, len(losses[0]) + 1)
             mean = [sum(values) / len(values) for values in zip(*losses, strict=True)]
-            axes.plot(blocks, mean, color=colour, marker="o", label=f"{parts_of(runs[0])} ({seeds})")
+            axes.plot(blocks, mean, color=colour, marker="o", label=f"{name_of(runs[0])} ({seeds})")
             for values in losses:
                 axes.plot(blocks, values, color=colour, linewidth=0, marker=".", alpha=0.6)
         with_channels = next((runs for runs in chains if runs[0]["twin_same_parts"] != runs[0]["twin"]), chains[0])

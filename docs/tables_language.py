@@ -189,7 +189,9 @@ def parts_of(run: dict[str, Any]) -> str:
     """What the blocks of a chain have."""
     if "--no-channels" in run["command"]:
         return "the stream alone"
-    return "own channels, lookahead" if run["lookahead"] else "own channels"
+    if not run["lookahead"]:
+        return "own channels"
+    return "own channels, lookahead" + (f", {run['horizon']} blocks" if run.get("horizon", 1) > 1 else "")
 
 
 def depth_ideas(name: str) -> str:
@@ -201,13 +203,13 @@ def depth_ideas(name: str) -> str:
         "|---" * 8 + "|",
     ]
     for runs in rows(name):
-        pairs = [(run, usual[chain(run)]) for run in runs]
-        gains = " ".join(f"{run['per_block'][-1] - without['per_block'][-1]:+.4f}" for run, without in pairs)
-        seconds = means(
-            [[run["cpu_seconds"] for run in runs], [without["cpu_seconds"]["chain"] for _, without in pairs]]
-        )
+        pairs = [(run, usual.get(chain(run))) for run in runs]
+        known = [(run["per_block"][-1] - plain["per_block"][-1], plain) for run, plain in pairs if plain is not None]
+        gains = " ".join(f"{gain:+.4f}" for gain, _ in known)
+        seconds = f"{sum(run['cpu_seconds'] for run in runs) / len(runs):.0f}"
+        others = f"{sum(plain['cpu_seconds']['chain'] for _, plain in known) / len(known):.0f}" if known else ""
         lines.append(
-            f"| {runs[0]['idea']} | {runs[0]['tier']} | {blocks_of(runs)} | {gains} | {' | '.join(seconds.split())} | "
+            f"| {runs[0]['idea']} | {runs[0]['tier']} | {blocks_of(runs)} | {gains} | {seconds} | {others} | "
             f"{seeds_of(runs)} | `{training_command(runs[0]['command'])}` |"
         )
     return "\n".join([*lines, "", origin(name)])
