@@ -37,7 +37,7 @@ from tables_images import (
     self_contrast,
     trials,
 )
-from tables_language import aesop, curve, depth, language, negatives, tries
+from tables_language import aesop, curve, depth, depth_ideas, language, negatives, tries
 from tables_map import methods
 from tables_sounds import speech, spotting
 from tables_summary import summary
@@ -72,7 +72,7 @@ SECTIONS = {
     "Spiking Forward-Forward": [(spiking, "spiking")],
     "Language: tiny Shakespeare, characters": [(language, "language")],
     "Language: more layers, more text": [(curve, "language_scale")],
-    "Language: depth on byte-pair tokens": [(depth, "depth")],
+    "Language: depth on byte-pair tokens": [(depth, "depth"), (depth_ideas, "depth_ideas")],
     "Language: rates for byte-pair tokens": [(tries, "language_rates")],
     "Language: Hinton's strings of Aesop": [(aesop, "aesop")],
     "Memory of a step": [(memory, "memory")],

@@ -159,10 +159,11 @@ def tries(name: str) -> str:
 def depth(name: str) -> str:
     """Table of chains of blocks beside their twins and controls, nats a token; fewer than three seeds are marked."""
     lines = [
-        "| tier | blocks, from the input upwards | gap to the twin with the same parts | twin, same parts "
-        "| twin, no channels | twin, a loss a block | first block alone | two such, mean | mean of the blocks "
-        "| gain of depth kept, % | cosine with backprop, by block | time, x twin | seeds | command |",
-        "|---" * 14 + "|",
+        "| tier | blocks have | blocks, from the input upwards | gap to the twin with the same parts "
+        "| twin, same parts | twin, no channels | twin, a loss a block | first block alone | two such, mean "
+        "| mean of the blocks | gain of depth kept, % | cosine with backprop, by block | time, x twin | seeds "
+        "| command |",
+        "|---" * 15 + "|",
     ]
     for runs in rows(name):
         flat = [
@@ -177,10 +178,47 @@ def depth(name: str) -> str:
         values += [spread(flat, "kept", 0), means(zip(*ends, strict=True)), spread(flat, "slower", 2)]
         seeds = seeds_of(runs) if len(runs) > 2 else f"{seeds_of(runs)} (a first look)"
         lines.append(
-            f"| {runs[0]['tier']} | {blocks_of(runs)} | {' | '.join(values)} | {seeds} | "
+            f"| {runs[0]['tier']} | {parts_of(runs[0])} | {blocks_of(runs)} | {' | '.join(values)} | {seeds} | "
             f"`{training_command(runs[0]['command'])}` |"
         )
+    picture = "![Loss of every block](pictures/depth.png)"
+    return "\n".join([*lines, "", origin(name), "", picture])
+
+
+def parts_of(run: dict[str, Any]) -> str:
+    """What the blocks of a chain have."""
+    if "--no-channels" in run["command"]:
+        return "the stream alone"
+    if not run["lookahead"]:
+        return "own channels"
+    return "own channels, lookahead" + (f", {run['horizon']} blocks" if run.get("horizon", 1) > 1 else "")
+
+
+def depth_ideas(name: str) -> str:
+    """Table of changes to a chain, each beside the chain without it, of the same seed on the same windows."""
+    usual = {chain(run): run for runs in rows("depth") for run in runs if "--no-channels" not in run["command"]}
+    lines = [
+        "| change | tier | blocks, from the input upwards | last block against the chain without it, by seed "
+        "| CPU seconds | those of that chain | seeds | command |",
+        "|---" * 8 + "|",
+    ]
+    for runs in rows(name):
+        pairs = [(run, usual.get(chain(run))) for run in runs]
+        known = [(run["per_block"][-1] - plain["per_block"][-1], plain) for run, plain in pairs if plain is not None]
+        gains = " ".join(f"{gain:+.4f}" for gain, _ in known)
+        seconds = f"{sum(run['cpu_seconds'] for run in runs) / len(runs):.0f}"
+        others = f"{sum(plain['cpu_seconds']['chain'] for _, plain in known) / len(known):.0f}" if known else ""
+        lines.append(
+            f"| {runs[0]['idea']} | {runs[0]['tier']} | {blocks_of(runs)} | {gains} | {seconds} | {others} | "
+            f"{seeds_of(runs)} | `{training_command(runs[0]['command'])}` |"
+        )
     return "\n".join([*lines, "", origin(name)])
+
+
+def chain(run: dict[str, Any]) -> tuple[Any, ...]:
+    """What a chain and a change to it have in common."""
+    sizes = re.findall(r"--(?:data|tokens|layers|width|context|batch|steps) \S+|--small", run["command"])
+    return (run["negatives"], run["lookahead"], run["refresh"], run["seed"], *sorted(sizes))
 
 
 def aesop(name: str) -> str:

@@ -15,6 +15,10 @@ class InputError(ValueError):
     """
 
 
+class DivergedError(InputError):
+    """A training whose losses are no longer finite: what was passed made it diverge."""
+
+
 def whole(name: str, value: int, *, least: int, owner: object = None) -> int:
     """``value`` if it is a whole number, at least ``least``.
 

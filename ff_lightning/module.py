@@ -43,7 +43,7 @@ from ff_lightning.engine.restoring import build_module, check_resumed, take_weig
 from ff_lightning.engine.sharding import mend_checkpoints, shard_blocks
 from ff_lightning.engine.sync import gradient_sync
 from ff_lightning.engine.updates import BlockUpdates, Gradients, Plan
-from ff_lightning.errors import InputError, positive
+from ff_lightning.errors import DivergedError, InputError, positive
 from ff_lightning.metrics import FoundLosses
 from ff_lightning.parts import Part
 from ff_lightning.schedules import HoldThenDecay, RestOnPlateau, Schedule, Simultaneous, update_ranges
@@ -389,7 +389,7 @@ class FFLightningModule(Part, pl.LightningModule):
     def _refuse_divergence(self) -> None:
         losses = [loss for loss in self.network.stage.gather(self._last_loss) if loss is not None]
         if not all(bool(torch.isfinite(loss)) for loss in losses):
-            raise InputError(
+            raise DivergedError(
                 f"The local losses are no longer finite at step {self.trainer.global_step}; training stops and no "
                 "checkpoint is written. Lower the learning rate of `optimizer`, or set `clip_norm`."
             )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice, pairwise
 from typing import Literal, Protocol, get_args
@@ -179,11 +179,20 @@ class Network(Part, nn.Module, ABC):
 class Ahead(Protocol):
     """What a block answers for beside its own loss; see :class:`~ff_lightning.networks.Lookahead`."""
 
+    horizon: int
+    """How many blocks ahead that reaches."""
+
     def attach(self, blocks: Sequence[Block]) -> None:
         """Get to know the blocks of the chain."""
 
-    def __call__(self, block: Block, index: int, signal: Signal, context: StepContext) -> Tensor:
-        """A loss that the next block, with that index, makes of a signal with its graph."""
+    def renews(self, update: int) -> bool:
+        """Whether the weights of the next block are read at this update, and not those of an earlier one."""
+
+    def kept(self, block: int) -> Iterable[Tensor]:
+        """What is kept from one update to the next for the loss of a block."""
+
+    def __call__(self, blocks: Sequence[Block], first: int, signal: Signal, context: StepContext) -> Tensor:
+        """A loss that the next blocks, from that index on, make of a signal with its graph."""
 
 
 class BlockStack(Network):
@@ -300,11 +309,13 @@ class BlockStack(Network):
             last = index == blocks[-1]
             if index + 1 < len(self):
                 self[index].follow(self[index + 1], context.update)
-            above = last and self.lookahead is not None and index + 1 < len(self) and context.learns(index + 1)
+            above = self._ahead(index, context) if last else range(0)
             found, signal = self[index].local_step(signal, context.at(index), cut=last and not above)
             loss = found.loss if step is None else found.loss + step.loss
             if above and self.lookahead is not None:
-                loss = loss + self.lookahead(self[index + 1], index + 1, signal, context)
+                if self.lookahead.renews(context.update):
+                    self.stage.borrow(index + 1, self[index + 1].parameters())
+                loss = loss + self.lookahead([self[block] for block in above], above.start, signal, context)
                 signal = detached(signal)
             passed = signal.h if last and isinstance(signal.h, Tensor) else None
             step = LocalStep(index, loss, found.g_pos, found.g_neg, below=step, passed=passed)
@@ -317,6 +328,14 @@ class BlockStack(Network):
         for index in blocks:
             received = self[index].rest(received)
         return received
+
+    def _ahead(self, index: int, context: StepContext) -> range:
+        """The next blocks that a block answers for: those within the horizon, below the first that rests."""
+        horizon = 0 if self.lookahead is None else self.lookahead.horizon
+        end = index + 1
+        while end < len(self) and end - index <= horizon and context.learns(end):
+            end += 1
+        return range(index + 1, end)
 
     @torch.no_grad()
     def activities(self, x: Tensor | Labelled) -> Iterator[Tensor]:

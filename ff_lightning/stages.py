@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TypeVar
+
+from torch import Tensor
 
 from ff_lightning.errors import InputError
 
@@ -69,6 +72,14 @@ class Stage:
         Args:
             block: index of the block.
             signal: what the next one receives.
+        """
+
+    def borrow(self, block: int, weights: Iterable[Tensor]) -> None:
+        """Make weights of the block above what they are there at this update, if it is trained elsewhere.
+
+        Args:
+            block: its index.
+            weights: what this process has of them.
         """
 
     def gather(self, value: Value) -> list[Value]:

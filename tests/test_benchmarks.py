@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from sklearn.datasets import load_digits
 
 from ff_lightning.blocks import Block
 from ff_lightning.candidates import Softmax
+from ff_lightning.errors import InputError
 from ff_lightning.networks import Lookahead
 from tests.texts import gpt, windows
 
@@ -69,9 +71,10 @@ def test_streamed_memory_does_not_grow_with_depth(benchmark: Any, network: str) 
     assert saved["checkpointed", 9] < saved["backprop", 9]
 
 
-def test_lookahead_keeps_two_blocks_alive_however_deep(benchmark: Any) -> None:
+def test_lookahead_keeps_as_many_blocks_alive_however_deep(benchmark: Any) -> None:
     meter, peaks = benchmark("meter"), {}
-    for ahead in (None, Lookahead()):
+    for horizon in range(3):
+        ahead = Lookahead(horizon=horizon) if horizon else None
         for depth in (3, 9):
             network = gpt(layers=depth, loss=Softmax(), lookahead=ahead)
             tokens = windows(8)
@@ -80,9 +83,10 @@ def test_lookahead_keeps_two_blocks_alive_however_deep(benchmark: Any) -> None:
                 for step in network.local_losses(signal):
                     step.loss.backward()
                     del step
-            peaks[ahead is not None, depth] = saved.bytes
-    assert peaks[True, 9] == peaks[True, 3]
-    assert 1.5 * peaks[False, 3] < peaks[True, 3] < 2.2 * peaks[False, 3]
+            peaks[horizon, depth] = saved.bytes
+    for horizon in (1, 2):
+        assert peaks[horizon, 9] == peaks[horizon, 3]
+        assert (horizon + 0.5) * peaks[0, 3] < peaks[horizon, 3] < (horizon + 1.2) * peaks[0, 3]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -100,6 +104,96 @@ def test_depth_is_compared_with_twins_and_goes_on_where_it_stopped(benchmark: An
     assert below < 0.999
     again = depth.compare(depth.arguments())
     assert {**again, "ms": 0, "twin_ms": 0, "cosine": 0} == {**found, "ms": 0, "twin_ms": 0, "cosine": 0}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_changes_to_a_chain_are_paired_with_it(
+    benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a change the chain is the arm `chain`, to the last digit; every change is one."""
+    text = tmp_path / "text.txt"
+    text.write_text("".join(topics[name] for name in sorted(topics)[:40]))
+    sizes = ["--tokens", "characters", "--layers", "3", "--layers-per-block", "1", "--width", "32", "--context", "16"]
+    where = ["--data", str(text), "--precision", "32-true", "--steps", "8", "--judged", "512", "--lr", "0.02"]
+    where += ["--lookahead", "1", "--refresh", "2", "--cosines", "0", "--folder"]
+    depth = benchmark("depth", *where, str(tmp_path / "chain"), *sizes)
+    args = depth.arguments()
+    (data := depth.data(args)).prepare_data()
+    data.setup("fit")
+    usual = depth.measure(args, "chain", data)[0]["per_block"]
+    ideas, gpt_of_depth, found = benchmark("depth_ideas"), depth.GPT, {}
+    for idea in ideas.IDEAS:
+        monkeypatch.setattr(depth, "GPT", gpt_of_depth)
+        benchmark("depth_ideas", *where, str(tmp_path / "ideas"), *sizes, "--idea", idea).main()
+        found[idea] = json.loads(capsys.readouterr().out.splitlines()[-1])["per_block"]
+    assert found.pop("none") == usual
+    assert all(losses != usual for losses in found.values()), found
+
+
+def test_comparing_gradients_touches_nothing(benchmark: Any) -> None:
+    """Copies that are as old as those of a training stay so, and no gradient is left behind."""
+    network = gpt(layers=3, loss=Softmax(), lookahead=Lookahead(refresh=2))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.1)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    assert len(benchmark("depth").cosines(network, windows(4))) == 3
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+@pytest.fixture
+def tune(benchmark: Any, tmp_path: Path) -> Any:
+    """Tunes a small recipe on a grid; its JSON, or what is left where it was stopped."""
+
+    def started(grid: str, *words: str, recipe: str = "digits_mlp") -> Any:
+        (tmp_path / "grid.yaml").write_text(grid)
+        where = ["--grid", str(tmp_path / "grid.yaml"), "--folder", str(tmp_path / "tune"), "--processes", "1"]
+        recipes = ["--recipe", recipe, "--recipe", "with/smoke"]
+        return benchmark("tune", *recipes, *where, "--model.network.widths", "[20]", *words)
+
+    return started
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_grid_is_tried_once_and_goes_on_where_it_stopped(tune: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A setting that was cut off is made anew; one that diverged has no value and stands last."""
+    module = tune("model.optimizer.init_args.lr: [1.0e+30, 0.01, 0.02]")
+    args = module.arguments()
+    space = module.read_space(args.grid)
+    study = module.open_study(args, space, "max")
+    study.ask(space)
+    assert [trial.state.name for trial in study.get_trials()] == ["RUNNING", "WAITING", "WAITING"]
+    module.main()
+    first = json.loads(capsys.readouterr().out)
+    assert {row["model.optimizer.init_args.lr"] for row in first["trials"][:2]} == {0.01, 0.02}
+    assert all(0 < row["value"] < 1 for row in first["trials"][:2])
+    assert first["trials"][0]["value"] >= first["trials"][1]["value"]
+    assert math.isnan(first["trials"][2]["value"])
+    module.main()
+    assert json.loads(capsys.readouterr().out)["trials"][:2] == first["trials"][:2], "nothing ran again"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_twin_is_tuned_over_ranges(tune: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """More trials go on from those that are done."""
+    grid = "model.optimizer.init_args.lr: {low: 0.001, high: 0.1, log: true}"
+    for trials in (1, 3):
+        module = tune(grid, "--recipe", "with/twin", "--trials", str(trials), "--seeds", "0", "1")
+        module.main()
+        found = json.loads(capsys.readouterr().out)["trials"]
+        assert len(found) == trials
+    assert all(0.001 <= row["model.optimizer.init_args.lr"] <= 0.1 for row in found)
+    assert all(len(row["values"]) == 2 for row in found)
+
+
+@pytest.mark.parametrize(
+    "grid", ["", "- 1", "a: []", "a: [1, 1]", "a: {low: 2, high: 1}", "a: {low: 0, high: 1, log: true}", "a: 3"]
+)
+def test_a_grid_that_makes_no_sense_is_refused(tune: Any, grid: str) -> None:
+    module = tune(grid)
+    with pytest.raises(InputError, match=r"--grid"):
+        module.read_space(module.arguments().grid)
 
 
 @pytest.mark.ranks

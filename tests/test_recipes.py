@@ -31,7 +31,9 @@ OTHER_TASKS = {"wine_mlp": [], "diabetes_mlp": [], "digits_anomaly": FEW}
 TEXTS = [name for name in NAMES if name.endswith("_gpt")]
 SOUNDS = [name for name in NAMES if name.startswith(("fsdd", "speech"))]  # trained in `test_sound_recipes`
 TEXT_OVERLAYS = ["adamw", "logistic", "residual", "samples", "softmax"]
-CONV_OVERLAYS = ["averaged_head", "class_softmax", "overlapping", "own_contrast", "predsim", "private_head"]
+CONV_OVERLAYS = [
+    *("averaged_head", "class_softmax", "lookahead", "overlapping", "own_contrast", "predsim", "private_head"),
+]
 OTHER_OVERLAYS = {*TEXT_OVERLAYS, *CONV_OVERLAYS, "rollouts", "smoke", "spotting_twin", "wandb"}
 COMBINATIONS = (
     {(name,) for name in NAMES}
@@ -196,6 +198,7 @@ def test_an_overlay_of_convolutional_recipes_trains(overlay: str, capsys: pytest
     changed = {
         "averaged_head": head == "ff_lightning.networks.AveragedHead" and loss == "ff_lightning.candidates.Softmax",
         "class_softmax": loss == "ff_lightning.candidates.Softmax" and head is None and matching is None,
+        "lookahead": network["lookahead"] is not None,
         "overlapping": network["overlapping"],
         "own_contrast": loss == "ff_lightning.candidates.LinearContrast",
         "predsim": matching == "ff_lightning.losses.SimilarityMatching",

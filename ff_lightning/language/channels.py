@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from ff_lightning.errors import InputError
+from ff_lightning.errors import whole
 from ff_lightning.language.functional import rms_norm
 from ff_lightning.parts import Part
 
@@ -33,12 +33,7 @@ class OwnChannels(Part):
     """
 
     def __init__(self, size: int | None = None) -> None:
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            raise InputError(
-                f"Passed `OwnChannels(size={size!r})`. `size` must be a whole number of at least 1, or None for the "
-                "width of the stream."
-            )
-        self.size = size
+        self.size = None if size is None else whole("size", size, least=1, owner=self)
 
     def width(self, stream: int) -> int:
         """Channels beside a stream of so many."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import lightning.pytorch as pl
@@ -21,6 +21,7 @@ from ff_lightning.engine.lightning import replace_sigterm, restore_sigterm
 from ff_lightning.engine.sync import NoSync
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import FollowingGoodness
+from ff_lightning.normalization import RunningMean
 from ff_lightning.stacks import BlockStack
 from ff_lightning.stages import Stage
 from ff_lightning.strategies.balance import balanced_cuts, block_seconds, check_cuts, groups_of
@@ -35,7 +36,8 @@ class LayerParallelStrategy(DDPStrategy):
 
     No gradient crosses a block, so nothing flows back: a rank is at work on the next batch while the rank above is
     still at work on this one. Every block sees exactly what it would see in one process, and the weights come out the
-    same, bit for bit.
+    same, bit for bit. With ``lookahead`` the weights of a rank's first block go down to the rank below, and only then:
+    as often as copies are made anew, which the two wait for.
 
     All ranks read the same training batches and hold the parameters of the whole network; gradients, optimizer state
     and activations are those of a rank's own blocks. Before a validation, a checkpoint and the end of training, the
@@ -164,7 +166,12 @@ class LayerParallelStrategy(DDPStrategy):
         assert self._envelopes is not None
         assert self._tensors is not None
         self._stage = PipelineStage(
-            self._groups, self.global_rank, device=self.root_device, envelopes=self._envelopes, tensors=self._tensors
+            self._groups,
+            self.global_rank,
+            device=self.root_device,
+            envelopes=self._envelopes,
+            tensors=self._tensors,
+            lent=network[self._groups[self.global_rank].start].parameters(),
         )
         network.stage = self._stage
         for index in self._stage.elsewhere:
@@ -190,12 +197,14 @@ class LayerParallelStrategy(DDPStrategy):
         """Give all ranks the parameters and buffers of every block; all of them must call it."""
         if self._stage is None:
             return
+        network = self.module.network
+        assert isinstance(network, BlockStack)
         self._stage.flush()
         works = [
             dist.broadcast(value.detach(), src=rank, async_op=True)
             for rank, group in enumerate(self._groups)
             for index in group
-            for value in (*self.module.network[index].parameters(), *self.module.network[index].buffers())
+            for value in values_of(network, index)
         ]
         for work in works:
             assert work is not None
@@ -224,6 +233,14 @@ class LayerParallelStrategy(DDPStrategy):
         return state
 
 
+def values_of(network: BlockStack, index: int) -> Iterator[Tensor]:
+    """Parameters and buffers of a block, and what lookahead keeps for its loss."""
+    yield from network[index].parameters()
+    yield from network[index].buffers()
+    if network.lookahead is not None:
+        yield from network.lookahead.kept(index)
+
+
 def refuse_task(module: pl.LightningModule) -> None:
     """Check that every block of a task is trained once a batch, from what the block below passes on.
 
@@ -240,6 +257,8 @@ def refuse_task(module: pl.LightningModule) -> None:
     repeats = module.repeats_blocks or type(network).local_losses is not BlockStack.local_losses
     more = [*module.local_modules()] != [*network]
     whole = getattr(module, "rollouts", None) is not None or getattr(network, "teacher_forced", False)
+    moves = network.lookahead is not None and any(isinstance(part, RunningMean) for part in network.modules())
+    far = network.lookahead is not None and network.lookahead.horizon > 1
     reasons = [
         (module.update == "fused", "`update='fused'` sums the losses of all blocks", "`update='streamed'`"),
         (repeats, "it has its own order of blocks, or trains one more than once a batch", "`strategy='ddp'`"),
@@ -248,7 +267,8 @@ def refuse_task(module: pl.LightningModule) -> None:
             "it trains more than the blocks, as a readout of all of them",
             "`strategy='ddp'`",
         ),
-        (network.lookahead is not None, "with `lookahead` a block needs the next one's weights", "`strategy='ddp'`"),
+        (far, "with `lookahead` a process has the weights of one block of the next", "`Lookahead(horizon=1)`"),
+        (moves, "with `lookahead` a block would need the next one's running values at every step", "`strategy='ddp'`"),
         (
             any(isinstance(block.goodness, FollowingGoodness) for block in network),
             "with `AveragedHead` a block needs the next one's weights",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -23,6 +23,9 @@ IN_FLIGHT = 2
 
 ENVELOPE = 8192
 """Bytes of the message that says what follows it."""
+
+STOP, LEND = "stop", "lend"
+"""What an envelope says that no signal follows: none ever will, or the process below asks for weights."""
 
 # What a stack shares among passes belongs to its first block and does not travel.
 register_pytree_node(Labelled, lambda x: ([x.image, x.labels], None), lambda parts, _: Labelled(*parts))
@@ -49,6 +52,7 @@ class PipelineStage(Stage):
         device: of this process.
         envelopes: process group for messages on the CPU.
         tensors: process group for messages on the device.
+        lent: weights of the first block here, for a process below whose last block looks ahead.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class PipelineStage(Stage):
         device: torch.device,
         envelopes: dist.ProcessGroup,
         tensors: dist.ProcessGroup,
+        lent: Iterable[Tensor] = (),
     ) -> None:
         super().__init__(groups[rank], groups[-1].stop)
         self.rank = rank
@@ -66,6 +71,7 @@ class PipelineStage(Stage):
         self.device = device
         self.envelopes = envelopes
         self.tensors = tensors
+        self.lent = tuple(lent)
         self.in_flight: deque[list[tuple[dist.Work, Tensor]]] = deque()
 
     def receive(self, signal: AnySignal) -> AnySignal:
@@ -77,10 +83,10 @@ class PipelineStage(Stage):
         """
         if self.reads_input:
             return signal
-        envelope = torch.empty(ENVELOPE, dtype=torch.uint8)
-        dist.recv(envelope, src=self.rank - 1, group=self.envelopes)
-        content = pickle.loads(envelope.numpy().tobytes())
-        if content is None:
+        while (content := self._opened()) == LEND:
+            for weight in self.lent:
+                dist.send(weight.detach().contiguous(), dst=self.rank - 1, group=self.tensors)
+        if content == STOP:
             self.stop()
             raise SIGTERMException
         parts, random = content
@@ -108,8 +114,23 @@ class PipelineStage(Stage):
         """Tell the processes above that no further signal comes."""
         if not self.is_last:
             self.flush()
-            self.in_flight.append([self._sent(_envelope(None), self.envelopes)])
+            self.in_flight.append([self._sent(_envelope(STOP), self.envelopes)])
             self.flush()
+
+    def borrow(self, block: int, weights: Iterable[Tensor]) -> None:
+        """Ask the process above for the weights of its first block, and wait for them.
+
+        It sends them once it has done all earlier updates, so that they are those of one process. Until then this one
+        stands still.
+        """
+        if block in self.blocks:
+            return
+        self.in_flight.append([self._sent(_envelope(LEND), self.envelopes)])
+        for weight in weights:
+            sent = torch.empty_like(weight, memory_format=torch.contiguous_format)
+            dist.recv(sent, src=self.rank + 1, group=self.tensors)
+            with torch.no_grad():
+                weight.copy_(sent)
 
     def flush(self) -> None:
         """Wait until the next process has taken all that was sent."""
@@ -121,6 +142,12 @@ class PipelineStage(Stage):
         parts: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(parts, tree_map_only(Tensor, Tensor.cpu, value))
         return parts
+
+    def _opened(self) -> Any:
+        """What the next envelope from the process below says."""
+        envelope = torch.empty(ENVELOPE, dtype=torch.uint8)
+        dist.recv(envelope, src=self.rank - 1, group=self.envelopes)
+        return pickle.loads(envelope.numpy().tobytes())
 
     def _sent(self, tensor: Tensor, group: dist.ProcessGroup) -> tuple[dist.Work, Tensor]:
         """A send on its way, with what must not be freed before it has arrived."""

@@ -11,7 +11,8 @@ Further arguments change the recipe, of FF and twin alike: `--trainer.max_epochs
 
 Validation images are cut from the training set and choose the readout; the test set is looked at once, at the end.
 With `--validation-only` the test set stays closed. One network has one twin, whatever its tier: `--parts ff` leaves it
-out, `--parts twin` trains nothing else. The last line is JSON; `cpu_minutes` are those of training FF, a seed.
+out, `--parts twin` trains nothing else. `--model.network.lookahead ff_lightning.networks.Lookahead` lets every block
+answer for the next one. The last line is JSON; `cpu_minutes` are those of training FF, a seed.
 """
 
 from __future__ import annotations
@@ -131,6 +132,7 @@ def main() -> None:
         parser.error(f"--data {args.data}: no recipe for images of that name. Give --recipe, or a folder named {known}")
     if recipe in LABEL_IN_THE_INPUT and args.tier != "T1":
         parser.error(f"--recipe {recipe} is of tier T1")
+    looks_ahead = any("network.lookahead" in word for word in args.changes)
     if args.parts_added and args.tier == "T1" and args.parts_added != ["private_head"]:
         parser.error(f"--with {' '.join(args.parts_added)} compares all classes at once: --tier T2 or T3")
     added = [LOSSES[name] for name in args.parts_added]
@@ -150,7 +152,7 @@ def main() -> None:
     result = {
         "test_accuracy": average("test"),
         "twin": average("twin_test"),
-        "tier": args.tier,
+        "tier": args.tier + (" with lookahead" if looks_ahead else ""),
         "cpu_minutes": average("cpu_minutes"),
         "twin_cpu_minutes": average("twin_cpu_minutes"),
         "seeds": args.seed,

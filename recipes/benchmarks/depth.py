@@ -1,12 +1,13 @@
 """Does depth pay without backprop between blocks? A chain of blocks beside its twins and controls, on the same batches.
 
-    python recipes/benchmarks/depth.py --data FILE --small [--lookahead 1 --refresh 10] [--negatives 16] [--seed 0]
+    python recipes/benchmarks/depth.py --data FILE --small [--lookahead 1 --horizon 2] [--negatives 16] [--seed 0]
 
 `--data` is a text file. Its last 10 % are not read; validation is cut from the end of the rest. Every block of the
 chain reads the token in channels of its own (`--no-channels`: none has them), and is judged by its own readout alone.
 Trained one after the other, each from the same seed on the same windows, with the same loss, rates and clipping:
 
-- `chain`: blocks with local losses, with `--lookahead W --refresh R` also for what the next block makes of them;
+- `chain`: blocks with local losses, with `--lookahead W --refresh R` also for what the next blocks make of them,
+  `--horizon` of them;
 - `twin_same_parts`: the same layers and tables as one block, by backprop; `twin`: without the channels;
 - `twin_supervised`: by backprop, with the loss at the end of every block: extra losses without locality;
 - `block_1`: the first block alone; `independent`: another one from another seed. The mean of both is an ensemble of two
@@ -91,7 +92,8 @@ def cosines(network: TokenStack, batch: Tensor) -> list[float]:
     (whole,) = (twin := network.as_one_block()).token_blocks()
     (top,) = twin.local_losses(twin.signal(tokens, targets))
     gradients = iter(torch.autograd.grad(top.loss, list(whole.layer.layers.parameters())))
-    context = StepContext(lambda index: torch.Generator(batch.device).manual_seed(index))
+    between = 1  # an update at which no copy is made anew: nothing of the training is touched
+    context = StepContext(lambda index: torch.Generator(batch.device).manual_seed(index), between)
     found = []
     for step in network.local_losses(network.signal(tokens, targets), context):
         own = torch.autograd.grad(step.loss, list(network[step.block].layer.layers.parameters()))
@@ -132,7 +134,7 @@ def network(args: argparse.Namespace, arm: str, vocab_size: int) -> TokenStack:
         context=args.context,
         loss=loss,
         channels=OwnChannels(args.channel_size) if args.channels and arm != "twin" else None,
-        lookahead=Lookahead(ahead, refresh=args.refresh) if ahead else None,
+        lookahead=Lookahead(ahead, refresh=args.refresh, horizon=args.horizon) if ahead else None,
     )
     if arm in ("twin", "twin_same_parts"):
         stack = stack.as_one_block()
@@ -142,9 +144,16 @@ def network(args: argparse.Namespace, arm: str, vocab_size: int) -> TokenStack:
 
 def measure(args: argparse.Namespace, arm: str, text: TextDataModule) -> tuple[dict[str, Any], TokenStack]:
     """Train an arm, or take what an earlier run has of it; and judge it."""
-    folder = args.folder / f"{arm}-{key(args, arm)}"
-    pl.seed_everything(args.seed, verbose=False)
     stack = network(args, arm, text.vocab_size)
+    watch = Cosines(args.steps, args.cosines) if arm == "chain" and args.cosines else None
+    return train(args, stack, text, args.folder / f"{arm}-{key(args, arm)}", watch), stack
+
+
+def train(
+    args: argparse.Namespace, stack: TokenStack, text: TextDataModule, folder: Path, watch: Cosines | None = None
+) -> dict[str, Any]:
+    """Train a network, or take what an earlier run has left of it in a folder; and judge every block."""
+    pl.seed_everything(args.seed, verbose=False)
     module = FFLanguageModel(
         stack,
         optimizer=partial(MuonAdamW, lr=args.lr, muon_lr=args.muon_lr),
@@ -156,8 +165,8 @@ def measure(args: argparse.Namespace, arm: str, text: TextDataModule) -> tuple[d
     done = folder / "found.json"
     if done.exists():
         module.load_state_dict(torch.load(last, weights_only=True)["state_dict"])
-        return json.loads(done.read_text()), stack
-    watch = Cosines(args.steps, args.cosines) if arm == "chain" and args.cosines else None
+        kept: dict[str, Any] = json.loads(done.read_text())
+        return kept
     saver = ModelCheckpoint(folder, filename="last", every_n_train_steps=SAVE_EVERY, enable_version_counter=False)
     silent = SILENT | {"enable_checkpointing": True}
     callbacks = [saver, *filter(None, [watch])]
@@ -172,8 +181,8 @@ def measure(args: argparse.Namespace, arm: str, text: TextDataModule) -> tuple[d
     if watch is not None:
         found["cosine"] = watch.found
     done.write_text(json.dumps(found))
-    print(json.dumps({arm: found}), file=sys.stderr, flush=True)
-    return found, stack
+    print(json.dumps({folder.name: found}), file=sys.stderr, flush=True)
+    return found
 
 
 def key(args: argparse.Namespace, arm: str) -> str:
@@ -181,6 +190,7 @@ def key(args: argparse.Namespace, arm: str) -> str:
     names = ["data", "tokens", "layers", "layers_per_block", "width", "context", "batch", "steps", "muon_lr", "lr"]
     names += ["clip", "seed", "negatives", "precision", "channels", "channel_size"]
     names += ["lookahead", "refresh", "cosines"] if arm == "chain" else []
+    names += ["horizon"] if arm == "chain" and args.horizon > 1 else []
     return hashlib.sha256(json.dumps([str(getattr(args, name)) for name in names]).encode()).hexdigest()[:10]
 
 
@@ -261,7 +271,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--channels", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--channel-size", type=int, help="of every table; as wide as the stream by default")
     parser.add_argument("--lookahead", type=float, default=0.0, help="weight of the next block's loss; 0 for none")
-    parser.add_argument("--refresh", type=int, default=10, help="updates until the copy is made anew")
+    parser.add_argument("--refresh", type=int, default=1, help="updates until the copy is made anew")
+    parser.add_argument("--horizon", type=int, default=1, help="blocks that a block answers for beside itself")
     parser.add_argument("--muon-lr", type=float, default=0.03, help="for matrices")
     parser.add_argument("--lr", type=float, default=4e-3, help="for all else")
     parser.add_argument("--clip", type=float, default=1.0, help="largest gradient norm of a block")
@@ -284,7 +295,8 @@ def main() -> None:
     result = compare(args)
     sizes = {"tokens": args.steps * args.batch * args.context, "layers": args.layers}
     sizes |= {"layers_per_block": args.layers_per_block, "width": args.width, "negatives": args.negatives}
-    ahead = {"lookahead": args.lookahead, "refresh": args.refresh if args.lookahead else None}
+    refresh, horizon = (args.refresh, args.horizon) if args.lookahead else (None, None)
+    ahead = {"lookahead": args.lookahead, "refresh": refresh, "horizon": horizon}
     tier = ("T1" if args.negatives else "T2") + (" with lookahead" if args.lookahead else "")
     print(json.dumps(result | sizes | ahead | {"tier": tier, "seed": args.seed} | provenance()))
 

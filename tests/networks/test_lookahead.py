@@ -77,10 +77,12 @@ def assert_gradients(found: dict[str, Tensor], expected: dict[str, Tensor]) -> N
         torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-7, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@EVERY
-def test_a_block_learns_as_if_both_losses_reached_it_and_nothing_below(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "horizon"), [*((name, 1) for name in CHAINS), ("gpt, own negatives", 2), ("mlp", 2), ("mlp", 9)]
+)
+def test_a_block_learns_as_if_all_losses_reached_it_and_nothing_below(name: str, horizon: int) -> None:
     """On a first batch, which sets running values, and on one after it; the gradient of every other block is none."""
-    network, signal = build(name, Lookahead())
+    network, signal = build(name, Lookahead(horizon=horizon))
     context = StepContext(seeded)
     for _ in range(2):
         reference, below = copy.deepcopy(network), signal
@@ -88,8 +90,9 @@ def test_a_block_learns_as_if_both_losses_reached_it_and_nothing_below(name: str
             index, apart = step.block, copy.deepcopy(reference)
             found, passed = apart[index].local_step(below, context.at(index), cut=False)
             loss = found.loss
-            if index + 1 < len(apart):
-                loss = loss + apart[index + 1].local_step(passed, context.at(DRAWS + index + 1))[0].loss
+            for ahead, block in enumerate(list(apart)[index + 1 : index + 1 + horizon], start=1):
+                told, passed = block.local_step(passed, context.at(DRAWS * ahead + index + ahead), cut=False)
+                loss = loss + told.loss
             torch.testing.assert_close(step.loss, loss)
             loss.backward()
             step.loss.backward()
@@ -136,7 +139,7 @@ def test_a_copy_has_the_weights_of_its_last_refresh() -> None:
 
 
 def test_a_block_answers_for_no_block_that_rests() -> None:
-    network, signal = build("gpt, own negatives", Lookahead())
+    network, signal = build("gpt, own negatives", Lookahead(horizon=2))
     other, _ = build("gpt, own negatives", None)
     context = StepContext(seeded, 0, [True, False, True, True])
     losses, own = ([step.loss.item() for step in stack.local_losses(signal, context)] for stack in (network, other))
@@ -154,15 +157,18 @@ def test_pairs_of_blocks_answer_for_the_block_above_the_pair() -> None:
     assert [bool(gradients(block)) for block in network] == [True, True, False]
 
 
-@pytest.mark.parametrize("refresh", [1, 3])
-def test_streamed_is_fused_and_a_resumed_training_one_without_a_stop(tmp_path: Path, refresh: int) -> None:
+@pytest.mark.parametrize(("refresh", "horizon"), [(1, 1), (3, 2)])
+def test_streamed_is_fused_and_a_resumed_training_one_without_a_stop(
+    tmp_path: Path, refresh: int, horizon: int
+) -> None:
     """The stop is two updates after a refresh, so the copies are older than the weights beside them."""
 
     def fit(path: Path | None = None, **kwargs: Any) -> dict[str, Tensor]:
         data = TextDataModule("pydoc", context=CONTEXT, batch_size=8, batches_per_epoch=4)
         torch.manual_seed(0 if path is None else 999)
         sizes = {"width": 16, "layers": 3, "heads": 2, "context": CONTEXT}
-        network = GPT(data.vocab_size, channels=OwnChannels(), lookahead=Lookahead(refresh=refresh), **sizes)
+        lookahead = Lookahead(refresh=refresh, horizon=horizon)
+        network = GPT(data.vocab_size, channels=OwnChannels(), lookahead=lookahead, **sizes)
         saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=5, save_top_k=-1)
         flags = {"max_epochs": 2, "enable_checkpointing": True, "limit_val_batches": 0}
         module = model(network=network, **kwargs)
@@ -188,9 +194,10 @@ def test_images_are_trained_with_it(tmp_path: Path) -> None:
 
 
 def test_arguments_that_make_no_sense_are_refused() -> None:
-    for refresh in (0, 1.5, True):
-        with pytest.raises(InputError, match=r"Lookahead\(refresh=.*whole number, 1 or more"):
-            Lookahead(refresh=refresh)  # type: ignore[arg-type]
+    for number in (0, 1.5, True):
+        for name in ("refresh", "horizon"):
+            with pytest.raises(InputError, match=rf"Lookahead\({name}=.*whole number, at least 1"):
+                Lookahead(**{name: number})  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"`weight=0"):
         Lookahead(0)
     network = SelfContrastMLP(64, [16, 12], losses=two_thresholds())

@@ -29,10 +29,11 @@ from ff_lightning.errors import InputError
 from ff_lightning.language import GPT, Independent, OwnChannels, Residual
 from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.negatives import HardWrongLabel
+from ff_lightning.networks import Lookahead
 from ff_lightning.optim import MuonAdamW
 from ff_lightning.schedules import HoldThenDecay, Staggered
 from ff_lightning.strategies import LayerParallelStrategy
-from tests.training import labelled_conv, mlp, trainer, weights
+from tests.training import conv, labelled_conv, mlp, trainer, weights
 
 BATCHES, BATCH, WIDTH = 7, 200, 16
 ADAMW = partial(torch.optim.AdamW, lr=1e-3)
@@ -69,6 +70,13 @@ def dropping() -> ff.BlockStack:
     return stack
 
 
+def looking_conv() -> ff.BlockStack:
+    """Every block answers for the next one as it is now, whoever trains that."""
+    stack = conv(3, batch_statistics=True)
+    stack.look_ahead(Lookahead())
+    return stack
+
+
 MOVING = partial(mlp, 4, WIDTH, loss=MovingThresholdLoss(), peer_weight=0.1)
 CASES = {
     "mlp, uniform, sgd": Case(MOVING, {"optimizer": SGD}),
@@ -84,6 +92,10 @@ CASES = {
     "gpt, own, muon, clipped": Case(gpt, {"optimizer": MUON, **HARD}),
     "gpt, residual, adamw": Case(partial(gpt, combination=Residual()), {"optimizer": ADAMW}, cuts=[2]),
     "gpt, own channels, muon": Case(partial(gpt, channels=OwnChannels(8)), {"optimizer": MUON}, cuts=[1]),
+    "gpt, lookahead, accumulated": Case(
+        partial(gpt, channels=OwnChannels(8), lookahead=Lookahead(refresh=2)), {"optimizer": MUON, **HARD}, cuts=[1]
+    ),
+    "conv, lookahead, sgd": Case(looking_conv, {"optimizer": SGD}, cuts=[2]),
     "gpt, inherited, sgd, bf16": Case(
         partial(gpt, combination=Independent(inherit=True)), {"optimizer": SGD}, [2], "bf16-mixed"
     ),

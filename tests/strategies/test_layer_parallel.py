@@ -17,12 +17,13 @@ import ff_lightning as ff
 from ff_lightning.callbacks import GoodnessMonitor
 from ff_lightning.errors import InputError
 from ff_lightning.language import HintonMLP
+from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.networks import Lookahead
 from ff_lightning.readouts import LinearReadout
 from ff_lightning.strategies import LayerParallelStrategy
 from ff_lightning.strategies.layer_parallel import refuse_task
 from tests.strategies.layer_cases import BATCHES, CASES, RESUMED, WIDTH, Seen, fit
-from tests.training import assert_same_weights, classifier, conv, trainer, weights
+from tests.training import assert_same_weights, classifier, mlp, trainer, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before:UserWarning")
 
@@ -129,8 +130,14 @@ def test_flags_that_do_not_fit_are_refused(
         LayerParallelStrategy(**strategy).refuse(run)
 
 
-def conv_that_looks_ahead() -> ff.BlockStack:
-    network = conv()
+def two_ahead() -> ff.BlockStack:
+    network = mlp(3)
+    network.look_ahead(Lookahead(horizon=2))
+    return network
+
+
+def threshold_that_moves_under_lookahead() -> ff.BlockStack:
+    network = mlp(2, loss=MovingThresholdLoss())
     network.look_ahead(Lookahead())
     return network
 
@@ -144,7 +151,8 @@ def rollouts() -> ff.FFLanguageModel:
     [
         (lambda: classifier(update="fused"), "update='streamed'"),
         (lambda: classifier(readout=LinearReadout(32, 10)), "readout of all of them; use `strategy='ddp'`"),
-        (lambda: classifier(network=conv_that_looks_ahead()), "the next one's weights; use `strategy='ddp'`"),
+        (lambda: classifier(network=two_ahead()), r"one block of the next; use `Lookahead\(horizon=1\)`"),
+        (lambda: classifier(network=threshold_that_moves_under_lookahead()), "running values.*use `strategy='ddp'`"),
         (rollouts, "the whole network makes its negatives"),
         (pl.LightningModule, "trains an `FFLightningModule`"),
     ],

@@ -1,0 +1,64 @@
+"""Draws `pictures/depth.png` from `results/depth.jsonl`: loss by block of chains, beside their twins.
+
+python docs/picture_depth.py
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+from tables_common import DOCS, rows
+from tables_language import parts_of
+
+COLOURS = ("#adb5bd", "#dda15e", "#61a5c2", "#2a6f97", "#1b4965", "#606c38", "#bc6c25")
+TWINS = {"twin": ("twin, no channels", ":"), "twin_same_parts": ("twin, same parts", "--")}
+
+
+def setting(run: dict[str, Any]) -> tuple[Any, ...]:
+    """What may stand in one picture: the same text, sizes and loss."""
+    return (bool(run["negatives"]), run["width"], run["layers"], run["layers_per_block"], run["tokens"])
+
+
+def name_of(run: dict[str, Any]) -> str:
+    """What the blocks of a chain have, and how old their copies of each other may be."""
+    return parts_of(run) + (f", R = {run['refresh']}" if run["lookahead"] else "")
+
+
+def title(run: dict[str, Any]) -> str:
+    """What a picture shows."""
+    loss = f"{run['negatives']} own negatives (T1)" if run["negatives"] else "all tokens (T2)"
+    return f"{loss}, width {run['width']}, {run['tokens'] / 1e6:.1f} M tokens"
+
+
+def main() -> None:
+    """One picture a setting; a line a chain, the mean over its seeds, which are points."""
+    groups: dict[tuple[Any, ...], list[list[dict[str, Any]]]] = {}
+    for runs in rows("depth"):
+        groups.setdefault(setting(runs[0]), []).append(runs)
+    figure, every = plt.subplots(1, len(groups), figsize=(5 * len(groups), 4.4), squeeze=False, layout="constrained")
+    for axes, chains in zip(every[0], groups.values(), strict=True):
+        chains.sort(key=lambda runs: -sum(run["per_block"][-1] for run in runs) / len(runs))
+        for colour, runs in zip(COLOURS, chains, strict=False):
+            seeds = f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
+            losses = [run["per_block"] for run in runs]
+            blocks = range(1, len(losses[0]) + 1)
+            mean = [sum(values) / len(values) for values in zip(*losses, strict=True)]
+            axes.plot(blocks, mean, color=colour, marker="o", label=f"{name_of(runs[0])} ({seeds})")
+            for values in losses:
+                axes.plot(blocks, values, color=colour, linewidth=0, marker=".", alpha=0.6)
+        with_channels = next((runs for runs in chains if runs[0]["twin_same_parts"] != runs[0]["twin"]), chains[0])
+        for key, (name, line) in TWINS.items():
+            nats = sum(run[key] for run in with_channels) / len(with_channels)
+            axes.axhline(nats, color="black", linestyle=line, linewidth=1, label=name)
+        axes.set_title(title(chains[0][0]), fontsize=10)
+        axes.set_xlabel("block")
+        axes.set_xticks(list(blocks))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+    every[0][0].set_ylabel("validation loss, nats a token")
+    figure.savefig(DOCS / "pictures" / "depth.png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,196 @@
+"""What else might make depth pay: changes to a chain with own channels and lookahead, one at a time.
+
+    python recipes/benchmarks/depth_ideas.py --data FILE --small --lookahead 1 --refresh 10 --idea NAME [--seed 0]
+
+A chain is trained as the arm `chain` of `depth.py`, with the same seed on the same windows, so their losses are paired;
+all arguments are those of `depth.py`. `--idea` is one of:
+
+- `none`: the arm `chain` itself, for rates and other arguments;
+- `two_ahead`: a horizon of two blocks, as `depth.py --horizon 2`;
+- `every_other`, `late`: lookahead at every second update, or in the second half of the training alone;
+- `fading`: the own loss of every block but the last falls to a tenth in the second half, its lookahead does not;
+- `top_readout`: every block reads with a constant copy of the last block's readout, as old as the copies of lookahead;
+- `distilled`: half of a block's own loss is the cross-entropy with what the copy of the next block predicts.
+
+It can go on after a stop, as `depth.py`. The last line of stdout is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import depth
+import torch
+from recipe import be_quiet, provenance
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from ff_lightning.blocks import Block
+from ff_lightning.language import GPT
+from ff_lightning.language.blocks import Dreams, TextSignal, TokenBlock, TokenGoodness
+from ff_lightning.networks import Lookahead
+from ff_lightning.networks.lookahead import Constants
+from ff_lightning.processor import prepare_cpu
+from ff_lightning.signals import LocalStep, Signal, StepContext, detached
+
+FADED = 0.1
+"""What is left of a loss that fades."""
+
+
+class Sometimes(Lookahead):
+    """Looks ahead at some of the updates; they contain those at which copies are made anew."""
+
+    def __init__(self, weight: float, *, refresh: int, first: int, period: int) -> None:
+        super().__init__(weight, refresh=refresh)
+        self.first = first
+        self.period = period
+
+    def forward(self, blocks: Sequence[Block], first: int, signal: Signal, context: StepContext) -> Tensor:
+        if context.update < self.first or context.update % self.period:
+            return torch.zeros(())
+        return super().forward(blocks, first, signal, context)
+
+
+class LogitsOf(nn.Module):
+    """What a block predicts, as a forward pass."""
+
+    def __init__(self, block: TokenBlock) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, signal: TextSignal) -> Tensor:
+        return self.block.predict(self.block(signal.h, None, signal.tokens), signal.below, None)
+
+
+class Chain(GPT):
+    """A chain whose blocks weigh their own loss, or learn from what the copy above predicts."""
+
+    idea = "none"
+    steps = 1
+
+    def own(self, index: int, loss: Tensor, signal: TextSignal, update: int) -> Tensor:
+        """The own loss of a block that is not the last, given what it passes on."""
+        if self.idea == "fading":
+            gone = max(0.0, 2 * update / self.steps - 1)
+            return loss * (1 - (1 - FADED) * gone)
+        if self.idea == "distilled":
+            above, copied = self[index + 1], self.lookahead.copies[index]  # type: ignore[union-attr]
+            assert isinstance(above, TokenBlock)
+            assert isinstance(copied, Constants)
+            constants = {f"block.{name}": value for name, value in copied.weights().items()}
+            with torch.no_grad():
+                taught = functional_call(LogitsOf(above), constants, (detached(signal),)).softmax(-1)
+            block = self[index]
+            assert isinstance(block, TokenBlock)
+            mine = block.predict(signal.h, signal.below, None)
+            return 0.5 * loss + 0.5 * F.cross_entropy(mine.flatten(0, 1), taught.flatten(0, 1))
+        return loss
+
+    def _span(self, blocks: range, signal: Signal, context: StepContext) -> tuple[LocalStep | None, Signal]:
+        (index,) = blocks
+        if index + 1 == len(self):
+            return super()._span(blocks, signal, context)
+        found, signal = self[index].local_step(signal, context.at(index), cut=False)
+        assert isinstance(signal, TextSignal)
+        assert self.lookahead is not None
+        ahead = self.lookahead([self[index + 1]], index + 1, signal, context)
+        loss = self.own(index, found.loss, signal, context.update) + ahead
+        return LocalStep(index, loss, found.g_pos, found.g_neg), detached(signal)
+
+
+class TopReadout(GPT):
+    """A chain whose blocks all read with the last one's readout."""
+
+    def __init__(self, *sizes: Any, refresh: int, **kwargs: Any) -> None:
+        super().__init__(*sizes, **kwargs)
+        width = self[0].goodness.width  # type: ignore[union-attr]
+        for block in list(self)[:-1]:
+            block.goodness = TokenGoodness(width, self.vocab_size, inherit=True)  # type: ignore[assignment]
+        self.every = refresh
+        self.lookahead.attach(list(self))  # type: ignore[union-attr]
+        self.register_buffer("weight_of_top", torch.zeros(self.vocab_size, width))
+        self.register_buffer("bias_of_top", torch.zeros(self.vocab_size))
+
+    def signal(
+        self, tokens: Tensor, targets: Tensor, context: StepContext = StepContext(), dreams: Dreams | None = None
+    ) -> TextSignal:
+        signal = super().signal(tokens, targets, context, dreams)
+        if context.update % self.every == 0:
+            weight, bias = self[-1].goodness.snapshot()  # type: ignore[union-attr, operator]
+            self.weight_of_top.copy_(weight)  # type: ignore[operator, union-attr]
+            self.bias_of_top.copy_(bias)  # type: ignore[operator, union-attr]
+        return replace(signal, readout=(self.weight_of_top, self.bias_of_top))  # type: ignore[arg-type]
+
+    def predictions(self, tokens: Tensor, caches: Any = None, *, last_only: bool = False) -> Any:
+        del caches, last_only
+        x = tokens
+        for block in self.token_blocks():
+            x = block(x, None, tokens)
+            yield block.answer(x, self.prior, self[-1].goodness.snapshot())  # type: ignore[union-attr, operator]
+
+
+def build(args: argparse.Namespace, vocab_size: int) -> Any:
+    """The chain with its idea, with the weights that the arm `chain` starts with."""
+    idea, half = args.idea, args.steps // 2
+    if idea in ("none", "two_ahead", "every_other", "late"):
+        stack = depth.network(args, "chain", vocab_size)
+        ahead = {
+            "two_ahead": Lookahead(args.lookahead, refresh=args.refresh, horizon=2),
+            "every_other": Sometimes(args.lookahead, refresh=args.refresh, first=0, period=2),
+            "late": Sometimes(args.lookahead, refresh=args.refresh, first=half - half % args.refresh, period=1),
+        }
+        if idea in ahead:
+            stack.look_ahead(ahead[idea])
+        return stack
+    made = Chain if idea in ("fading", "distilled") else TopReadout
+    depth.GPT = made if made is Chain else _top(args)  # type: ignore[attr-defined]
+    stack = depth.network(args, "chain", vocab_size)
+    if isinstance(stack, Chain):
+        stack.idea, stack.steps = idea, args.steps
+    return stack
+
+
+def _top(args: argparse.Namespace) -> Any:
+    def make(*sizes: Any, **kwargs: Any) -> TopReadout:
+        return TopReadout(*sizes, refresh=args.refresh, **kwargs)
+
+    return make
+
+
+IDEAS = ("none", "two_ahead", "every_other", "late", "fading", "top_readout", "distilled")
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(add_help=False)
+    parser.add_argument("--idea", choices=IDEAS, required=True)
+    mine, rest = parser.parse_known_args()
+    words, sys.argv = sys.argv, [sys.argv[0], *rest]
+    args = depth.arguments()
+    sys.argv = words
+    args.idea = mine.idea
+    return args
+
+
+def main() -> None:
+    args = arguments()
+    be_quiet()
+    torch.set_num_threads(args.threads)
+    prepare_cpu()
+    text = depth.data(args)
+    text.prepare_data()
+    text.setup("fit")
+    name = "chain" if args.idea == "none" else args.idea
+    found = depth.train(args, build(args, text.vocab_size), text, args.folder / f"{name}-{depth.key(args, 'chain')}")
+    tier = ("T1" if args.negatives else "T2") + (" with lookahead" if args.lookahead else "")
+    sizes = {"negatives": args.negatives, "lookahead": args.lookahead, "refresh": args.refresh, "seed": args.seed}
+    print(json.dumps({"idea": args.idea, "tier": tier} | found | sizes | provenance()))
+
+
+if __name__ == "__main__":
+    main()
