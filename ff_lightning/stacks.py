@@ -93,6 +93,10 @@ class Network(nn.Module, ABC):
         self.stage.highest = context.highest(len(self))
         return self.stage.highest
 
+    def learns(self, index: int, context: StepContext) -> bool:
+        """Whether a block learns now: the step says so; a block that has nothing to learn from rests all the same."""
+        return context.learns(index)
+
     def visit(
         self, index: int, signal: Signal, context: StepContext, *, cut: bool = True
     ) -> tuple[Contrast | None, Signal]:
@@ -107,7 +111,7 @@ class Network(nn.Module, ABC):
         Returns:
             Its local loss, ``None`` where it rests, and the signal that it passes on.
         """
-        if context.learns(index):
+        if self.learns(index, context):
             return self[index].local_step(signal, context.at(index), cut=cut)
         return None, self[index].rest(signal)
 
@@ -251,14 +255,14 @@ class BlockStack(Network):
         yield from (range(*ends) for ends in pairwise([*starts, len(self)]))
 
     def _span(self, blocks: range, signal: Signal, context: StepContext) -> tuple[LocalStep | None, Signal]:
-        if not context.learns(*blocks):
+        if not all(self.learns(index, context) for index in blocks):
             for index in blocks:
                 signal = self[index].rest(signal)
             return None, signal
         step: LocalStep | None = None
         for index in blocks:
             last = index == blocks[-1]
-            above = last and self.lookahead is not None and index + 1 < len(self) and context.learns(index + 1)
+            above = last and self.lookahead is not None and index + 1 < len(self) and self.learns(index + 1, context)
             found, signal = self[index].local_step(signal, context.at(index), cut=last and not above)
             loss = found.loss if step is None else found.loss + step.loss
             if above and self.lookahead is not None:
