@@ -87,9 +87,7 @@ class CausalLayers(nn.Module):
         """
         del tokens
         kept = None if caches is None else caches[0]
-        found: Tensor = self.part(
-            inputs_embeds=self.embed(x), cache=kept, use_cache=kept is not None
-        ).last_hidden_state
+        found: Tensor = self.part(inputs_embeds=self.embed(x), cache=kept, use_cache=kept is not None).last_hidden_state
         return found
 
 

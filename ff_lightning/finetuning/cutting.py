@@ -152,7 +152,9 @@ def open_model(source: str | Path | PreTrainedModel) -> PreTrainedModel:
     # What reads files and the hub raises anything at all.
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"Passed `{source}`. transformers cannot read a causal language model there: {reason}") from error
+        raise InputError(
+            f"Passed `{source}`. transformers cannot read a causal language model there: {reason}"
+        ) from error
 
 
 def part_of(model: PreTrainedModel, layers: range, *, recompute: bool) -> PreTrainedModel:

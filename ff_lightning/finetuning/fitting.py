@@ -56,9 +56,7 @@ def fit_goals(network: CausalLM, batches: Sequence[Tensor], *, lr: float = 2e-3,
     return losses
 
 
-def _fit_one(
-    block: nn.Module, goal: Goal, x: Tensor, targets: Tensor, context: BlockContext
-) -> tuple[Tensor, float]:
+def _fit_one(block: nn.Module, goal: Goal, x: Tensor, targets: Tensor, context: BlockContext) -> tuple[Tensor, float]:
     """Gradients of one goal on one batch; what its block passes on, and the loss."""
     layer = block.layer
     with torch.no_grad():
