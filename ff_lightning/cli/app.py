@@ -24,6 +24,7 @@ from ff_lightning.cli.messages import only_what_matters
 from ff_lightning.cli.parser import Parser, explain
 from ff_lightning.cli.predict import predict_folder, predict_table
 from ff_lightning.cli.report import report
+from ff_lightning.cli.transformers import export_transformers
 
 WITH_RECIPE = {
     "fit": "Train the network of a recipe.",
@@ -38,6 +39,7 @@ WITHOUT_RECIPE: dict[str, Callable[..., None]] = {
     "predict --folder": predict_folder,
     "predict --table": predict_table,
     "export": export,
+    "export --transformers": export_transformers,
     "report": report,
 }
 """Commands that need a checkpoint, or the folder of a run, and no recipe. A new one is a function and a line here."""
@@ -99,7 +101,8 @@ def command_of(words: Sequence[str]) -> str:
     """The command that words begin with; nothing if there are none."""
     name = " ".join(words[:1])
     options = {word.split("=")[0] for word in words}
-    named = [f"{name} {option}" for option in ("--folder", "--table") if name == "predict" and option in options]
+    pairs = [known.split() for known in WITHOUT_RECIPE if " " in known]
+    named = [f"{name} {option}" for command, option in pairs if command == name and option in options]
     return named[0] if named else name
 
 

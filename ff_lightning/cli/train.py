@@ -39,6 +39,7 @@ from ff_lightning.callbacks import (
     SoundPictures,
     TrainingProgress,
 )
+from ff_lightning.cli import begin
 from ff_lightning.cli.predictions import write_predictions
 from ff_lightning.cli.recipes import RecipeCLI, RecipeParser, with_own_recipes
 from ff_lightning.cli.weights import chosen_weights
@@ -78,12 +79,14 @@ class FFLightningCLI(RecipeCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Keep the command as it was given, for the record of the run."""
+        self.words = list(args)
         self.command = shlex.join(["ff-lightning", *args])
         super().parse_arguments(parser, with_own_recipes(args))
 
     def setup_parser(self, *args: Any) -> None:
-        """Leave the results of an evaluation to our own table."""
+        """Leave the results of an evaluation to our own table, and let a training begin with trained weights."""
         super().setup_parser(*args)
+        begin.add_option(subcommand_parser(self, "fit"))
         for subcommand in ("validate", "test"):
             subcommand_parser(self, subcommand).set_defaults({"verbose": False})
 
@@ -95,6 +98,8 @@ class FFLightningCLI(RecipeCLI):
         """
         config = self.config[self.config.subcommand]
         folder = self._name_folder(config)
+        if self.config.subcommand == "fit":
+            begin.refuse_folder(config.ckpt_path)
         path = config.ckpt_path = chosen_weights(self.config.subcommand, config.ckpt_path, folder)
         self._weights = None
         if path is not None and path not in CHECKPOINT_WORDS and local_path(path) is not None:
@@ -105,8 +110,11 @@ class FFLightningCLI(RecipeCLI):
 
     def before_instantiate_classes(self) -> None:
         """Name the run folder, and drop what is switched off."""
-        super().before_instantiate_classes()
         config = self.config[self.subcommand]
+        self._begins = begin.asked(config, self.words) if self.subcommand == "fit" else None
+        if self._begins is not None:
+            begin.tell_recipe(config, self.said["fit"], self._begins)
+        super().before_instantiate_classes()
         self._name_folder(config)
         self._try_out_elsewhere(config)
         if self.subcommand == "fit" and config.ckpt_path is not None:
@@ -135,12 +143,21 @@ class FFLightningCLI(RecipeCLI):
                 logger.init_args.id = known
 
     def after_instantiate_classes(self) -> None:
-        """Check that the checkpoint fits what was built."""
+        """Check that the checkpoint fits what was built, or begin with trained weights."""
+        if self._begins is not None:
+            begin.begin(self.model, self._begins)
         if self._weights is not None:
             if isinstance(self.model, LanguageModelling):
                 self.model.check_vocabulary(self._weights)
-            check_fit(self.model, self._weights, self.config[self.subcommand].ckpt_path)
+            self._check_fit(self.config[self.subcommand].ckpt_path)
             self._weights = None
+
+    def _check_fit(self, path: str) -> None:
+        try:
+            check_fit(self.model, self._weights, path)
+        except InputError as error:
+            hint = " To begin another training with these weights, pass them as `--init_from`."
+            raise InputError(f"{error}{hint * (self.subcommand == 'fit')}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the Trainer, with the callbacks and the logger that every run has unless told otherwise."""

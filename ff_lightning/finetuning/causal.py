@@ -161,7 +161,7 @@ class CausalLM(TokenStack):
 
     def __init__(
         self,
-        config: Any,
+        config: Any = None,
         *,
         layers_per_block: int,
         context: int | None = None,
@@ -171,6 +171,10 @@ class CausalLM(TokenStack):
         train_vocabulary: bool = False,
         recompute: bool = False,
     ) -> None:
+        if config is None:
+            raise InputError(
+                "Passed `CausalLM(config=None)`. Pass a folder of transformers, or name one by `--init_from`."
+            )
         model: Any = config if isinstance(config, nn.Module) else new_model(open_config(config))
         shape, said = shape_of(model), _logits(model)
         layers, longest = model.config.num_hidden_layers, model.config.max_position_embeddings
@@ -307,7 +311,7 @@ class CausalLM(TokenStack):
             state: of a model of the same sizes, however it was cut.
 
         Raises:
-            InputError: something is missing, or of another shape.
+            InputError: something is missing, of another shape, or not finite.
         """
         owners = list(self._owners())
         own = {f"{name}{key}": value for name, owner in owners for key, value in owner.state_dict().items()}
@@ -317,6 +321,9 @@ class CausalLM(TokenStack):
                 f"Passed weights that lack `{missing[0]}` of shape {tuple(own[missing[0]].shape)}, one of "
                 f"{len(missing)} that do not fit. They are of another model."
             )
+        wrong = [name for name in own if not bool(torch.isfinite(state[name]).all())]
+        if wrong:
+            raise InputError(f"Passed weights of a training that has diverged: `{wrong[0]}` is not finite.")
         for name, owner in owners:
             owner.load_state_dict({key: state[f"{name}{key}"] for key in owner.state_dict()})
 

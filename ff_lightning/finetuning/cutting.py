@@ -187,7 +187,7 @@ def part_of(model: PreTrainedModel, layers: range, *, recompute: bool) -> PreTra
                 module.config = part.config
     setattr(part, shape.layers, nn.ModuleList(moved))
     if recompute:
-        part.gradient_checkpointing_enable({"use_reentrant": False})
+        part.activation_checkpointing_enable({"use_reentrant": False})
     return part
 
 

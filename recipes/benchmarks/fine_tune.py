@@ -44,7 +44,6 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from recipe import SILENT, be_quiet, provenance
 from torch import Tensor
-from torch.nn import functional as F
 
 from ff_lightning.finetuning import CausalLM, NextToken, Reconstruction, fit_goals
 from ff_lightning.language.chunked import chunked
