@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace, dict_to_namespace
 from lightning.pytorch.utilities import rank_zero_info
 
 from ff_lightning.errors import InputError
@@ -86,7 +86,7 @@ def tell_recipe(config: Namespace, said: Mapping[str, Any], source: str) -> None
     if state is not None:
         arguments = {name: value for name, value in state.items() if name != "kind"}
         path = f"ff_lightning.data.{CLASSES[state['kind']]}"
-        config[TOKENIZER] = Namespace(class_path=path, init_args=Namespace(**arguments))
+        config[TOKENIZER] = dict_to_namespace({"class_path": path, "init_args": arguments})
 
 
 def _folder_of(source: str) -> Path:
@@ -111,6 +111,6 @@ def refuse_folder(path: str | None) -> None:
     """
     if path is not None and (Path(path) / CONFIG).is_file():
         raise InputError(
-            f"Passed `ckpt_path={path}`, the folder of a model: it has weights, and no training to go on with. To begin "
-            f"a new training with its weights, pass it as `--{OPTION}`."
+            f"Passed `ckpt_path={path}`, the folder of a model: it has weights, and no training to go on with. To "
+            f"begin a new training with its weights, pass it as `--{OPTION}`."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -149,12 +149,12 @@ class FFLightningCLI(RecipeCLI):
         if self._weights is not None:
             if isinstance(self.model, LanguageModelling):
                 self.model.check_vocabulary(self._weights)
-            self._check_fit(self.config[self.subcommand].ckpt_path)
+            self._check_fit(self._weights, self.config[self.subcommand].ckpt_path)
             self._weights = None
 
-    def _check_fit(self, path: str) -> None:
+    def _check_fit(self, weights: Mapping[str, Tensor], path: str) -> None:
         try:
-            check_fit(self.model, self._weights, path)
+            check_fit(self.model, weights, path)
         except InputError as error:
             hint = " To begin another training with these weights, pass them as `--init_from`."
             raise InputError(f"{error}{hint * (self.subcommand == 'fit')}") from error

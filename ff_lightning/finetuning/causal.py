@@ -47,6 +47,7 @@ class CausalLayers(nn.Module):
     """
 
     channels = None
+    _elsewhere: tuple[Table | None]
 
     def __init__(
         self, part: PreTrainedModel, layers: str, embedding: Table | None, *, belongs: bool, learns: bool
@@ -70,12 +71,19 @@ class CausalLayers(nn.Module):
 
         return [DynamicCache(config=self.part.config)]
 
+    @property
+    def embedding(self) -> Table:
+        """Of the tokens, in a first block."""
+        (table,) = self._elsewhere
+        assert table is not None
+        return table
+
     def embed(self, x: Tensor) -> Tensor:
         """Tokens ``(B, T)`` to ``(B, T, width)`` in a first block; what is activities already stays."""
-        (embedding,) = self._elsewhere
-        if embedding is None:
+        if self._elsewhere[0] is None:
             return x
-        return F.embedding(x, embedding.weight if self.learns else embedding.weight.detach())
+        weight = self.embedding.weight
+        return F.embedding(x, weight if self.learns else weight.detach())
 
     def forward(self, x: Tensor, caches: Sequence[Any] | None = None, tokens: Tensor | None = None) -> Tensor:
         """Activities ``(B, T, width)``, not normalised.
@@ -102,6 +110,9 @@ class CausalBlock(TokenBlock):
         last: whether it is the last one.
     """
 
+    layer: CausalLayers  # type: ignore[assignment]
+    goodness: Head  # type: ignore[assignment]
+
     def __init__(
         self, layer: CausalLayers, goodness: Head, loss: CandidateLoss, *, goal: Goal | None = None, last: bool = True
     ) -> None:
@@ -125,12 +136,11 @@ class CausalBlock(TokenBlock):
         assert isinstance(signal, TextSignal)
         assert signal.labels is not None
         if self.last:
-            head: Any = self.goodness
+            head = self.goodness
             return chunked(self.loss, head.energies(h), head.readout(), signal.labels, context.generator)
         if self.goal is None:
             return silent(h)
-        layer: Any = self.layer
-        found: Contrast = self.goal(h, layer.embed(signal.h).detach(), signal.labels, context)
+        found: Contrast = self.goal(h, self.layer.embed(signal.h).detach(), signal.labels, context)
         return found
 
 
@@ -209,6 +219,9 @@ class CausalLM(TokenStack):
         for name in shape.first_only:
             getattr(parts[0], name).requires_grad_(train_vocabulary)
         self.prior.zero_()
+        # What it is built with, where a model was passed: the configuration of that, which a checkpoint can hold.
+        self._given = ((), self.sizes() | {"loss": loss, "below": below, "lookahead": lookahead})
+        self._given[1].update(train_vocabulary=train_vocabulary, recompute=recompute)
         self._check_cut(said)
 
     def _check_cut(self, said: Tensor) -> None:
@@ -244,8 +257,8 @@ class CausalLM(TokenStack):
         """
         return cls(open_model(source), layers_per_block=layers_per_block, **options)
 
-    def description(self) -> dict[str, Any]:
-        """What builds a network of the same sizes, without its parts: plain values for a checkpoint."""
+    def sizes(self) -> dict[str, Any]:
+        """Arguments that build a network of the same sizes, plain values; the parts that it learns by are left out."""
         return {"config": self.config, "layers_per_block": self.layers_per_block, "context": self.context}
 
     def set_unigram(self, counts: Tensor) -> None:
@@ -332,25 +345,24 @@ class CausalLM(TokenStack):
         model = new_model(open_config(self.config))
         state = self.transformers_state()
         if self.tied:
-            state["lm_head.weight"] = self._block(0).layer._elsewhere[0].weight.detach()
+            state["lm_head.weight"] = self._block(0).goodness.weight.detach()
         model.load_state_dict(state)
-        return model.to(self.prior.device).eval()
+        model.to(self.prior.device).eval()
+        return model
 
     def _owners(self) -> Iterator[tuple[str, nn.Module]]:
         """Modules that hold the weights, and how the names of these begin in transformers."""
-        (prefix, shape), start = self._names, 0
-        for block in self.token_blocks():
-            layers = list(block.layer)
-            for index, layer in enumerate(layers):
-                yield f"{prefix}{shape.layers}.{start + index}.", layer
-            start += len(layers)
+        prefix, shape = self._names
+        layers = [layer for index in range(len(self)) for layer in self._block(index).layer]
+        for index, layer in enumerate(layers):
+            yield f"{prefix}{shape.layers}.{index}.", layer
         first, last = self._block(0), self._block(len(self) - 1)
         for name in shape.first_only:
             yield f"{prefix}{name}.", getattr(first.layer.part, name)
         yield f"{prefix}{shape.norm}.", last.goodness.reader
-        yield f"{prefix}{shape.embedding}.", first.layer._elsewhere[0]
+        yield f"{prefix}{shape.embedding}.", first.layer.embedding
         if not self.tied:
-            yield "lm_head.", last.goodness._elsewhere[0]
+            yield "lm_head.", last.goodness.tokens
 
 
 def tables_of(model: PreTrainedModel, *, learns: bool) -> tuple[Table, Table]:

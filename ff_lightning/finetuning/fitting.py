@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ff_lightning.errors import InputError, positive
 from ff_lightning.finetuning.causal import CausalBlock, CausalLM
@@ -56,11 +56,10 @@ def fit_goals(network: CausalLM, batches: Sequence[Tensor], *, lr: float = 2e-3,
     return losses
 
 
-def _fit_one(block: nn.Module, goal: Goal, x: Tensor, targets: Tensor, context: BlockContext) -> tuple[Tensor, float]:
+def _fit_one(block: CausalBlock, goal: Goal, x: Tensor, targets: Tensor, context: BlockContext) -> tuple[Tensor, float]:
     """Gradients of one goal on one batch; what its block passes on, and the loss."""
-    layer = block.layer
     with torch.no_grad():
-        h, received = block(x), layer.embed(x)  # type: ignore[operator, union-attr]
+        h, received = block(x), block.layer.embed(x)
     with torch.enable_grad():
         loss = goal(h, received, targets, context).loss
         loss.backward()  # type: ignore[no-untyped-call]

@@ -41,6 +41,8 @@ class Head(Goodness):
         ``(B, T, width)`` to ``(B, T, V)`` float32.
     """
 
+    _elsewhere: tuple[Table]
+
     def __init__(self, reader: nn.Module, table: Table, *, belongs: bool = False) -> None:
         super().__init__()
         self.reader = reader
@@ -48,13 +50,18 @@ class Head(Goodness):
         self._elsewhere = (table,)  # in a tuple, so that it is no child
 
     @property
+    def tokens(self) -> Table:
+        """The vectors of the tokens, wherever they live."""
+        return self._elsewhere[0]
+
+    @property
     def weight(self) -> Tensor:
         """``(V, width)``."""
-        return self._elsewhere[0].weight
+        return self.tokens.weight
 
     def readout(self) -> tuple[Tensor, Tensor]:
         """Weight ``(V, width)`` and bias ``(V,)``, with a gradient where they belong here."""
-        weight, bias = self._elsewhere[0].readout()
+        weight, bias = self.tokens.readout()
         return (weight, bias) if self.table is not None else (weight.detach(), bias.detach())
 
     def energies(self, h: Tensor) -> Tensor:
@@ -76,7 +83,7 @@ class Lens(Head):
     """
 
     def __init__(self, last: Head) -> None:
-        super().__init__(nn.Identity(), last._elsewhere[0])
+        super().__init__(nn.Identity(), last.tokens)
         self._last = (last,)
 
     def energies(self, h: Tensor) -> Tensor:

@@ -232,5 +232,5 @@ def save_transformers(source: Any, folder: str | Path, *, trust: Sequence[str] =
         end = tokenizer.end_of_text
         told = {"tokenizer_class": "PreTrainedTokenizerFast"}
         if end is not None:
-            told["eos_token"] = tokenizer.library.id_to_token(end)
+            told["eos_token"] = str(tokenizer.library.id_to_token(end))
         (path / "tokenizer_config.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

@@ -60,7 +60,7 @@ def chunked(
         return found.loss
 
     parts = [slice(start, min(start + at_once, len(rows))) for start in range(0, len(rows), at_once)]
-    value: Tensor = _InParts.apply(judge, parts, rows, weight, bias)  # type: ignore[no-untyped-call]
+    value: Tensor = _InParts.apply(judge, parts, rows, weight, bias)
     return Contrast(value, _joined([side.g_pos for side in sides]), _joined([side.g_neg for side in sides]))
 
 
