@@ -62,5 +62,5 @@ def _fit_one(block: CausalBlock, goal: Goal, x: Tensor, targets: Tensor, context
         h, received = block(x), block.layer.embed(x)
     with torch.enable_grad():
         loss = goal(h, received, targets, context).loss
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
     return h, loss.item()

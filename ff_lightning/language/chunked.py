@@ -60,7 +60,7 @@ def chunked(
         return found.loss
 
     parts = [slice(start, min(start + at_once, len(rows))) for start in range(0, len(rows), at_once)]
-    value: Tensor = _InParts.apply(judge, parts, rows, weight, bias)
+    value: Tensor = _InParts.apply(judge, parts, rows, weight, bias)  # type: ignore[no-untyped-call]
     return Contrast(value, _joined([side.g_pos for side in sides]), _joined([side.g_neg for side in sides]))
 
 
@@ -94,7 +94,7 @@ class _InParts(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         scaled = [None if gradient is None else gradient * grad for gradient in ctx.saved_tensors]
         return (None, None, *scaled)
