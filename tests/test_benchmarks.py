@@ -367,3 +367,27 @@ def test_peers_are_cloned_at_the_commits_that_were_measured(benchmark: Any, caps
     peers.main()
     lines = capsys.readouterr().out.splitlines()
     assert all(any(repo in line and commit in line for line in lines) for repo, commit, _ in peers.ADAPTERS.values())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_pretrained_model_is_fine_tuned_by_every_way(benchmark: Any, tmp_path: Path) -> None:
+    """In one process here. Recomputing in plain transformers and looking ahead in two blocks are backprop."""
+    models = pytest.importorskip("tests.transformers_models", reason="needs the extra `transformers`")
+    pytest.importorskip("peft", reason="needs the extra `benchmarks`")
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(topics[name] for name in sorted(topics)[:20]))
+    where = ["--model", str(models.folder(tmp_path / "model")), "--data", str(text), "--folder", str(tmp_path / "runs")]
+    sizes = ["--steps", "3", "--batch", "2", "--context", "12", "--judged", "120", "--judged-context", "12"]
+    script = benchmark("fine_tune")
+    words = [*where, *sizes, "--fit", "2", "--save-every", "2", "--lr", "1e-3"]
+    (tmp_path / "runs").mkdir()
+    arms = ("before", "backprop", "hf_checkpointed", "lora", "last_block", "own_recompute", "reconstruct", "lookahead")
+    for arm in arms:
+        script.one_arm(script.arguments([*words, "--one", arm]))
+    found = script.collected(script.arguments(words))
+    names = [arm if arm in found else f"{arm}_2_blocks" for arm in arms]
+    losses = {arm: found[name] for arm, name in zip(arms, names, strict=True)}
+    assert losses["hf_checkpointed"] == pytest.approx(losses["backprop"], abs=2e-4)
+    assert losses["lookahead"] == pytest.approx(losses["backprop"], abs=2e-4)
+    assert len(set(losses.values())) >= 6
+    assert set(found["peak_mb"]) == set(names[1:])

@@ -247,7 +247,8 @@ def run_plain(args: argparse.Namespace, arm: str, folder: Path, text: dict[str, 
 
         model = get_peft_model(model, LoraConfig(r=args.rank, lora_alpha=2 * args.rank, target_modules="all-linear"))
     else:
-        model.get_input_embeddings().requires_grad_(False)
+        for table in (model.get_input_embeddings(), model.get_output_embeddings()):
+            table.requires_grad_(False)
     model.train()
     learning = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=args.lr * (10 if arm == "lora" else 1))
