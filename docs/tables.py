@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tables_circuits import predictive, spiking
 from tables_common import DOCS, rows
+from tables_fine_tune import fine_tuned, fine_tuned_own
 from tables_hardware import faults, gpt_steps, memory, overheads, parallel, precisions, resumes, rooflines, step_times
 from tables_images import changes, class_goodness, early_exits, experiments, peers, repositories, self_contrast, trials
 from tables_language import aesop, curve, depth, language, negatives, tries
@@ -50,6 +51,7 @@ SECTIONS = {
     "Language: depth on byte-pair tokens": [(depth, "depth")],
     "Language: rates for byte-pair tokens": [(tries, "language_rates")],
     "Language: Hinton's strings of Aesop": [(aesop, "aesop")],
+    "Language: pretrained models, trained on": [(fine_tuned, "fine_tune"), (fine_tuned_own, "fine_tune_own")],
     "Memory of a step": [(memory, "memory")],
     "Time of a step": [(step_times, "step_time"), (gpt_steps, "step_time_gpt")],
     "A step at the limit of the machine": [(rooflines, "roofline")],

@@ -342,22 +342,27 @@ def one_arm(args: argparse.Namespace) -> None:
 
 
 def collected(args: argparse.Namespace) -> dict[str, Any]:
-    """One object of all that is in the folder."""
-    rows = [json.loads(path.read_text()) for path in sorted(args.folder.glob("*.json"))]
-    found: dict[str, Any] = {}
+    """One object of all that is in the folder: losses of whole models, of blocks by their number, memory and time."""
+    found: dict[str, Any] = dict.fromkeys(("before", *WHOLE, *PLAIN, "last_block"))
+    blocks: dict[str, dict[str, float]] = {}
     peak: dict[str, Any] = {}
     seconds: dict[str, float] = {}
-    for row in rows:
-        local = row["arm"] in LOCAL
-        key = f"{row['arm']}_{row['blocks']}_blocks" if local else row["arm"]
-        if "loss" in row:
-            found[key] = row["loss"]
+    commits: set[str] = set()
+    for row in [json.loads(path.read_text()) for path in sorted(args.folder.glob("*.json"))]:
+        arm = row["arm"]
+        name = f"{arm}, {row['blocks']} blocks" if arm in LOCAL else arm
+        commits.add(row["commit"])
+        if "loss" in row and arm in LOCAL:
+            blocks.setdefault(str(row["blocks"]), {})[arm] = row["loss"]
+        elif "loss" in row:
+            found[arm] = row["loss"]
         if "peak_mb" in row:
-            here = peak.setdefault(key, {}).setdefault(str(row["context"]), {})
-            here |= {"over_weights": row["peak_mb"], "total": row["total_mb"]}
-            if row["context"] == 256 or key not in seconds:
-                seconds[key] = row["seconds_per_step"]
-    return found | {"peak_mb": peak, "seconds_per_step": seconds}
+            peak.setdefault(name, {})[str(row["context"])] = {"over_weights": row["peak_mb"], "total": row["total_mb"]}
+            if row["context"] == 256 or name not in seconds:
+                seconds[name] = row["seconds_per_step"]
+    found["last_block"] = blocks.get(str(args.blocks), {}).get("last_block")
+    more = {"blocks": blocks, "peak_mb": peak, "seconds_per_step": seconds}
+    return found | more | {"commit": ", ".join(sorted(commits))}
 
 
 def main() -> None:
@@ -366,15 +371,19 @@ def main() -> None:
     if args.one:
         one_arm(args)
         return
-    prepared_text(args, prepared_model(args))
-    for arm in args.arms:
+    arms = [] if args.gather else args.arms
+    if arms:
+        prepared_text(args, prepared_model(args))
+    for arm in arms:
         short = arm in args.memory_only
         words = [*sys.argv[1:], "--one", arm, *(["--steps", str(args.short), "--no-judge"] if short else [])]
         asked = arguments(words)
         if not (args.folder / f"{name_of(asked, arm)}.json").exists():
             subprocess.run([sys.executable, __file__, *words], check=True, env=os.environ)
     sizes = {"batch": args.batch, "context": args.context, "steps": args.steps, "lr": args.lr, "judged": args.judged}
-    print(json.dumps(collected(args) | sizes | {"seed": args.seed} | provenance()))
+    about = provenance()
+    about["command"] = about["command"].removesuffix(" --gather")
+    print(json.dumps(about | collected(args) | sizes | {"seed": args.seed}))
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -403,6 +412,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--save-every", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--gather", action="store_true", help="run nothing: what is there, as the last line")
     parser.add_argument("--one", choices=ARMS, help=argparse.SUPPRESS)
     return parser.parse_args(words)
 
