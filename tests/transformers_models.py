@@ -64,7 +64,8 @@ def folder(place: Path) -> Path:
     """A folder as transformers writes it: configuration, weights and tokenizer."""
     torch.manual_seed(0)
     tokenizer = byte_pairs()
-    sizes = SIZES | {"vocab_size": tokenizer.vocab_size + 3}  # larger than what the tokenizer uses, as many are
+    # The vocabulary is larger than what the tokenizer uses, as many are.
+    sizes = SIZES | {"vocab_size": tokenizer.vocab_size + 3, "max_position_embeddings": 256}
     transformers.AutoModelForCausalLM.from_config(transformers.LlamaConfig(**sizes)).save_pretrained(place)
     (place / "tokenizer.json").write_text(tokenizer.description)
     told = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}

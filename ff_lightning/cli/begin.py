@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ArgumentParser, Namespace, dict_to_namespace
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.utilities import rank_zero_info
 
 from ff_lightning.errors import InputError
@@ -29,7 +29,7 @@ CLASSES = {
 
 
 def add_option(parser: ArgumentParser) -> None:
-    """Let ``fit`` begin with trained weights."""
+    """Let a training begin with trained weights; other commands know the option, since they read its files."""
     parser.add_argument(
         f"--{OPTION}",
         type=str | None,
@@ -39,20 +39,26 @@ def add_option(parser: ArgumentParser) -> None:
     )
 
 
-def asked(config: Namespace, words: Sequence[str]) -> str | None:
+def asked(config: Namespace, subcommand: str, words: Sequence[str]) -> str | None:
     """Where a training begins, if it begins with trained weights.
 
     Args:
-        config: of ``fit``.
+        config: of the subcommand.
+        subcommand: ``fit``, or another.
         words: of the command.
 
     Raises:
-        InputError: the command asks for a resume as well.
+        InputError: the command asks for a resume as well, or is no training.
     """
     source: str | None = config.get(OPTION)
-    if source is None or config.ckpt_path is None:
+    if source is None or (subcommand == "fit" and config.ckpt_path is None):
         return source
-    if any(str(word).split("=")[0] == f"--{OPTION}" for word in words):
+    said = any(str(word).split("=")[0] == f"--{OPTION}" for word in words)
+    if said and subcommand != "fit":
+        raise InputError(
+            f"Passed `{OPTION}={source}` to `{subcommand}`, which trains nothing. Pass a checkpoint as `--ckpt_path`."
+        )
+    if said:
         raise InputError(
             f"Passed `{OPTION}={source}` and `ckpt_path={config.ckpt_path}`. `--ckpt_path` goes on with a training, "
             f"`--{OPTION}` begins a new one with trained weights: pass one of them."
@@ -70,13 +76,13 @@ def tell_recipe(config: Namespace, said: Mapping[str, Any], source: str) -> None
     """
     foreign = is_of_transformers(source)
     if NETWORK in config and foreign:
-        told = config[NETWORK]
-        if told is not None and str(told) != source:
+        told, sizes = config[NETWORK], plain(open_config(_folder_of(source)))
+        if told not in (None, source, sizes):
             raise InputError(
-                f"Passed `{OPTION}={source}` and `network.config`. The network takes its sizes from the folder: leave "
-                "`network.config` out."
+                f"Passed `{OPTION}={source}` and other sizes as `network.config`. The network takes its sizes from the "
+                "folder: leave `network.config` out."
             )
-        config[NETWORK] = plain(open_config(_folder_of(source)))
+        config[NETWORK] = sizes
     if TOKENIZER not in config or said.get(TOKENIZER) is not None:
         return
     if foreign:
@@ -86,7 +92,7 @@ def tell_recipe(config: Namespace, said: Mapping[str, Any], source: str) -> None
     if state is not None:
         arguments = {name: value for name, value in state.items() if name != "kind"}
         path = f"ff_lightning.data.{CLASSES[state['kind']]}"
-        config[TOKENIZER] = dict_to_namespace({"class_path": path, "init_args": arguments})
+        config[TOKENIZER] = Namespace(class_path=path, init_args=Namespace(**arguments))  # type: ignore[no-untyped-call]
 
 
 def _folder_of(source: str) -> Path:

@@ -57,6 +57,10 @@ CHECKPOINT_WORDS = ("last", "best", "hpc")
 """Values of ``--ckpt_path`` by which Lightning finds a file itself."""
 
 
+WITH_CHECKPOINT = ("fit", "validate", "test", "predict")
+"""Subcommands that read the file which a training leaves."""
+
+
 class SaveConfig(SaveConfigCallback):
     """Keeps the resolved configuration in the run folder, and sends it to loggers that take one."""
 
@@ -86,7 +90,8 @@ class FFLightningCLI(RecipeCLI):
     def setup_parser(self, *args: Any) -> None:
         """Leave the results of an evaluation to our own table, and let a training begin with trained weights."""
         super().setup_parser(*args)
-        begin.add_option(subcommand_parser(self, "fit"))
+        for subcommand in WITH_CHECKPOINT:
+            begin.add_option(subcommand_parser(self, subcommand))
         for subcommand in ("validate", "test"):
             subcommand_parser(self, subcommand).set_defaults({"verbose": False})
 
@@ -111,7 +116,7 @@ class FFLightningCLI(RecipeCLI):
     def before_instantiate_classes(self) -> None:
         """Name the run folder, and drop what is switched off."""
         config = self.config[self.subcommand]
-        self._begins = begin.asked(config, self.words) if self.subcommand == "fit" else None
+        self._begins = begin.asked(config, self.subcommand, self.words)
         if self._begins is not None:
             begin.tell_recipe(config, self.said["fit"], self._begins)
         super().before_instantiate_classes()

@@ -13,7 +13,7 @@ from tests.command_line import QUIET, SMALL, configs, error_of
 from tests.transformers_models import folder, transformers
 
 CUT = ["--model.network.layers_per_block", "2", "--data.max_characters", "20000", "--data.context", "12"]
-CUT += ["--data.batch_size", "2", "--trainer.max_steps", "4", "--trainer.val_check_interval", "2"]
+CUT += ["--data.batch_size", "2", "--trainer.max_epochs", "2", "--data.batches_per_epoch", "2"]
 CUT += ["--trainer.limit_val_batches", "1"]
 
 
@@ -52,10 +52,11 @@ def test_a_run_goes_on_with_the_file_that_it_left(place: Path) -> None:
     """That file says where the run began, which is not asked again."""
     config = yaml.safe_load((place / "run" / "config.yaml").read_text())
     assert config["init_from"] == str(place / "model")
-    words = ["--config", str(place / "run" / "config.yaml"), "--trainer.max_steps", "6"]
+    words = ["--config", str(place / "run" / "config.yaml"), "--trainer.max_epochs", "3"]
     root = ["--trainer.default_root_dir", str(place / "more")]
     assert main(["fit", *words, *root, "--ckpt_path", str(place / "run" / "last.ckpt")]) == 0
     assert torch.load(place / "more" / "last.ckpt", weights_only=True)["global_step"] == 6
+    assert main(["validate", *words, *root, "--ckpt_path", str(place / "more" / "last.ckpt")]) == 0
 
 
 def test_a_resume_and_a_new_training_say_when_the_other_is_meant(
