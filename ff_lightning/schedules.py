@@ -206,12 +206,12 @@ def update_ranges(schedule: Schedule, depth: int, total: int | None) -> list[ran
     """
     periods = schedule.periods(whole("depth", depth, least=1))
     if total is None:
-        if any(period != (0.0, 1.0) for period in periods):
+        if any(period not in ((0.0, 1.0), (0.0, 0.0)) for period in periods):
             raise InputError(
                 f"Passed `schedule={type(schedule).__name__}` to a training without an end. Give the Trainer "
                 "`max_epochs` or `max_steps`."
             )
-        return [range(2**62)] * depth
+        return [range(2**62 if stop else 0) for _, stop in periods]
     bounds = [(round(start * total), round(stop * total)) for start, stop in periods]
     return [range(start, 2**62 if stop >= total else stop) for start, stop in bounds]
 

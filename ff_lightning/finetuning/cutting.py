@@ -171,7 +171,7 @@ def part_of(model: PreTrainedModel, layers: range, *, recompute: bool) -> PreTra
 
     shape, base = shape_of(model), model.base_model
     with torch.device("meta"):  # every child is replaced
-        part = AutoModel.from_config(_config_of_part(model.config, layers), attn_implementation=_attention(model))
+        part = AutoModel.from_config(_config_of_part(model.config, layers))
     for name, child in base.named_children():
         setattr(part, name, copy.deepcopy(child) if name not in vars(shape).values() else nn.Identity())
     for name in shape.first_only if layers.start else ():
@@ -189,11 +189,6 @@ def part_of(model: PreTrainedModel, layers: range, *, recompute: bool) -> PreTra
     if recompute:
         part.activation_checkpointing_enable({"use_reentrant": False})
     return part
-
-
-def _attention(model: PreTrainedModel) -> str:
-    """How a model computes attention, by the name that transformers knows."""
-    return str(getattr(model.config, "_attn_implementation", None) or "sdpa")
 
 
 def _config_of_part(config: PretrainedConfig, layers: range) -> PretrainedConfig:
