@@ -223,6 +223,7 @@ class CausalLM(TokenStack):
         self._given = ((), self.sizes() | {"loss": loss, "below": below, "lookahead": lookahead})
         self._given[1].update(train_vocabulary=train_vocabulary, recompute=recompute)
         self._check_cut(said)
+        self.train()  # transformers reads models in evaluation mode, in which nothing drops out or is recomputed
 
     def _check_cut(self, said: Tensor) -> None:
         """Check that the blocks say what the whole model said.
@@ -230,11 +231,8 @@ class CausalLM(TokenStack):
         Raises:
             InputError: they do not.
         """
-        modes = [(module, module.training) for module in self.modules()]
         with torch.no_grad():
             logits = self.eval()(_probe(self.vocab_size, self.prior.device))
-        for module, training in modes:
-            module.training = training
         off = ((logits - said).abs().max() / said.abs().max()).item()
         if not off <= CLOSE:
             raise InputError(

@@ -181,12 +181,12 @@ def test_own_negatives_have_a_gradient_for_the_tokens_compared() -> None:
 
 
 def test_recomputing_changes_nothing_but_the_memory() -> None:
-    kept, recomputed = step_gradients(stack().train()), step_gradients(stack(recompute=True).train())
+    kept, recomputed = step_gradients(stack()), step_gradients(stack(recompute=True))
     assert kept.keys() == recomputed.keys()
     assert all(torch.allclose(kept[key], recomputed[key], rtol=1e-5, atol=1e-7) for key in kept)
     sizes = []
     for recompute in (False, True):
-        network, x, saved = stack(recompute=recompute).train(), tokens(3), list[int]()
+        network, x, saved = stack(recompute=recompute), tokens(3), list[int]()
         with torch.autograd.graph.saved_tensors_hooks(lambda t, to=saved: (to.append(t.numel()), t)[1], lambda t: t):
             list(network.local_losses(network.signal(x[:, :-1], x[:, 1:])))
         sizes.append(sum(saved))
