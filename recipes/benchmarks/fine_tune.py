@@ -252,6 +252,8 @@ def run_plain(args: argparse.Namespace, arm: str, folder: Path, text: dict[str, 
     model.train()
     learning = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=args.lr * (10 if arm == "lora" else 1))
+    with torch.no_grad():  # a file of weights is mapped into memory, and there when it has been read
+        sum(p.sum() for p in model.parameters())
     base, seconds, losses = settle(), [], []
     for batch in windows(text["train"], args, args.steps, args.seed):
         started = time.process_time()
