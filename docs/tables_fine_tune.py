@@ -9,16 +9,16 @@ from tables_common import origin, rows, seeds_of, spread
 NAMES = {
     "before": "before",
     "backprop": "backprop, loss in parts",
-    "backprop_checkpointed": "the same, with activation checkpointing",
+    "backprop_checkpointed": "backprop, loss in parts, activation checkpointing",
     "hf_backprop": "backprop in plain transformers",
-    "hf_checkpointed": "the same, with activation checkpointing",
+    "hf_checkpointed": "backprop in plain transformers, activation checkpointing",
     "lora": "LoRA (peft)",
     "last_block": "last block alone, lower ones at rest",
-    "last_block_recompute": "the same, with activation checkpointing inside it",
+    "last_block_recompute": "last block alone, activation checkpointing inside it",
     "reconstruct": "lower blocks reconstruct their input",
     "own": "lower blocks learn the next token, readout with a layer",
     "own_mapped": "lower blocks learn the next token, readout without",
-    "own_recompute": "the same as with a layer, activation checkpointing inside blocks",
+    "own_recompute": "lower blocks learn the next token, readout with a layer, activation checkpointing inside blocks",
     "lookahead": "the block below the last looks ahead",
 }
 
