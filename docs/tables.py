@@ -14,6 +14,7 @@ from pathlib import Path
 from tables_circuits import predictive, spiking
 from tables_common import DOCS, rows
 from tables_convert import converted
+from tables_fine_tune import fine_tuned, fine_tuned_own
 from tables_hardware import (
     before_after,
     faults,
@@ -75,6 +76,7 @@ SECTIONS = {
     "Language: depth on byte-pair tokens": [(depth, "depth"), (depth_ideas, "depth_ideas")],
     "Language: rates for byte-pair tokens": [(tries, "language_rates")],
     "Language: Hinton's strings of Aesop": [(aesop, "aesop")],
+    "Language: pretrained models, trained on": [(fine_tuned, "fine_tune"), (fine_tuned_own, "fine_tune_own")],
     "Memory of a step": [(memory, "memory")],
     "Time of a step": [(step_times, "step_time"), (gpt_steps, "step_time_gpt")],
     "A step at the limit of the machine": [(rooflines, "roofline"), (before_after, "before_after")],

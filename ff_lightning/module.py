@@ -278,7 +278,7 @@ class FFLightningModule(Part, pl.LightningModule):
         for group in optimizer.param_groups:
             positive("learning rate of `optimizer`", float(group["lr"]))
             if index < len(self.network):
-                group["lr"] *= self.schedule.depth_decay**index
+                group["lr"] *= self.schedule.rate(index, len(self._block_parameters))
         return optimizer
 
     def _scheduler(self, make: LRSchedulerCallable, optimizer: Optimizer) -> LRScheduler:

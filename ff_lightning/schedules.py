@@ -46,8 +46,18 @@ class Schedule(Part, ABC):
             depth: number of blocks.
 
         Returns:
-            One ``(start, stop)`` a block, with ``0 <= start < stop <= 1``.
+            One ``(start, stop)`` a block, with ``0 <= start < stop <= 1``, or ``(0, 0)`` for one that never learns.
         """
+
+    def rate(self, index: int, depth: int) -> float:
+        """Share of the optimizer's learning rate at which a block learns.
+
+        Args:
+            index: of the block.
+            depth: number of blocks.
+        """
+        del depth
+        return float(self.depth_decay**index)
 
 
 class Simultaneous(Schedule):
@@ -231,6 +241,46 @@ class RestOnPlateau(Schedule):
         self.waited = {int(block): int(count) for block, count in state["waited"].items()}
 
 
+class Rates(Schedule):
+    """Every block at a rate of its own, or at rest, from start to end: for fine-tuning.
+
+    Args:
+        rates: for every block the share of the optimizer's learning rate, not negative; a block with 0 rests. A task
+            whose readout learns counts it as one more block, the last, which rests or has the whole rate. A single
+            block, such as a twin, has the whole rate whatever they are.
+
+    Raises:
+        InputError: a rate is negative or not finite, or all blocks rest.
+
+    >>> Rates([0, 0.3, 1]).periods(3)
+    [(0.0, 0.0), (0.0, 1.0), (0.0, 1.0)]
+    """
+
+    def __init__(self, rates: Sequence[float]) -> None:
+        super().__init__()
+        if not all(0 <= rate < math.inf for rate in rates) or not any(rates):
+            raise InputError(
+                f"Passed `rates={list(rates)}`. `rates` needs one number a block, not negative, and 0 for one that "
+                "rests; at least one block must learn."
+            )
+        self.rates = [float(rate) for rate in rates]
+
+    def periods(self, depth: int) -> list[tuple[float, float]]:
+        """The whole training, or nothing; see :class:`Schedule`."""
+        if depth == 1:
+            return [(0.0, 1.0)]
+        if len(self.rates) != depth:
+            raise InputError(
+                f"Passed `rates={self.rates}` for {depth} blocks, a readout that learns counted among them. `rates` "
+                "needs one number a block."
+            )
+        return [(0.0, 1.0 if rate else 0.0) for rate in self.rates]
+
+    def rate(self, index: int, depth: int) -> float:
+        """That of the block, whatever the depth decay; see :class:`Schedule`."""
+        return 1.0 if depth == 1 or index >= len(self.rates) else self.rates[index]
+
+
 def update_ranges(schedule: Schedule, depth: int, total: int | None) -> list[range]:
     """Turn the periods of a schedule into ranges of updates.
 
@@ -247,12 +297,12 @@ def update_ranges(schedule: Schedule, depth: int, total: int | None) -> list[ran
     """
     periods = schedule.periods(whole("depth", depth, least=1))
     if total is None:
-        if any(period != (0.0, 1.0) for period in periods):
+        if any(period not in ((0.0, 1.0), (0.0, 0.0)) for period in periods):
             raise InputError(
                 f"Passed `schedule={type(schedule).__name__}` to a training without an end. Give the Trainer "
                 "`max_epochs` or `max_steps`."
             )
-        return [range(2**62)] * depth
+        return [range(2**62 if stop else 0) for _, stop in periods]
     bounds = [(round(start * total), round(stop * total)) for start, stop in periods]
     return [range(start, 2**62 if stop >= total else stop) for start, stop in bounds]
 

@@ -103,6 +103,10 @@ class Network(Part, nn.Module, ABC):
         self.stage.highest = context.highest(len(self))
         return self.stage.highest
 
+    def learns(self, index: int, context: StepContext) -> bool:
+        """Whether a block learns now: the step says so; a block that has nothing to learn from rests all the same."""
+        return context.learns(index)
+
     def visit(
         self, index: int, signal: Signal, context: StepContext, *, cut: bool = True
     ) -> tuple[Contrast | None, Signal]:
@@ -117,7 +121,7 @@ class Network(Part, nn.Module, ABC):
         Returns:
             Its local loss, ``None`` where it rests, and the signal that it passes on.
         """
-        if context.learns(index):
+        if self.learns(index, context):
             return self[index].local_step(signal, context.at(index), cut=cut)
         return None, self[index].rest(signal)
 
@@ -300,7 +304,7 @@ class BlockStack(Network):
         yield from (range(*ends) for ends in pairwise([*starts, len(self)]))
 
     def _span(self, blocks: range, signal: Signal, context: StepContext) -> tuple[LocalStep | None, Signal]:
-        if not context.learns(*blocks):
+        if not all(self.learns(index, context) for index in blocks):
             for index in blocks:
                 signal = self[index].rest(signal)
             return None, signal
@@ -333,7 +337,7 @@ class BlockStack(Network):
         """The next blocks that a block answers for: those within the horizon, below the first that rests."""
         horizon = 0 if self.lookahead is None else self.lookahead.horizon
         end = index + 1
-        while end < len(self) and end - index <= horizon and context.learns(end):
+        while end < len(self) and end - index <= horizon and self.learns(end, context):
             end += 1
         return range(index + 1, end)
 

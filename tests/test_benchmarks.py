@@ -506,3 +506,28 @@ def test_a_task_is_judged_on_validation_rows_as_long_as_it_is_not_settled(benchm
     halves = [{half.numpy().tobytes() for half in pairs[split].tensors[0].split(8, 3)[0]} for split in tasks.SIZES]
     assert not halves[0] & halves[1]
     assert not halves[0] & halves[2]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_pretrained_model_is_fine_tuned_by_every_way(benchmark: Any, tmp_path: Path) -> None:
+    """In one process here. Recomputing in plain transformers and looking ahead in two blocks are backprop."""
+    models = pytest.importorskip("tests.transformers_models", reason="needs the extra `transformers`")
+    pytest.importorskip("peft", reason="needs the extra `benchmarks`")
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(topics[name] for name in sorted(topics)[:20]))
+    where = ["--model", str(models.folder(tmp_path / "model")), "--data", str(text), "--folder", str(tmp_path / "runs")]
+    sizes = ["--steps", "3", "--batch", "2", "--context", "12", "--judged", "120", "--judged-context", "12"]
+    script = benchmark("fine_tune")
+    words = [*where, *sizes, "--fit", "2", "--save-every", "2", "--lr", "1e-3"]
+    (tmp_path / "runs").mkdir()
+    arms = ("before", "backprop", "hf_checkpointed", "lora", "last_block", "own_recompute", "reconstruct", "lookahead")
+    for arm in arms:
+        script.one_arm(script.arguments([*words, "--one", arm]))
+    found = script.collected(script.arguments(words))
+    losses = {arm: found[arm] for arm in ("before", "backprop", "hf_checkpointed", "lora")} | found["blocks"]["2"]
+    assert losses.keys() == set(arms)
+    assert losses["hf_checkpointed"] == pytest.approx(losses["backprop"], abs=2e-4)
+    assert losses["lookahead"] == pytest.approx(losses["backprop"], abs=2e-4)
+    assert len(set(losses.values())) >= 6
+    assert found["last_block"] == losses["last_block"]
+    assert len(found["peak_mb"]) == len(found["seconds_per_step"]) == len(arms) - 1

@@ -130,6 +130,11 @@ def test_commands_run(
             recording.setparams((1, 2, 8000, 0, "NONE", ""))
             recording.writeframes(bytes(range(250)) * 50)
     monkeypatch.chdir(folder)
+    if "causal_lm" in command:
+        from tests import transformers_models  # which skips without the library
+
+        if not Path("my_model").exists():
+            transformers_models.folder(Path("my_model"))
     if "my_words" in command and not Path("my_words").exists():
         exec(blocks(ROOT / "docs" / "tutorials" / "spoken_words.md", "python")[0], {"__name__": "snippet"})
     words = shlex.split(command)[1:]
@@ -142,6 +147,7 @@ def test_commands_run(
         few = (
             NARROW if "_gpt" in command else [] if re.search("wine|diabetes|Table", command) else FEW
         )  # tables are small
+        few = NARROW[2:] if "causal_lm" in command else few  # its width is that of the model
         words += [word for pair in zip(few[::2], few[1::2], strict=True) if pair[0] not in words for word in pair]
         if words[0] == "validate" and "_gpt" in command:
             words += FEW_FROZEN

@@ -27,7 +27,7 @@ LEVELS = {
     "maths": {"networks", "language", "readouts", "conversion"},  # and every module at the top that is not named below
     "metrics": {"metrics"},
     "training": {"module", "engine", "strategies", "tasks", "data", "callbacks", "report"},
-    "doors": {"", "cli", "pretrained", "__main__"},  # "" is the front door, the package's `__init__`
+    "doors": {"", "cli", "pretrained", "finetuning", "__main__"},  # "" is the front door, the package's `__init__`
 }
 """The rooms of each level; a level imports from itself and from those before it."""
 

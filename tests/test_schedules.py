@@ -14,6 +14,7 @@ from ff_lightning.schedules import (
     Greedy,
     HoldThenDecay,
     Periods,
+    Rates,
     ReadoutLast,
     RestOnPlateau,
     Schedule,
@@ -58,6 +59,24 @@ def test_every_block_gets_a_period_within_the_training(schedule: Schedule, depth
     assert all(0 <= start < stop <= 1 for start, stop in periods)
     assert periods[0][0] == 0
     assert periods[-1][1] == 1
+
+
+@pytest.mark.parametrize("total", [None, 7])
+def test_a_block_with_rate_0_rests_and_the_others_learn_to_the_end(total: int | None) -> None:
+    schedule = Rates([0, 0.3, 1])
+    ranges = update_ranges(schedule, 3, total)
+    assert [update in ranges[0] for update in (0, 3, 10**9)] == [False] * 3
+    assert all(10**9 in updates for updates in ranges[1:])
+    assert [schedule.rate(index, 3) for index in range(3)] == [0, 0.3, 1]
+    assert (schedule.periods(1), schedule.rate(0, 1)) == ([(0.0, 1.0)], 1.0), "of a twin"
+
+
+def test_rates_that_make_no_sense_are_refused() -> None:
+    for rates in ([], [0, 0], [-1, 1], [float("nan"), 1]):
+        with pytest.raises(InputError, match="rates"):
+            Rates(rates)
+    with pytest.raises(InputError, match="for 3 blocks"):
+        Rates([0, 1]).periods(3)
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 7])

@@ -27,6 +27,7 @@ from ff_lightning.cli.parser import Parser, explain, lost_rank
 from ff_lightning.cli.predict import predict_folder, predict_table
 from ff_lightning.cli.probe import probe
 from ff_lightning.cli.report import report
+from ff_lightning.cli.transformers import export_transformers
 from ff_lightning.errors import InputError
 
 WITH_RECIPE = {
@@ -43,6 +44,7 @@ WITHOUT_RECIPE: dict[str, Callable[..., None]] = {
     "predict --table": predict_table,
     "probe": probe,
     "export": export,
+    "export --transformers": export_transformers,
     "report": report,
     "recipes": recipes,
 }
@@ -140,7 +142,8 @@ def command_of(words: Sequence[str]) -> str:
     """The command that words begin with; nothing if there are none."""
     name = " ".join(words[:1])
     options = {word.split("=")[0] for word in words}
-    named = [f"{name} {option}" for option in ("--folder", "--table") if name == "predict" and option in options]
+    pairs = [known.split() for known in WITHOUT_RECIPE if " " in known]
+    named = [f"{name} {option}" for command, option in pairs if command == name and option in options]
     return named[0] if named else name
 
 

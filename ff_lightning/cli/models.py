@@ -87,7 +87,7 @@ def load_language_model(path: str, trust: Sequence[str] = ()) -> tuple[LanguageM
     found = read_pretrained(path, LanguageModelling, trust=trust, needs="tokenizer")
     tokenizer = found.tokenizer
     assert tokenizer is not None
-    if tokenizer.vocab_size != found.model.network.vocab_size:
+    if not found.model.network.fits_vocabulary(tokenizer.vocab_size):
         raise InputError(
             f"Passed `ckpt_path={path}`. The tokenizer in it has {tokenizer.vocab_size} tokens, its network "
             f"{found.model.network.vocab_size}."

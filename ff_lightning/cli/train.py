@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ from ff_lightning.callbacks import (
     SoundPictures,
     TrainingProgress,
 )
+from ff_lightning.cli import begin
 from ff_lightning.cli.catalogue import with_own_recipes
 from ff_lightning.cli.messages import above_the_bar
 from ff_lightning.cli.predictions import write_predictions
@@ -59,6 +60,10 @@ from ff_lightning.tasks.language_modelling import LanguageModelling
 
 CHECKPOINT_WORDS = ("last", "best", "hpc")
 """Values of ``--ckpt_path`` by which Lightning finds a file itself."""
+
+
+WITH_CHECKPOINT = ("fit", "validate", "test", "predict")
+"""Subcommands that read the file which a training leaves."""
 
 
 class SaveConfig(SaveConfigCallback):
@@ -89,12 +94,15 @@ class FFLightningCLI(RecipeCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Keep the command as it was given, for the record of the run."""
+        self.words = list(args)
         self.command = shlex.join(["ff-lightning", *args])
         super().parse_arguments(parser, with_own_recipes(args))
 
     def setup_parser(self, *args: Any) -> None:
-        """Leave the results of an evaluation to our own table."""
+        """Leave the results of an evaluation to our own table, and let a training begin with trained weights."""
         super().setup_parser(*args)
+        for subcommand in WITH_CHECKPOINT:
+            begin.add_option(subcommand_parser(self, subcommand))
         for subcommand in ("validate", "test"):
             subcommand_parser(self, subcommand).set_defaults({"verbose": False})
 
@@ -106,6 +114,8 @@ class FFLightningCLI(RecipeCLI):
         """
         config = self.config[self.config.subcommand]
         folder = run_folder(config, self.config.subcommand)
+        if self.config.subcommand == "fit":
+            begin.refuse_folder(config.ckpt_path)
         path = config.ckpt_path = chosen_weights(self.config.subcommand, config.ckpt_path, folder)
         self._weights = None
         if path is not None and path not in CHECKPOINT_WORDS and local_path(path) is not None:
@@ -116,8 +126,11 @@ class FFLightningCLI(RecipeCLI):
 
     def before_instantiate_classes(self) -> None:
         """Name the run folder, and drop what is switched off."""
-        super().before_instantiate_classes()
         config = self.config[self.subcommand]
+        self._begins = begin.asked(config, self.subcommand, self.words)
+        if self._begins is not None:
+            begin.tell_recipe(config, self.said["fit"], self._begins)
+        super().before_instantiate_classes()
         config.trainer.default_root_dir = str(trial_folder(config))
         for logger in wandb_loggers(config.trainer):
             if logger.init_args.save_dir == ".":  # Lightning's default
@@ -133,12 +146,21 @@ class FFLightningCLI(RecipeCLI):
                 logger.init_args.id = known
 
     def after_instantiate_classes(self) -> None:
-        """Check that the checkpoint fits what was built."""
+        """Check that the checkpoint fits what was built, or begin with trained weights."""
+        if self._begins is not None:
+            begin.begin(self.model, self._begins)
         if self._weights is not None:
             if isinstance(self.model, LanguageModelling):
                 self.model.check_vocabulary(self._weights)
-            check_fit(self.model, self._weights, self.config[self.subcommand].ckpt_path)
+            self._check_fit(self._weights, self.config[self.subcommand].ckpt_path)
             self._weights = None
+
+    def _check_fit(self, weights: Mapping[str, Tensor], path: str) -> None:
+        try:
+            check_fit(self.model, weights, path)
+        except InputError as error:
+            hint = " To begin another training with these weights, pass them as `--init_from`."
+            raise InputError(f"{error}{hint * (self.subcommand == 'fit')}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         """Build the Trainer, with the callbacks and the logger that every run has unless told otherwise."""

@@ -46,7 +46,8 @@ def check_training(checkpoint: Mapping[str, Any], blocks: int, *, sharded: bool 
     ]
     if missing:
         raise InputError(
-            f"The checkpoint is incomplete: it has no {missing[0]}. It can be tested, and no training goes on from it."
+            f"The checkpoint is incomplete: it has no {missing[0]}. It can be tested, and no training goes on from it; "
+            "a new one begins with its weights by `--init_from`, or `ff_lightning.finetuning.begin_from`."
         )
     for name, given, takes in (
         *([] if sharded else [("`optimizer_states`", states, {blocks})]),

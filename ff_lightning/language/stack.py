@@ -75,6 +75,10 @@ class TokenStack(BlockStack):
         with torch.no_grad():
             self.prior.copy_((counts.double() + 1).log() - (counts.double() + 1).sum().log())
 
+    def fits_vocabulary(self, size: int) -> bool:
+        """Whether data of ``size`` different tokens can be read."""
+        return size == self.vocab_size
+
     def check_tokens(self, tokens: Tensor) -> None:
         """Check that tokens are integers of the vocabulary.
 

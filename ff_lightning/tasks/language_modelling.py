@@ -48,7 +48,7 @@ class LanguageModelling(FFLightningModule):
         super().setup(stage)
         data = getattr(self.trainer, "datamodule", None)
         size = getattr(data, "vocab_size", None)
-        if size is not None and size != self.network.vocab_size:
+        if size is not None and not self.network.fits_vocabulary(size):
             raise InputError(
                 f"Passed data of {size} different tokens to a network built with "
                 f"`vocab_size={self.network.vocab_size}`. They must be equal."

@@ -27,6 +27,7 @@ from ff_lightning.data import ImageDataModule
 from ff_lightning.data.text import TextDataModule
 from ff_lightning.errors import InputError
 from ff_lightning.language import GPT, Independent, OwnChannels, Residual
+from ff_lightning.language.stack import TokenStack
 from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.negatives import HardWrongLabel
 from ff_lightning.networks import Lookahead
@@ -60,6 +61,16 @@ def gpt(**kwargs: Any) -> GPT:
 
 def text() -> TextDataModule:
     return TextDataModule("pydoc", context=16, batch_size=8, batches_per_epoch=BATCHES)
+
+
+def causal_lm() -> ff.BlockStack:
+    """A small Llama of transformers, whose lower blocks have readouts of their own."""
+    from ff_lightning.finetuning import CausalLM, NextToken
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 4}
+    config = {"model_type": "llama", "vocab_size": text().vocab_size + 3, "bos_token_id": 0, "eos_token_id": 0, **sizes}
+    return CausalLM(config, layers_per_block=1, context=16, below=NextToken())
 
 
 def dropping() -> ff.BlockStack:
@@ -96,6 +107,7 @@ CASES = {
         partial(gpt, channels=OwnChannels(8), lookahead=Lookahead(refresh=2)), {"optimizer": MUON, **HARD}, cuts=[1]
     ),
     "conv, lookahead, sgd": Case(looking_conv, {"optimizer": SGD}, cuts=[2]),
+    "causal lm, adamw": Case(causal_lm, {"optimizer": ADAMW}, cuts=[1]),
     "gpt, inherited, sgd, bf16": Case(
         partial(gpt, combination=Independent(inherit=True)), {"optimizer": SGD}, [2], "bf16-mixed"
     ),
@@ -140,13 +152,13 @@ def fit(folder: Path, case: str, ranks: int, *, resume: Path | None = None, **kw
     what = CASES[case]
     torch.manual_seed(0)
     network = what.network()
-    task = ff.FFLanguageModel if isinstance(network, GPT) else ff.FFClassifier
+    task = ff.FFLanguageModel if isinstance(network, TokenStack) else ff.FFClassifier
     module = task(network, **what.arguments)
     parallel = (
         {"strategy": LayerParallelStrategy(cuts=kwargs.pop("cuts", what.cuts)), "devices": 2} if ranks > 1 else {}
     )
     run = trainer(folder, **{"max_epochs": 2, "precision": what.precision} | parallel | kwargs)
-    data = text() if isinstance(network, GPT) else ImageDataModule("digits", batch_size=BATCH, validation=187)
+    data = text() if isinstance(network, TokenStack) else ImageDataModule("digits", batch_size=BATCH, validation=187)
     run.fit(module, data, ckpt_path=resume, weights_only=None if resume is None else True)
     return module
 

@@ -1,0 +1,78 @@
+"""Tables of pretrained models that are trained on: loss, memory and time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tables_common import origin, rows, seeds_of, spread
+
+NAMES = {
+    "before": "before",
+    "backprop": "backprop, loss in parts",
+    "backprop_checkpointed": "backprop, loss in parts, activation checkpointing",
+    "hf_backprop": "backprop in plain transformers",
+    "hf_checkpointed": "backprop in plain transformers, activation checkpointing",
+    "lora": "LoRA (peft)",
+    "last_block": "last block alone, lower ones at rest",
+    "last_block_recompute": "last block alone, activation checkpointing inside it",
+    "reconstruct": "lower blocks reconstruct their input",
+    "own": "lower blocks learn the next token, readout with a layer",
+    "own_mapped": "lower blocks learn the next token, readout without",
+    "own_recompute": "lower blocks learn the next token, readout with a layer, activation checkpointing inside blocks",
+    "lookahead": "the block below the last looks ahead",
+}
+
+
+def fine_tuned(name: str) -> str:
+    """Table of a pretrained model, fine-tuned by every way."""
+    (run,) = [run for runs in rows(name) for run in runs][-1:]
+    lines = [
+        "| arm | loss, nats | peak over weights (total), MB, context 256 | the same, context 1,024 | s a step |",
+        "|---|---|---|---|---|",
+    ]
+    whole = {arm: run.get(arm) for arm in NAMES if arm in run and arm != "last_block"}
+    local = {(arm, n): None for key in run["peak_mb"] if ", " in key for arm, n in [_parts(key)]}
+    for arm, loss in whole.items():
+        if loss is not None or arm in run["peak_mb"]:
+            lines.append(_row(run, NAMES[arm], loss, arm))
+    for arm, n in sorted(local, key=lambda pair: (int(pair[1]), list(NAMES).index(pair[0]))):
+        loss = run["blocks"].get(n, {}).get(arm)
+        lines.append(_row(run, f"{n} blocks: {NAMES[arm]}", loss, f"{arm}, {n} blocks"))
+    about = (
+        f"SmolLM2-135M-Instruct on 25 novels: {run['steps']} steps of {run['batch']} x {run['context']} tokens, "
+        f"{run['judged']:,} held-out ones. `{run['command']}`"
+    )
+    return "\n".join([*lines, "", about, "", origin(name)])
+
+
+def _parts(key: str) -> tuple[str, str]:
+    arm, blocks = key.split(", ")
+    return arm, blocks.split()[0]
+
+
+def _row(run: dict[str, Any], label: str, loss: float | None, key: str) -> str:
+    peaks = run["peak_mb"].get(key, {})
+    cells = [
+        f"{peaks[context]['over_weights']:,} ({peaks[context]['total']:,})" if context in peaks else ""
+        for context in ("256", "1024")
+    ]
+    seconds = run["seconds_per_step"].get(key, "")
+    return f"| {label} | {'' if loss is None else f'{loss:.4f}'} | {cells[0]} | {cells[1]} | {seconds} |"
+
+
+def fine_tuned_own(name: str) -> str:
+    """Table of a model that Forward-Forward trained, fine-tuned on another text."""
+    lines = [
+        "| before | FF, fine-tuned | backprop, fine-tuned | FF, from nothing | backprop, from nothing | seeds | "
+        "command |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for runs in rows(name):
+        flat = [
+            run | {arm: run[arm]["loss"] for arm in ("ff", "twin", "ff_from_nothing", "twin_from_nothing")}
+            for run in runs
+        ]
+        keys = ("before", "ff", "twin", "ff_from_nothing", "twin_from_nothing")
+        values = " | ".join(spread(flat, key, 4) for key in keys)
+        lines.append(f"| {values} | {seeds_of(flat)} | `{runs[0]['command']}` |")
+    return "\n".join([*lines, "", origin(name)])
