@@ -9,8 +9,10 @@ seed are one row: mean, lowest and highest.
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import yaml
 from tables_circuits import predictive, spiking
 from tables_common import DOCS, rows
 from tables_convert import converted
@@ -44,6 +46,8 @@ from tables_sounds import speech, spotting
 from tables_summary import summary
 from tables_tasks import tasks
 
+FINDINGS: dict[str, str] = yaml.safe_load((DOCS / "findings.yaml").read_text(encoding="utf-8"))
+
 
 def replace(path: Path, body: str, name: str = "results") -> bool:
     """Put ``body`` between the markers of a page; tell whether that changed it."""
@@ -56,7 +60,7 @@ def replace(path: Path, body: str, name: str = "results") -> bool:
     return new != old
 
 
-SECTIONS = {
+SECTIONS: dict[str, list[tuple[Callable[[str], str], str]]] = {
     "Images: label in the input": [(experiments, "mnist_mlp")],
     "Images: public repositories": [(peers, "peers"), (repositories, "repositories")],
     "Images: goodness of every class": [(class_goodness, "class_goodness")],
@@ -86,13 +90,13 @@ SECTIONS = {
     "Faults": [(faults, "faults")],
     "Loss in half precision": [(precisions, "precision")],
 }
-"""What the page of results shows, and the files that it is stored in."""
+"""Parts of the page of results: their tables, and the files that these are stored in."""
 
 
 def section(title: str) -> str:
-    """Heading and tables, or nothing as long as no run is stored."""
+    """Heading, finding and tables, or nothing as long as no run is stored."""
     bodies = [table(name) for table, name in SECTIONS[title] if rows(name)]
-    return "\n\n".join([f"## {title}", *bodies]) if bodies else ""
+    return "\n\n".join([f"## {title}", FINDINGS[title], *bodies]) if bodies else ""
 
 
 def main() -> int:

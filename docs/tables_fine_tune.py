@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tables_common import origin, rows, seeds_of, spread
+from tables_common import Runs, Table, fold, rows, spread
 
 NAMES = {
     "before": "before",
@@ -40,9 +40,9 @@ def fine_tuned(name: str) -> str:
         lines.append(_row(run, f"{n} blocks: {NAMES[arm]}", loss, f"{arm}, {n} blocks"))
     about = (
         f"SmolLM2-135M-Instruct on 25 novels: {run['steps']} steps of {run['batch']} x {run['context']} tokens, "
-        f"{run['judged']:,} held-out ones. `{run['command']}`"
+        f"{run['judged']:,} held-out ones. {fold([run])}"
     )
-    return "\n".join([*lines, "", about, "", origin(name)])
+    return "\n".join([*lines, "", about])
 
 
 def _parts(key: str) -> tuple[str, str]:
@@ -60,19 +60,22 @@ def _row(run: dict[str, Any], label: str, loss: float | None, key: str) -> str:
     return f"| {label} | {'' if loss is None else f'{loss:.4f}'} | {cells[0]} | {cells[1]} | {seconds} |"
 
 
+OWN = Table(
+    {
+        "before": lambda runs: spread(runs, "before", 4),
+        "FF, fine-tuned": lambda runs: losses(runs, "ff"),
+        "backprop, fine-tuned": lambda runs: losses(runs, "twin"),
+        "FF, from nothing": lambda runs: losses(runs, "ff_from_nothing"),
+        "backprop, from nothing": lambda runs: losses(runs, "twin_from_nothing"),
+    }
+)
+
+
+def losses(runs: Runs, arm: str) -> str:
+    """Loss of an arm over seeds, nats a token."""
+    return spread([run[arm] for run in runs], "loss", 4)
+
+
 def fine_tuned_own(name: str) -> str:
-    """Table of a model that Forward-Forward trained, fine-tuned on another text."""
-    lines = [
-        "| before | FF, fine-tuned | backprop, fine-tuned | FF, from nothing | backprop, from nothing | seeds | "
-        "command |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for runs in rows(name):
-        flat = [
-            run | {arm: run[arm]["loss"] for arm in ("ff", "twin", "ff_from_nothing", "twin_from_nothing")}
-            for run in runs
-        ]
-        keys = ("before", "ff", "twin", "ff_from_nothing", "twin_from_nothing")
-        values = " | ".join(spread(flat, key, 4) for key in keys)
-        lines.append(f"| {values} | {seeds_of(flat)} | `{runs[0]['command']}` |")
-    return "\n".join([*lines, "", origin(name)])
+    """A model that Forward-Forward trained, fine-tuned on another text."""
+    return OWN.written((runs, runs) for runs in rows(name))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, NamedTuple
 
-from tables_common import means, origin, rows, seeds_of, spread, training_command
+from tables_common import Runs, Table, fold, means, rows, spread, spread_if_any
 
 
 def beside_twins(name: str) -> dict[str, list[dict[str, Any]]]:
@@ -22,22 +22,25 @@ def beside_twins(name: str) -> dict[str, list[dict[str, Any]]]:
     return groups
 
 
+LANGUAGE = Table(
+    {
+        "arm, tier": lambda runs: f"{runs[0]['arm']}, {runs[0]['tier']}",
+        "layers, in a block": lambda runs: f"{runs[0]['layers']}, {runs[0]['layers_per_block']}",
+        "FF, by block": lambda runs: blocks_of(runs),
+        "FF, last block": lambda runs: spread(runs, "ff", 4),
+        "gap to twin": lambda runs: spread(runs, "gap", 4),
+        "FF, mean of blocks": lambda runs: spread(runs, "ff_average", 4),
+        "twin": lambda runs: spread(runs, "twin", 4),
+        "gain of depth kept, %": lambda runs: spread(runs, "kept", 0),
+    }
+)
+
+
 def language(name: str) -> str:
-    """Table of language models."""
-    lines = [
-        "| arm, tier | layers, in a block | FF, by block | FF, last block | gap to twin | FF, mean of blocks | twin | "
-        "gain of depth kept, % | seeds | command |",
-        "|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    for command, runs in beside_twins(name).items():
-        first = runs[0]
-        cells = (("ff", 4), ("gap", 4), ("ff_average", 4), ("twin", 4), ("kept", 0))
-        values = " | ".join(spread(runs, key, digits) for key, digits in cells)
-        lines.append(
-            f"| {first['arm']}, {first['tier']} | {first['layers']}, {first['layers_per_block']} | {blocks_of(runs)} | "
-            f"{values} | {seeds_of(runs)} | `{command}` |"
-        )
-    return "\n".join([*lines, "", floors_of([run for runs in rows(name) for run in runs]), "", origin(name)])
+    """Language models on tiny Shakespeare."""
+    named = (([run | {"command": command} for run in runs]) for command, runs in beside_twins(name).items())
+    table = LANGUAGE.written((runs, runs) for runs in named)
+    return f"{table}\n\n{floors_of([run for runs in rows(name) for run in runs])}"
 
 
 def rates_of(twin: dict[str, Any], ours: dict[str, Any]) -> str:
@@ -65,23 +68,27 @@ def floors_of(runs: list[dict[str, Any]]) -> str:
     return f"Floors: {grams}{frozen}."
 
 
+NEGATIVES = Table(
+    {
+        "arm": lambda runs: runs[0]["arm"],
+        "negatives": lambda runs: negatives_of(runs[0]),
+        "FF, by block": lambda runs: blocks_of(runs),
+        "FF, last block": lambda runs: spread(runs, "ff", 4),
+        "CPU seconds": lambda runs: f"{sum(run['ff_seconds'] for run in runs) / len(runs):.0f}",
+    }
+)
+
+
+def negatives_of(run: dict[str, Any]) -> str:
+    """How many negatives a run has, or of what kind."""
+    rollouts = "--rollouts" in run["command"]
+    special = {"softmax": "all", "hinton": "rollouts" if rollouts else "two streams"}
+    return str(special.get(run["arm"], f"{run['negatives']}{' and rollouts' * rollouts}"))
+
+
 def negatives(name: str) -> str:
-    """Table of language models that differ in their negatives, one change at a time."""
-    lines = [
-        "| arm | negatives | FF, by block | FF, last block | CPU seconds | seeds | command |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for runs in rows(name):
-        first = runs[0]
-        special = {"softmax": "all", "hinton": "rollouts" if "--rollouts" in first["command"] else "two streams"}
-        more = " and rollouts" if "--rollouts" in first["command"] else ""
-        count = special.get(first["arm"], f"{first['negatives']}{more}")
-        seconds = sum(run["ff_seconds"] for run in runs) / len(runs)
-        lines.append(
-            f"| {first['arm']} | {count} | {blocks_of(runs)} | {spread(runs, 'ff', 4)} | {seconds:.0f} | "
-            f"{seeds_of(runs)} | `{training_command(first['command'])}` |"
-        )
-    return "\n".join([*lines, "", origin(name)])
+    """Language models that differ in their negatives, one change at a time."""
+    return NEGATIVES.written((runs, runs) for runs in rows(name))
 
 
 def blocks_of(runs: list[dict[str, Any]]) -> str:
@@ -118,13 +125,13 @@ def curve(name: str) -> str:
             if "ff" in run:
                 columns[label] = dict(run["curve"]["ff"])
                 blocks = f"blocks {blocks_of([run])}{mean_of(run)}, {run['ff_seconds']:.0f} CPU seconds"
-                ends.append(f"- {label}: {blocks}. `{run['command']}`")
+                ends.append(f"- {label}: {blocks}. {fold([run])}")
             if "backprop" in run.get("curve", {}):
                 columns[f"twin{special}"] = dict(run["curve"]["backprop"])
             if "backprop" in run:
                 one = f"; of one layer {run['one_layer_backprop']:.4f}" if "one_layer_backprop" in run else ""
                 seconds = f"{run['backprop_seconds']:.0f} CPU seconds"
-                ends.append(f"- twin{special}: {run['backprop']:.4f}, {seconds}{one}. `{run['command']}`")
+                ends.append(f"- twin{special}: {run['backprop']:.4f}, {seconds}{one}. {fold([run])}")
         points = sorted({tokens for column in columns.values() for tokens in column})
         lines = [f"| million tokens | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
         for tokens in points:
@@ -132,9 +139,9 @@ def curve(name: str) -> str:
             lines.append(f"| {tokens / 1e6:.2f} | {' | '.join(cells)} |")
         floor = floors_of(runs) if any("ngram" in run for run in runs) else ""
         if alone := [run for run in runs if "one_layer_backprop" in run and "backprop" not in run]:
-            ends.append(f"- twin of one layer: {alone[0]['one_layer_backprop']:.4f}. `{alone[0]['command']}`")
+            ends.append(f"- twin of one layer: {alone[0]['one_layer_backprop']:.4f}. {fold(alone[:1])}")
         parts += [f"`{setting(runs[0])}`:", "\n".join(lines), "On the whole validation text:", "\n".join(ends), floor]
-    return "\n\n".join([*filter(None, parts), origin(name)])
+    return "\n\n".join(filter(None, parts))
 
 
 def mean_of(run: dict[str, Any]) -> str:
@@ -144,45 +151,53 @@ def mean_of(run: dict[str, Any]) -> str:
     return f"; mean of all {run['ff_average']:.4f}" if "ff_average" in run else ""
 
 
+TRIES = Table(
+    {
+        "arm": lambda run: run["arm"] if "ff" in run else "backprop",
+        "changed": lambda run: " ".join(re.findall(r"--(?:muon-lr|clip|lr|warmup) \S+", run["command"])).replace(
+            "--", ""
+        ),
+        "FF, by block": lambda run: blocks_of([run]) if "ff" in run else "",
+        "twin": lambda run: f"{run['backprop']:.4f}" if "backprop" in run else "",
+        "CPU seconds": lambda run: f"{run['ff_seconds' if 'ff' in run else 'backprop_seconds']:.0f}",
+    }
+)
+
+
 def tries(name: str) -> str:
-    """Table of short trainings, one network a row, that were made to choose a setting."""
-    lines = ["| arm | FF, by block | twin | CPU seconds | command |", "|---|---|---|---|---|"]
-    for (run,) in rows(name):
-        ours = blocks_of([run]) if "ff" in run else ""
-        twin = f"{run['backprop']:.4f}" if "backprop" in run else ""
-        seconds = run["ff_seconds"] if "ff" in run else run["backprop_seconds"]
-        arm = run["arm"] if "ff" in run else "backprop"
-        lines.append(f"| {arm} | {ours} | {twin} | {seconds:.0f} | `{run['command']}` |")
-    return "\n".join([*lines, "", origin(name)])
+    """Short trainings, one network a row, that were made to choose a setting."""
+    return TRIES.written((run, [run]) for (run,) in rows(name))
+
+
+DEPTH = Table(
+    {
+        "tier": lambda runs: runs[0]["tier"],
+        "blocks have": lambda runs: parts_of(runs[0]),
+        "blocks, from the input upwards": lambda runs: blocks_of(runs),
+        "gap to the twin with the same parts": lambda runs: spread(
+            [{"gap": run["per_block"][-1] - run["twin_same_parts"]} for run in runs], "gap", 4
+        ),
+        "twin, same parts": lambda runs: spread(runs, "twin_same_parts", 4),
+        "twin, no channels": lambda runs: spread(runs, "twin", 4),
+        "twin, a loss a block": lambda runs: spread(runs, "twin_supervised", 4),
+        "first block alone": lambda runs: spread(runs, "block_1", 4),
+        "two such, mean": lambda runs: spread(runs, "independent", 4),
+        "mean of the blocks": lambda runs: spread(runs, "average", 4),
+        "gain of depth kept, %": lambda runs: spread(
+            [{"kept": 100 * run["share_of_depth_kept"]} for run in runs], "kept", 0
+        ),
+        "cosine with backprop, by block": lambda runs: means(
+            zip(*([*run["cosine"].values()][-1] for run in runs if run["cosine"]), strict=True)
+        ),
+        "time, x twin": lambda runs: spread([{"slower": run["ms"] / run["twin_ms"]} for run in runs], "slower"),
+        "seeds": lambda runs: f"{len(runs)}{' (a first look)' * (len(runs) < 3)}",
+    }
+)
 
 
 def depth(name: str) -> str:
-    """Table of chains of blocks beside their twins and controls, nats a token; fewer than three seeds are marked."""
-    lines = [
-        "| tier | blocks have | blocks, from the input upwards | gap to the twin with the same parts "
-        "| twin, same parts | twin, no channels | twin, a loss a block | first block alone | two such, mean "
-        "| mean of the blocks | gain of depth kept, % | cosine with backprop, by block | time, x twin | seeds "
-        "| command |",
-        "|---" * 15 + "|",
-    ]
-    for runs in rows(name):
-        flat = [
-            run
-            | {"gap": run["per_block"][-1] - run["twin_same_parts"], "slower": run["ms"] / run["twin_ms"]}
-            | {"kept": 100 * run["share_of_depth_kept"]}
-            for run in runs
-        ]
-        keys = ("gap", "twin_same_parts", "twin", "twin_supervised", "block_1", "independent", "average")
-        values = [spread(flat, key, 4) for key in keys]
-        ends = [[*run["cosine"].values()][-1] for run in runs if run["cosine"]]
-        values += [spread(flat, "kept", 0), means(zip(*ends, strict=True)), spread(flat, "slower", 2)]
-        seeds = seeds_of(runs) if len(runs) > 2 else f"{seeds_of(runs)} (a first look)"
-        lines.append(
-            f"| {runs[0]['tier']} | {parts_of(runs[0])} | {blocks_of(runs)} | {' | '.join(values)} | {seeds} | "
-            f"`{training_command(runs[0]['command'])}` |"
-        )
-    picture = "![Loss of every block](pictures/depth.png)"
-    return "\n".join([*lines, "", origin(name), "", picture])
+    """Chains of blocks beside their twins and controls, nats a token."""
+    return f"{DEPTH.written((runs, runs) for runs in rows(name))}\n\n![Loss of every block](pictures/depth.png)"
 
 
 def parts_of(run: dict[str, Any]) -> str:
@@ -194,25 +209,37 @@ def parts_of(run: dict[str, Any]) -> str:
     return "own channels, lookahead" + (f", {run['horizon']} blocks" if run.get("horizon", 1) > 1 else "")
 
 
+class Idea(NamedTuple):
+    """A change to a chain: its runs, and the chain without it, of the same seed on the same windows."""
+
+    runs: Runs
+    usual: Runs
+
+
+DEPTH_IDEAS = Table(
+    {
+        "change": lambda idea: idea.runs[0]["idea"],
+        "tier": lambda idea: idea.runs[0]["tier"],
+        "blocks, from the input upwards": lambda idea: blocks_of(idea.runs),
+        "last block against the chain without it, by seed": lambda idea: " ".join(
+            f"{run['per_block'][-1] - usual['per_block'][-1]:+.4f}"
+            for run, usual in zip(idea.runs, idea.usual, strict=False)
+        ),
+        "CPU seconds": lambda idea: f"{sum(run['cpu_seconds'] for run in idea.runs) / len(idea.runs):.0f}",
+        "those of that chain": lambda idea: spread_if_any(
+            [{"seconds": run["cpu_seconds"]["chain"]} for run in idea.usual], "seconds", 0
+        ),
+    }
+)
+
+
 def depth_ideas(name: str) -> str:
-    """Table of changes to a chain, each beside the chain without it, of the same seed on the same windows."""
-    usual = {chain(run): run for runs in rows("depth") for run in runs if "--no-channels" not in run["command"]}
-    lines = [
-        "| change | tier | blocks, from the input upwards | last block against the chain without it, by seed "
-        "| CPU seconds | those of that chain | seeds | command |",
-        "|---" * 8 + "|",
-    ]
-    for runs in rows(name):
-        pairs = [(run, usual.get(chain(run))) for run in runs]
-        known = [(run["per_block"][-1] - plain["per_block"][-1], plain) for run, plain in pairs if plain is not None]
-        gains = " ".join(f"{gain:+.4f}" for gain, _ in known)
-        seconds = f"{sum(run['cpu_seconds'] for run in runs) / len(runs):.0f}"
-        others = f"{sum(plain['cpu_seconds']['chain'] for _, plain in known) / len(known):.0f}" if known else ""
-        lines.append(
-            f"| {runs[0]['idea']} | {runs[0]['tier']} | {blocks_of(runs)} | {gains} | {seconds} | {others} | "
-            f"{seeds_of(runs)} | `{training_command(runs[0]['command'])}` |"
-        )
-    return "\n".join([*lines, "", origin(name)])
+    """Changes to a chain, each beside the chain without it."""
+    plain = [run for runs in rows("depth") for run in runs if "--no-channels" not in run["command"]]
+    usual = {chain(run): run for run in plain if run.get("horizon", 1) == 1}
+    known = ([run for run in runs if chain(run) in usual] for runs in rows(name))
+    found = (Idea(runs, [usual[chain(run)] for run in runs]) for runs in known if runs)
+    return DEPTH_IDEAS.written((idea, idea.runs) for idea in found)
 
 
 def chain(run: dict[str, Any]) -> tuple[Any, ...]:
@@ -221,26 +248,27 @@ def chain(run: dict[str, Any]) -> tuple[Any, ...]:
     return (run["negatives"], run["lookahead"], run["refresh"], run["seed"], *sorted(sizes))
 
 
+AESOP = Table(
+    {
+        "arm": lambda runs: runs[0]["arm"],
+        "negatives": lambda runs: (
+            "" if runs[0]["arm"] in ("frozen", "twin") else runs[0]["negatives"].replace("_", "-")
+        ),
+        "accuracy, learned strings, %": lambda runs: of_split(runs, "train", "accuracy"),
+        "accuracy, held out, %": lambda runs: of_split(runs, "held_out", "accuracy"),
+        "nats, learned": lambda runs: of_split(runs, "train", "nats"),
+        "nats, held out": lambda runs: of_split(runs, "held_out", "nats"),
+        "epochs": lambda runs: runs[0]["epochs"],
+    }
+)
+
+
+def of_split(runs: Runs, split: str, key: str) -> str:
+    """A measure on learned or held-out strings."""
+    scale, digits = (100, 1) if key == "accuracy" else (1, 3)
+    return spread([{"value": scale * run[split][key]} for run in runs], "value", digits)
+
+
 def aesop(name: str) -> str:
-    """Table of Hinton's experiment."""
-    lines = [
-        "| arm | negatives | accuracy, learned strings, % | accuracy, held out, % | nats, learned | nats, held out | "
-        "epochs | command |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for runs in rows(name):
-        first = runs[0]
-        flat = [
-            {f"{split}_{key}": 100 * run[split][key] if key == "accuracy" else run[split][key]}
-            for run in runs
-            for split in ("train", "held_out")
-            for key in ("accuracy", "nats")
-        ]
-        digits = {"train_accuracy": 1, "held_out_accuracy": 1, "train_nats": 3, "held_out_nats": 3}
-        cells = [spread([part for part in flat if key in part], key, digits[key]) for key in digits]
-        source = "" if first["arm"] in ("frozen", "twin") else first["negatives"].replace("_", "-")
-        lines.append(
-            f"| {first['arm']} | {source} | {' | '.join(cells)} | {first['epochs']} | "
-            f"`{training_command(first['command'])}` |"
-        )
-    return "\n".join([*lines, "", origin(name)])
+    """Hinton's experiment."""
+    return AESOP.written((runs, runs) for runs in rows(name))
