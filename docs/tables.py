@@ -93,6 +93,14 @@ SECTIONS: dict[str, list[tuple[Callable[[str], str], str]]] = {
 """Parts of the page of results: their tables, and the files that these are stored in."""
 
 
+TRIALS = (
+    "Images: local losses of a convolutional network",
+    "Images: labels in the input of a convolutional network",
+    "Language: rates for byte-pair tokens",
+)
+"""Parts that stand in the lab log: short runs that chose a setting."""
+
+
 def section(title: str) -> str:
     """Heading, finding and tables, or nothing as long as no run is stored."""
     bodies = [table(name) for table, name in SECTIONS[title] if rows(name)]
@@ -106,7 +114,8 @@ def main() -> int:
         "docs/methods.md": methods(),
         "docs/explanation/what_failed.md": changes("ablations"),
         "docs/explanation/own_negatives.md": negatives("negatives"),
-        "docs/results.md": "\n\n".join(filter(None, map(section, SECTIONS))),
+        "docs/results.md": "\n\n".join(filter(None, (section(title) for title in SECTIONS if title not in TRIALS))),
+        "docs/lab_log.md": "\n\n".join(filter(None, map(section, TRIALS))),
     }
     changed = [replace(DOCS.parent / page, body) for page, body in pages.items()]
     changed.append(replace(DOCS.parent / "README.md", beside("repositories"), "peers"))
