@@ -68,3 +68,15 @@ def test_no_module_has_the_name_of_something_public() -> None:
 def test_what_is_not_there_is_said(name: str) -> None:
     with pytest.raises(AttributeError, match=f"module 'ff_lightning' has no attribute '{name}'"):
         getattr(ff, name)
+
+
+@pytest.mark.parametrize("package", sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")))
+def test_a_package_offers_what_it_imports_for_others(package: str) -> None:
+    """``from ff_lightning.networks import *`` and documentation tools read ``__all__``."""
+    tree = ast.parse((PACKAGE / package / "__init__.py").read_text())
+    offered = {
+        alias.asname for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names if alias.asname
+    }
+    module = getattr(ff, package)
+    assert set(getattr(module, "__all__", [])) == offered
+    assert all(hasattr(module, name) for name in offered)

@@ -18,3 +18,24 @@ from ff_lightning.callbacks.sample_text import SampleText as SampleText
 from ff_lightning.callbacks.sounds import SoundPictures as SoundPictures
 from ff_lightning.callbacks.summary import BlockSummary as BlockSummary
 from ff_lightning.callbacks.table import BlockTable as BlockTable
+
+__all__ = [
+    "BestCheckpoint",
+    "BlockPictures",
+    "BlockSummary",
+    "BlockTable",
+    "ClassTable",
+    "ClassificationPictures",
+    "GeneratedPictures",
+    "GoodnessMonitor",
+    "KeepOnInterrupt",
+    "LanguageTable",
+    "LastCheckpoint",
+    "LocalityMonitor",
+    "MonitorCheck",
+    "RunRecord",
+    "SampleText",
+    "SoundPictures",
+    "StopOnCollapse",
+    "TrainingProgress",
+]

@@ -2,3 +2,5 @@
 
 from ff_lightning.conversion.stack import ConvertedStack as ConvertedStack
 from ff_lightning.conversion.stack import convert as convert
+
+__all__ = ["ConvertedStack", "convert"]

@@ -22,3 +22,28 @@ from ff_lightning.data.tokenizers import TiktokenTokenizer as TiktokenTokenizer
 from ff_lightning.data.tokenizers import Tokenizer as Tokenizer
 from ff_lightning.data.windows import OrderedWindows as OrderedWindows
 from ff_lightning.data.windows import RandomWindows as RandomWindows
+
+__all__ = [
+    "AudioDataModule",
+    "ByteTokenizer",
+    "CharacterTokenizer",
+    "Distort",
+    "EventDataModule",
+    "ImageDataModule",
+    "Images",
+    "LogMel",
+    "MemoryLoader",
+    "OrderedWindows",
+    "RandomWindows",
+    "ShiftAndFlip",
+    "ShuffledLoader",
+    "SoundAugment",
+    "SpottingDataModule",
+    "StringsDataModule",
+    "Strung",
+    "SubwordTokenizer",
+    "TableDataModule",
+    "TextDataModule",
+    "TiktokenTokenizer",
+    "Tokenizer",
+]

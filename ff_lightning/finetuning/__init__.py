@@ -7,3 +7,5 @@ from ff_lightning.finetuning.goals import NextToken as NextToken
 from ff_lightning.finetuning.goals import Reconstruction as Reconstruction
 from ff_lightning.finetuning.weights import begin_from as begin_from
 from ff_lightning.finetuning.weights import save_transformers as save_transformers
+
+__all__ = ["CausalLM", "Goal", "NextToken", "Reconstruction", "begin_from", "fit_goals", "save_transformers"]

@@ -16,3 +16,22 @@ from ff_lightning.language.hinton import HintonGPT as HintonGPT
 from ff_lightning.language.hinton import HintonMLP as HintonMLP
 from ff_lightning.language.rollouts import SleepBuffer as SleepBuffer
 from ff_lightning.language.window_mlp import WindowMLP as WindowMLP
+
+__all__ = [
+    "GPT",
+    "CandidateLoss",
+    "Combination",
+    "HintonGPT",
+    "HintonMLP",
+    "Independent",
+    "LinearContrast",
+    "LogisticContrast",
+    "OwnChannels",
+    "Residual",
+    "Sampler",
+    "SleepBuffer",
+    "Softmax",
+    "WindowMLP",
+    "WittenBell",
+    "nats_per_token",
+]

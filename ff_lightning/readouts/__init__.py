@@ -12,3 +12,18 @@ from ff_lightning.readouts.goodness import label_goodness as label_goodness
 from ff_lightning.readouts.goodness import swept as swept
 from ff_lightning.readouts.linear import LinearReadout as LinearReadout
 from ff_lightning.readouts.linear import NestedReadout as NestedReadout
+
+__all__ = [
+    "Answer",
+    "ChosenBlocks",
+    "EarlyExit",
+    "GoodnessReadout",
+    "LastBlock",
+    "LinearReadout",
+    "MeanLogProbability",
+    "NestedReadout",
+    "Readout",
+    "all_labels",
+    "label_goodness",
+    "swept",
+]

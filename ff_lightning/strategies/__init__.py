@@ -9,3 +9,5 @@ from lightning.pytorch.strategies import StrategyRegistry
 from ff_lightning.strategies.layer_parallel import LayerParallelStrategy as LayerParallelStrategy
 
 StrategyRegistry.register("layer_parallel", LayerParallelStrategy, LayerParallelStrategy.__doc__, override=True)
+
+__all__ = ["LayerParallelStrategy"]

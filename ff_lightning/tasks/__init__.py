@@ -12,3 +12,17 @@ from ff_lightning.tasks.self_contrast import FFSelfContrast as FFSelfContrast
 from ff_lightning.tasks.spiking import FFSpikingClassifier as FFSpikingClassifier
 from ff_lightning.tasks.spotting import FFSpotter as FFSpotter
 from ff_lightning.tasks.twin import BackpropTwin as BackpropTwin
+
+__all__ = [
+    "BackpropTwin",
+    "FFAnomalyDetector",
+    "FFClassifier",
+    "FFLanguageModel",
+    "FFMultiLabel",
+    "FFPredictive",
+    "FFRegressor",
+    "FFRepresentation",
+    "FFSelfContrast",
+    "FFSpikingClassifier",
+    "FFSpotter",
+]
