@@ -114,17 +114,23 @@ class FoundLosses:
             del step
 
 
+def leave_inference_mode(module: nn.Module) -> None:
+    """Take copies of what metrics of a module keep, where an evaluation in inference mode left it.
+
+    Lightning evaluates in that mode, but for the validation within a training. What was made in it may not be changed
+    in place outside.
+    """
+    for metric in module.modules():
+        for name, value in metric.metric_state.items() if isinstance(metric, Metric) else ():
+            if isinstance(value, Tensor) and value.is_inference() and not torch.is_inference_mode_enabled():
+                setattr(metric, name, value.clone())
+
+
 class ExactSums(Metric, ABC):
     """Keeps its sums in the type they were made with, whatever type the module around it is brought to."""
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> nn.Module:
         return super()._apply(lambda value: value.to(fn(value).device), exclude_state)
-
-    def leave_inference_mode(self) -> None:
-        """Take copies of sums that an evaluation in inference mode left, which nothing outside of it may change."""
-        for name, value in self.metric_state.items():
-            if isinstance(value, Tensor) and value.is_inference() and not torch.is_inference_mode_enabled():
-                setattr(self, name, value.clone())
 
 
 class LabelContrast(ExactSums):
@@ -156,7 +162,7 @@ class LabelContrast(ExactSums):
             labels: ``(B,)`` the true ones.
             thresholds: θ of every block, ``None`` where pairs are compared.
         """
-        self.leave_inference_mode()
+        leave_inference_mode(self)
         for index, (g, threshold) in enumerate(zip(goodness, thresholds, strict=True)):
             g_pos, g_neg = true_and_hardest(g, labels)
             self.correct[index] += (g_pos > g_neg).sum()
@@ -202,7 +208,7 @@ class TokenMetrics(ExactSums):
 
     def update(self, block: int, logits: Tensor, targets: Tensor) -> None:
         """Take in what one block predicts: logits ``(B, T, V)`` and the real next tokens ``(B, T)``."""
-        self.leave_inference_mode()
+        leave_inference_mode(self)
         logits, targets = logits.float().flatten(0, 1), targets.flatten()
         total = logits.logsumexp(-1)
         best, likeliest = logits.max(-1)

@@ -44,7 +44,7 @@ from ff_lightning.engine.sharding import mend_checkpoints, shard_blocks
 from ff_lightning.engine.sync import gradient_sync
 from ff_lightning.engine.updates import BlockUpdates, Gradients, Plan
 from ff_lightning.errors import DivergedError, InputError, positive
-from ff_lightning.metrics import FoundLosses
+from ff_lightning.metrics import FoundLosses, leave_inference_mode
 from ff_lightning.parts import Part
 from ff_lightning.schedules import HoldThenDecay, RestOnPlateau, Schedule, Simultaneous, update_ranges
 from ff_lightning.signals import LocalStep, Signal, StepContext
@@ -377,6 +377,14 @@ class FFLightningModule(Part, pl.LightningModule):
             self._update_ranges = []
             leave_steps(self.local_modules())
             self.block_optimizers = []
+
+    def on_validation_start(self) -> None:
+        """Let metrics go on that an earlier evaluation left in inference mode, whatever the order of the methods."""
+        leave_inference_mode(self)
+
+    def on_test_start(self) -> None:
+        """Let metrics go on that an earlier evaluation left in inference mode, whatever the order of the methods."""
+        leave_inference_mode(self)
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Refuse NaN and inf in validation data."""

@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.utilities.data import dim_zero_cat
 
 from ff_lightning.errors import positive
-from ff_lightning.metrics import ExactSums
+from ff_lightning.metrics import ExactSums, leave_inference_mode
 from ff_lightning.module import FFLightningModule
 from ff_lightning.networks.causal import CausalConvNet
 from ff_lightning.readouts.detection import Events, Matched, find_events, match
@@ -140,7 +140,7 @@ class FoundWords(ExactSums):
 
     def update(self, found: Matched) -> None:
         """Take in one recording."""
-        self.leave_inference_mode()
+        leave_inference_mode(self)
         self.score.append(found.score.to(self.device))
         self.right.append(found.right.to(self.device))
         self.words += found.words
