@@ -212,10 +212,13 @@ class FFLightningModule(Part, pl.LightningModule):
         return any(parameter.requires_grad for parameter in self._block_parameters[index])
 
     def accumulated_batches(self) -> int:
-        """Batches that share the current update: fewer at the ragged end of an epoch."""
+        """Batches that share the current update: fewer at the ragged end of an epoch.
+
+        A loader that cannot say how far it was can give more batches than Lightning counts; each is an update of its own.
+        """
         total = self.trainer.num_training_batches
         first = self._batch_idx - self._batch_idx % self.accumulate_batches
-        return int(min(self.accumulate_batches, total - first))
+        return int(max(1, min(self.accumulate_batches, total - first)))
 
     def _shown_to(self) -> Callable[[LocalStep], None]:
         """What shows a local loss to the callbacks that ask for it."""

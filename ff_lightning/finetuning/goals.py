@@ -20,13 +20,14 @@ from ff_lightning.errors import InputError, positive, whole
 from ff_lightning.finetuning.cutting import last_of
 from ff_lightning.finetuning.heads import Head, Table, Translation
 from ff_lightning.language.chunked import chunked
+from ff_lightning.parts import Part
 from ff_lightning.signals import BlockContext, Contrast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class Goal(nn.Module, ABC):
+class Goal(Part, nn.Module, ABC):
     """A local loss of a block below the last one; what it learns itself is left out when the model leaves.
 
     Attributes:
