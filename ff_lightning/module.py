@@ -214,7 +214,7 @@ class FFLightningModule(Part, pl.LightningModule):
     def accumulated_batches(self) -> int:
         """Batches that share the current update: fewer at the ragged end of an epoch.
 
-        A loader that cannot say how far it was can give more batches than Lightning counts; each is an update of its own.
+        A loader that cannot say how far it was can give more batches than Lightning counts: each is its own update.
         """
         total = self.trainer.num_training_batches
         first = self._batch_idx - self._batch_idx % self.accumulate_batches
