@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 from torchmetrics.aggregation import CatMetric
 from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
 
@@ -148,11 +149,10 @@ class FFAnomalyDetector(SampleTask):
         """Choose units and threshold on the normal samples, and log what is found with them."""
         goodness, labels = self.val_metrics.found()
         normal = goodness[:, labels == 0]
-        if self.trainer.sanity_checking or not normal.shape[1]:
-            return
-        self.centre.copy_(normal.mean(1))
-        self.scale.copy_(normal.std(1, correction=0).clamp_min(torch.finfo(normal.dtype).eps))
-        self.threshold.copy_(self.scored(normal).quantile(1 - self.false_alarms))
+        if normal.shape[1] and not self.trainer.sanity_checking:
+            self.centre.copy_(normal.mean(1))
+            self.scale.copy_(normal.std(1, correction=0).clamp_min(torch.finfo(normal.dtype).eps))
+            self.threshold.copy_(self.scored(normal).quantile(1 - self.false_alarms))
         self._log(goodness, labels, "val")
 
     def on_test_epoch_end(self) -> None:
@@ -165,14 +165,17 @@ class FFAnomalyDetector(SampleTask):
         self._log(goodness, labels, "test")
 
     def _log(self, goodness: Tensor, labels: Tensor, stage: str) -> None:
-        """Log how well anomalies are told, if there are both kinds."""
-        if not 0 < int(labels.sum()) < len(labels):
-            return
+        """Log how well anomalies are told; of samples that are all of one kind nobody can say, which is NaN."""
         scores = self.scored(goodness)
-        auroc, precision = BinaryAUROC(), BinaryAveragePrecision()
-        values = {"auroc": auroc(scores, labels), "average_precision": precision(scores, labels)}
-        values["detected"] = (scores[labels == 1] > self.threshold).float().mean()
-        values |= {f"auroc/block_{index}": auroc(-g, labels) for index, g in enumerate(goodness)}
+        both = 0 < int(labels.sum()) < len(labels)
+        unknown = scores.new_tensor(torch.nan)
+
+        def told(metric: Metric, of: Tensor) -> Tensor:
+            return metric(of, labels) if both else unknown
+
+        values = {"auroc": told(BinaryAUROC(), scores), "average_precision": told(BinaryAveragePrecision(), scores)}
+        values["detected"] = (scores[labels == 1] > self.threshold).float().mean() if both else unknown
+        values |= {f"auroc/block_{index}": told(BinaryAUROC(), -g) for index, g in enumerate(goodness)}
         self.log_dict({f"{stage}/{name}": value for name, value in values.items()})
 
 

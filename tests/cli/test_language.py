@@ -130,7 +130,7 @@ def test_an_unknown_class_is_no_riddle() -> None:
     message = """Parser key "data":
   - Expected a path but words either not accessible
   - Expected a dot import path string: words"""
-    assert shorten(message) == "`data`: 'words' is not the dotted path of a class"
+    assert shorten(message) == "`--data`: 'words' is not the dotted path of a class"
 
 
 def predict(checkpoint: str, *args: str) -> Path:
