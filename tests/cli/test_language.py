@@ -114,7 +114,7 @@ def test_a_checkpoint_of_something_else_is_refused(
     ("checkpoint", "args", "says"),
     [
         ("digits", [], "not of a language model that was trained on a text"),
-        ("text", ["--prompt", "a" * 25], "It must be (B, T) with T, its tokens, from 1 to `context=24`."),
+        ("text", ["--prompt", "a" * 25], "It must be (B, T) with T, its tokens, from 1 to `context=24`"),
         ("text", ["--prompt", "ï"], "The text has 'ï' (U+00EF) at position 0"),
         ("text", ["--temperature", "0"], "Passed `temperature=0.0`. `temperature` must be positive"),
     ],

@@ -114,7 +114,7 @@ def test_other_classifiers_predict_too(twin: str, pictures: tuple[Path, list[int
         (["--ckpt_path", "nothing.ckpt"], "Passed `ckpt_path=nothing.ckpt`. There is no such file."),
         (["--tolerance", "2"], "Passed `tolerance=2.0`. `tolerance` must be in [0, 1]."),
         (["--tolerence", "1"], "unrecognized arguments: --tolerence 1; did you mean '--tolerance'?"),
-        (["--batch_size", "0"], "`batch_size`"),
+        (["--batch_size", "0"], "`--batch_size`"),
     ],
 )
 def test_what_makes_no_sense_is_named_and_nothing_is_written(

@@ -14,7 +14,7 @@ def test_parts_are_added_to_a_record_that_was_begun(tmp_path: Path) -> None:
     add_to_record(tmp_path / "new", "run", {"b": 2})
     add_to_record(tmp_path / "new", "tables", {"fit": {}})
     assert read_record(tmp_path / "new") == {"run": {"a": 1, "b": 2}, "tables": {"fit": {}}}
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["run.json"]
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"run.json", ".record.lock"}
 
 
 def test_a_printed_table_is_kept_with_its_lines() -> None:
