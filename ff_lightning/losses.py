@@ -169,7 +169,7 @@ class Swish(ContrastiveLoss):
         return F.silu(-self.alpha * (g_pos - g_neg)).mean()
 
 
-class SimilarityMatching(nn.Module):
+class SimilarityMatching(Part, nn.Module):
     """Loss of a block whose activities should be alike where labels are, and unlike elsewhere (1901.06656).
 
     ``mean((S(N(h)) - S(y))²)`` over all pairs of samples of a batch, where ``S`` are cosines between samples, each less
@@ -253,7 +253,7 @@ def _square(units: int) -> nn.Linear:
 def similarities(x: Tensor) -> Tensor:
     """Cosines between samples ``(B, D)``, each less its own mean over ``D``: ``(B, B)``, in [-1, 1].
 
-    >>> similarities(torch.eye(2))
+    >>> similarities(torch.eye(2)).round()
     tensor([[ 1., -1.],
             [-1.,  1.]])
     """

@@ -93,12 +93,6 @@ class FFLightningModule(Part, pl.LightningModule):
     ) -> None:
         need_network(network, type(self).__name__)
         super().__init__()
-        for name, builds in {"optimizer": optimizer, "lr_scheduler": lr_scheduler}.items():
-            if not callable(builds) and (builds is not None or name == "optimizer"):
-                raise InputError(
-                    f"Passed `{name}={type(builds).__name__}`, which is not callable. Every block gets one of its own: "
-                    "pass what builds it, such as `functools.partial(torch.optim.Adam, lr=1e-3)`."
-                )
         if update not in ("streamed", "fused"):
             raise InputError(f"Passed `update={update!r}`. `update` must be 'streamed' or 'fused'.")
         if update == "fused" and self.repeats_blocks:

@@ -31,7 +31,7 @@ class Part:
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """Make an object that knows what it was given; a copy takes that from the original."""
         made = super().__new__(cls)
-        object.__setattr__(made, "_given", (args, kwargs))
+        object.__setattr__(made, "built_with", (args, kwargs))
         return made
 
 
@@ -61,7 +61,7 @@ def described(value: Any) -> Any:
     if isinstance(value, type):
         return {"class_path": path_of(value)}
     if isinstance(value, Part):
-        args, kwargs = value._given  # type: ignore[attr-defined]
+        args, kwargs = value.built_with  # type: ignore[attr-defined]
         return built_by(type(value), args, kwargs)
     if isinstance(value, nn.Module) and type(value).__module__.startswith("torch.nn."):
         return torch_layer(value)

@@ -65,7 +65,7 @@ class ConvertedStack(BlockStack):
         example: Tensor | Sequence[int] | None = None,
         norm: nn.Module | None = None,
     ) -> None:
-        self.__dict__.pop("_given", None)  # the model has a head, which nobody needs any more
+        self.__dict__.pop("built_with", None)  # the model has a head, which nobody needs any more
         shown = example_of(example)
         options = {"num_classes": num_classes, "blocks": blocks, "goodness": goodness, "loss": loss, "norm": norm}
         origin = _origin(model, shown, options)

@@ -26,7 +26,7 @@ def save_plain_hyperparameters(module: pl.LightningModule, frame: FrameType | No
         module: under construction.
         frame: of an ``__init__`` of the module that is running.
     """
-    args, kwargs = module.__dict__.pop("_given", ((), {}))  # not kept: a twin copies the network that it was given
+    args, kwargs = module.__dict__.pop("built_with", ((), {}))  # not kept: a twin copies the network that it was given
     with warnings.catch_warnings():  # Lightning warns of modules among them, which are replaced below
         warnings.simplefilter("ignore", UserWarning)
         module.save_hyperparameters(frame=frame)

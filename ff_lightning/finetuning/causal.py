@@ -220,8 +220,8 @@ class CausalLM(TokenStack):
             getattr(parts[0], name).requires_grad_(train_vocabulary)
         self.prior.zero_()
         # What it is built with, where a model was passed: the configuration of that, which a checkpoint can hold.
-        self._given = ((), self.sizes() | {"loss": loss, "below": below, "lookahead": lookahead})
-        self._given[1].update(train_vocabulary=train_vocabulary, recompute=recompute)
+        self.built_with = ((), self.sizes() | {"loss": loss, "below": below, "lookahead": lookahead})
+        self.built_with[1].update(train_vocabulary=train_vocabulary, recompute=recompute)
         self._check_cut(said)
         self.train()  # transformers reads models in evaluation mode, in which nothing drops out or is recomputed
 

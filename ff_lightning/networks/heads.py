@@ -21,6 +21,7 @@ from ff_lightning.errors import InputError, whole
 from ff_lightning.goodness import FollowingGoodness, Goodness
 from ff_lightning.losses import SimilarityMatching
 from ff_lightning.optim import HiddenMatrix
+from ff_lightning.parts import Part
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Above:
     norm: nn.Module
 
 
-class Head(ABC):
+class Head(Part, ABC):
     """Says what stands between the activities of every block of a network and their goodness."""
 
     @abstractmethod

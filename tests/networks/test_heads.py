@@ -206,7 +206,7 @@ def test_streamed_is_fused_and_a_resumed_training_one_without_a_stop(tmp_path: P
         (
             lambda: MLP(64, [8], loss=Softmax(), goodness=MeanOfSquares()),
             "Passed `goodness=MeanOfSquares`, one number a sample. A block here needs one a class, such as "
-            "`WeightedEnergy` or `ChannelGroups`.",
+            "`WeightedEnergy` or `ChannelGroups`; one of your own says how many by an attribute `num_classes`.",
         ),
         (
             lambda: MLP(64, [8], loss=Softmax(), peer_weight=0.1),
