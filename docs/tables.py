@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 from tables_circuits import predictive, spiking
+from tables_claims import said
 from tables_common import DOCS, rows
 from tables_convert import converted
 from tables_fine_tune import fine_tuned, fine_tuned_own
@@ -113,6 +114,7 @@ def main() -> int:
         "README.md": summary(),
         "docs/methods.md": methods(),
         "docs/explanation/what_failed.md": changes("ablations"),
+        "docs/explanation/what_is_said.md": said(),
         "docs/explanation/own_negatives.md": negatives("negatives"),
         "docs/results.md": "\n\n".join(filter(None, (section(title) for title in SECTIONS if title not in TRIALS))),
         "docs/lab_log.md": "\n\n".join(filter(None, map(section, TRIALS))),
