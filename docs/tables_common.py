@@ -24,32 +24,39 @@ class Table:
 
     columns: dict[str, Callable[[Any], object]]
 
-    def written(self, given: Iterable[tuple[Any, Runs]]) -> str:
+    def written(self, given: Iterable[tuple[Any, Runs] | tuple[Any, Runs, Runs]]) -> str:
         """The table in Markdown.
 
         Args:
-            given: for every row, what the columns are given, and the runs that it comes from.
+            given: for every row, what the columns are given, the runs that it comes from, and those of the twin that
+                were made by themselves, if any.
         """
         lines = [f"| {' | '.join(self.columns)} | |", "|---" * (len(self.columns) + 1) + "|"]
         seen: Runs = []
-        for value, runs in given:
+        for value, runs, *twins in given:
             cells = [str(cell(value)) for cell in self.columns.values()]
-            lines.append(f"| {' | '.join(cells)} | {fold(runs)} |")
+            lines.append(f"| {' | '.join(cells)} | {fold(runs, *twins)} |")
             seen += runs
         return "\n".join([*lines, "", caution(seen)]).rstrip()
 
 
-def fold(runs: Runs) -> str:
-    """Command, seeds, commits, machine, days and notes of a row, to be opened."""
+def fold(runs: Runs, twins: Sequence[dict[str, Any]] = ()) -> str:
+    """Command, seeds, commits, machine, days and notes of a row, to be opened, and those of the twin."""
     if not runs:
         return ""
+    beside = f"<br>Twin: {made(list(twins))}" if twins else ""
+    return f"<details><summary>how</summary>{made(runs)}{beside}</details>"
+
+
+def made(runs: Runs) -> str:
+    """How runs under one command were made, and what qualifies them."""
     hardware, commits, dates = facts(runs)
     command = escape(training_command(runs[0]["command"])).replace("|", "&#124;")
     seeds = seeds_of(runs)
     said = [f"<code>{command}</code>", f"seeds {seeds}" * (seeds != "None"), f"commit {commits}", hardware, dates]
     notes = dict.fromkeys(run["note"] for run in runs if run.get("note"))
     few = "fewer than three seeds, a first look" if seeds != "None" and seeds.count(",") < 2 else ""
-    return f"<details><summary>how</summary>{'; '.join(filter(None, [*said, few, *notes]))}</details>"
+    return ". ".join(["; ".join(filter(None, [*said, few])), *(escape(note.rstrip(".")) for note in notes)])
 
 
 def training_command(command: str) -> str:

@@ -80,8 +80,9 @@ def methods() -> str:
     for entry in entries():
         theirs = "" if entry["theirs"] is None else f"{entry['theirs']}{FOOTNOTE[entry['seen']]}"
         recipe = " + ".join(f"`{name}`" for name in entry["recipes"]) + (" and changes" if "changes" in entry else "")
+        page = f"[{entry['method']}](methods/{entry['page']}.md)"
         lines.append(
-            f"| {entry['method']} | {source(entry)} | {entry['tier']} | `{entry['part']}` | {recipe} | "
+            f"| {page} | {source(entry)} | {entry['tier']} | `{entry['part']}` | {recipe} | "
             f"{entry['measure']} | {our_number(entry)} | {theirs} |"
         )
     every = list(dict.fromkeys(command(entry) for entry in entries()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -12,11 +11,11 @@ DOCS = Path(__file__).parent.parent / "docs"
 
 
 @pytest.fixture
-def tables(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+def tables(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(DOCS))
     import tables_claims
 
-    yield tables_claims
+    return tables_claims
 
 
 def test_a_loss_is_reached_on_the_line_between_two_points(tables: ModuleType) -> None:
@@ -36,4 +35,3 @@ def test_every_race_is_between_equals(tables: ModuleType) -> None:
         assert ("--tokens" in race.run["command"]) == ("--tokens" in race.twin["command"])
         assert 0 < race.seconds <= race.run["ff_seconds"]
         assert 0 < race.twin_seconds <= race.twin["backprop_seconds"]
-
