@@ -17,7 +17,8 @@ MEANING = {
     "T2": "a local softmax over all candidates in every block",
     "T3": "overlapping pairs of blocks, so that a gradient crosses one border",
 }
-IN_TEXT = 'tokens = model.tokenizer.encode("The ").unsqueeze(0)\nprint(model.tokenizer.decode(model.generate(tokens, 100)[0]))'
+IN_TEXT = """tokens = model.tokenizer.encode("The ").unsqueeze(0)
+print(model.tokenizer.decode(model.generate(tokens, 100)[0]))"""
 IN_BATCHES = "scores = model(x)  # (B, …); a classifier gives every class one"
 
 
