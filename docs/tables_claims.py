@@ -268,7 +268,7 @@ def generalises() -> str:
 
 def plain(row: Row) -> str:
     """The task of a row without its unit and mark."""
-    return row.task.removesuffix(", %").replace(JPEG, "")
+    return row.task.split(", test ")[0].replace(JPEG, "")
 
 
 SIZES = Table(
