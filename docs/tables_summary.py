@@ -107,8 +107,12 @@ def of_readme() -> Iterator[Row]:
     yield from chain(
         classifier("MNIST, MLP, test error, %", "mnist_mlp", "mnist_mlp_jitter"),
         classifier("MNIST, convolutional, test accuracy, %", "class_goodness", "mnist_conv + with/own_contrast"),
-        classifier("Fashion-MNIST, convolutional, test accuracy, %", "class_goodness", "fashion_conv + with/own_contrast"),
-        classifier(f"CIFAR-10{JPEG}, convolutional, test accuracy, %", "class_goodness", "cifar_conv + with/class_softmax"),
+        classifier(
+            "Fashion-MNIST, convolutional, test accuracy, %", "class_goodness", "fashion_conv + with/own_contrast"
+        ),
+        classifier(
+            f"CIFAR-10{JPEG}, convolutional, test accuracy, %", "class_goodness", "cifar_conv + with/class_softmax"
+        ),
         without_labels(f"CIFAR-10{JPEG}, without labels, test accuracy, %", "cifar_scff"),
         unheard_speakers("Spoken digits, new speakers, test accuracy, %", "fsdd_conv", "T1"),
         characters("GPT, tiny Shakespeare, nats a character"),

@@ -26,7 +26,7 @@ def test_a_line_of_the_map_holds(entry: dict[str, Any]) -> None:
     assert entry["tier"] in ("T1", "T2", "T3")
     assert ("seen" in entry) == (entry["theirs"] is not None)
     line = next(line for line in PAGE.splitlines() if line.startswith(f"| [{entry['method']}]("))
-    assert f"`{entry['part']}`" in line
+    assert f"`{entry['part'].removeprefix('ff_lightning.')}`" in line
     words = " ".join(f"--config recipes/{name}.yaml" for name in entry["recipes"])
     assert any(command.startswith(f"ff-lightning fit {words}") for command in commands())
     if entry["theirs"] is not None:
