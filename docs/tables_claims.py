@@ -223,6 +223,8 @@ def overfits(run: dict[str, Any]) -> str:
     sentence = finding(
         "It overfits more",
         verdict="True" if gap > twin_gap else "Not so",
+        ff=fmean(values(ours, "validation")),
+        twin=fmean(values(twins, "validation")),
         gap=gap,
         twin_gap=twin_gap,
         seeds=len(ours),
