@@ -9,12 +9,11 @@ r"""A pretrained language model, fine-tuned by backprop and without backprop bet
 - `before`: the model as it is. `backprop`: its layers end to end, as one block, with the loss taken in parts.
 - `backprop_checkpointed`: the same with activation checkpointing; `hf_backprop`, `hf_checkpointed`: the same in plain
   transformers, whose logits are alive together. `lora`: by peft, in all linear maps, at ten times the rate.
-- `last_block`: the last block alone, the lower ones at rest: the control. `last_block_recompute`: with activation
-  checkpointing inside it.
+- `last_block`: the last block alone, the lower ones at rest: the control.
 - `own`: lower blocks learn the next token by a readout of their own, fitted beforehand for `--fit` steps, at
   `--below-rate` of the rate; `own_mapped`: by a readout without layers. `reconstruct`: they reconstruct their input.
-  `lookahead`: the block below the last learns through a constant copy of it. `own_recompute`: as `own`, with activation
-  checkpointing inside the blocks.
+  `lookahead`: the block below the last learns through a constant copy of it.
+- any of these with `_recompute`, such as `last_block_recompute`: with activation checkpointing inside the blocks.
 
 Losses are nats a token, on the held-out tokens, judged in float32; `--precision bf16-mixed` trains for them in less
 time, all arms alike. Each arm is a process of its own. `peak_mb` is the largest resident
@@ -57,8 +56,10 @@ from ff_lightning.tasks.language import FFLanguageModel
 
 WHOLE = ("backprop", "backprop_checkpointed")
 PLAIN = ("hf_backprop", "hf_checkpointed", "lora")
-LOCAL = ("last_block", "own", "own_mapped", "reconstruct", "lookahead", "last_block_recompute", "own_recompute")
+CHOICES = ("last_block", "own", "own_mapped", "reconstruct", "lookahead")
+LOCAL = (*CHOICES, *(f"{choice}_recompute" for choice in CHOICES))
 ARMS = ("before", *WHOLE, *PLAIN, *LOCAL)
+EVERY = ("before", *WHOLE, *PLAIN, *CHOICES, "last_block_recompute", "own_recompute")
 MB = 1e6
 FLOAT32 = "32-true"
 
@@ -133,17 +134,16 @@ def network(args: argparse.Namespace, arm: str, folder: Path) -> CausalLM:
 
     below = {
         "own": NextToken(layers=args.readout_layers),
-        "own_recompute": NextToken(layers=args.readout_layers),
         "own_mapped": NextToken(),
         "reconstruct": Reconstruction(),
     }
-    layers = AutoConfig.from_pretrained(folder).num_hidden_layers
+    layers, choice = AutoConfig.from_pretrained(folder).num_hidden_layers, arm.removesuffix("_recompute")
     return CausalLM.from_transformers(
         folder,
         layers_per_block=layers if arm in (*WHOLE, "before") else layers // args.blocks,
-        below=below.get(arm),
-        lookahead=Lookahead() if arm == "lookahead" else None,
-        recompute=arm in ("backprop_checkpointed", "last_block_recompute", "own_recompute"),
+        below=below.get(choice),
+        lookahead=Lookahead() if choice == "lookahead" else None,
+        recompute=arm.endswith(("_checkpointed", "_recompute")),
     )
 
 
@@ -421,7 +421,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="a folder of transformers, or a gguf file")
     parser.add_argument("--data", type=Path, required=True, help="a text file")
     parser.add_argument("--folder", type=Path, default=Path("runs/fine_tune"), help="for what is done")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(EVERY))
     parser.add_argument("--memory-only", nargs="*", choices=ARMS, default=["hf_backprop", "hf_checkpointed"])
     parser.add_argument("--short", type=int, default=3, help="steps of arms of which only memory and time are asked")
     parser.add_argument("--blocks", type=int, default=2)
