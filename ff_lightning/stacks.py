@@ -418,7 +418,9 @@ def need_network(network: object, owner: str) -> None:
     """
     if not isinstance(network, Network):
         kind = type(network).__name__
-        how = "finetuning.CausalLM.from_transformers(model, layers_per_block=…)" if of_tokens(kind) else "convert(model)"
+        how = (
+            "finetuning.CausalLM.from_transformers(model, layers_per_block=…)" if of_tokens(kind) else "convert(model)"
+        )
         raise InputError(
             f"Passed `network={kind}` to `{owner}`, which trains a network of blocks. Make one of your model: "
             f"`ff_lightning.{how}`."

@@ -106,7 +106,9 @@ def _from_file(path: Path) -> SubwordTokenizer:
         description = path.read_text(encoding="utf-8")
         beside, template = (path.with_name(name) for name in ("tokenizer_config.json", "chat_template.jinja"))
         told = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
-        told = {name: value for name, value in told.items() if name not in OF_ITS_PLACE} if isinstance(told, dict) else {}
+        told = (
+            {name: value for name, value in told.items() if name not in OF_ITS_PLACE} if isinstance(told, dict) else {}
+        )
         if template.is_file():
             told["chat_template"] = template.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:

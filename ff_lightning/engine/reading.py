@@ -106,8 +106,8 @@ def _opened(path: str | Path | IO[bytes]) -> Iterator[IO[bytes]]:
     if isinstance(path, Path):
         if path.is_dir():
             raise InputError(
-                f"Passed `ckpt_path={path}`, a folder that holds no training to go on with. To begin a new training with "
-                "the weights of a model, pass it as `--init_from`, or to `ff_lightning.finetuning.begin_from`."
+                f"Passed `ckpt_path={path}`, a folder that holds no training to go on with. To begin a new training "
+                "with the weights of a model, pass it as `--init_from`, or to `ff_lightning.finetuning.begin_from`."
             )
         if not path.is_file():
             raise InputError(f"Passed `ckpt_path={path}`. There is no such file.")

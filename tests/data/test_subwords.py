@@ -76,7 +76,9 @@ def test_tokenizers_of_models_are_read_from_files_and_folders(pairs: SubwordToke
     for name in (str(tmp_path), str(tmp_path / "tokenizer.json")):
         assert torch.equal(open_tokenizer(name).encode(STRANGE), pairs.encode(STRANGE))
     assert open_tokenizer("bytes") == ByteTokenizer()
-    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": "a"}, "auto_map": {"AutoTokenizer": "x.Y"}}')
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"eos_token": {"content": "a"}, "auto_map": {"AutoTokenizer": "x.Y"}}'
+    )
     (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
     found = open_tokenizer(str(tmp_path))
     assert found.end_of_text == int(pairs.encode("a")[0])
