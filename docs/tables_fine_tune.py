@@ -14,13 +14,12 @@ NAMES = {
     "hf_checkpointed": "backprop in plain transformers, activation checkpointing",
     "lora": "LoRA (peft)",
     "last_block": "last block alone, lower ones at rest",
-    "last_block_recompute": "last block alone, activation checkpointing inside it",
     "reconstruct": "lower blocks reconstruct their input",
     "own": "lower blocks learn the next token, readout with a layer",
     "own_mapped": "lower blocks learn the next token, readout without",
-    "own_recompute": "lower blocks learn the next token, readout with a layer, activation checkpointing inside blocks",
     "lookahead": "the block below the last looks ahead",
 }
+RECOMPUTE = "_recompute"
 
 
 def fine_tuned(name: str) -> str:
@@ -31,23 +30,33 @@ def fine_tuned(name: str) -> str:
         "|---|---|---|---|---|",
     ]
     whole = {arm: run.get(arm) for arm in NAMES if arm in run and arm != "last_block"}
-    local = {(arm, n): None for key in run["peak_mb"] if ", " in key for arm, n in [_parts(key)]}
+    local = {_parts(key) for key in run["peak_mb"] if ", " in key}
+    local |= {(n, arm) for n, losses in run["blocks"].items() for arm in losses}
     for arm, loss in whole.items():
         if loss is not None or arm in run["peak_mb"]:
             lines.append(_row(run, NAMES[arm], loss, arm))
-    for arm, n in sorted(local, key=lambda pair: (int(pair[1]), list(NAMES).index(pair[0]))):
-        loss = run["blocks"].get(n, {}).get(arm)
-        lines.append(_row(run, f"{n} blocks: {NAMES[arm]}", loss, f"{arm}, {n} blocks"))
+    for n, arm in sorted(local, key=_place):
+        recompute = ", activation checkpointing inside blocks" if arm.endswith(RECOMPUTE) else ""
+        label = f"{n} blocks: {NAMES[arm.removesuffix(RECOMPUTE)]}{recompute}"
+        lines.append(_row(run, label, run["blocks"].get(n, {}).get(arm), f"{arm}, {n} blocks"))
+    trained = "float32" if run["precision"] == "32-true" else "bfloat16"
     about = (
-        f"SmolLM2-135M-Instruct on 25 novels: {run['steps']} steps of {run['batch']} x {run['context']} tokens, "
-        f"{run['judged']:,} held-out ones. {fold([run])}"
+        f"SmolLM2-135M-Instruct on 25 novels: {run['steps']} steps of {run['batch']} x {run['context']} tokens in "
+        f"{trained}, {run['judged']:,} held-out ones; memory and time of float32. {fold([run])}"
     )
     return "\n".join([*lines, "", about])
 
 
+def _place(cut: tuple[str, str]) -> tuple[int, int, bool]:
+    """Where a row stands: by number of blocks, then by arm, with activation checkpointing behind the one without."""
+    n, arm = cut
+    return int(n), list(NAMES).index(arm.removesuffix(RECOMPUTE)), arm.endswith(RECOMPUTE)
+
+
 def _parts(key: str) -> tuple[str, str]:
+    """Number of blocks and arm."""
     arm, blocks = key.split(", ")
-    return arm, blocks.split()[0]
+    return blocks.split()[0], arm
 
 
 def _row(run: dict[str, Any], label: str, loss: float | None, key: str) -> str:
