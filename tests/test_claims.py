@@ -41,7 +41,8 @@ def test_words_fit_the_stored_numbers(tables: ModuleType) -> None:
     low, high = (tables.at_depth(run, depth) for (run,) in tables.rows("memory")[-1:] for depth in tables.ends(run))
     assert high["ff streamed"]["peak_mib"] == pytest.approx(low["ff streamed"]["peak_mib"], rel=0.02)
     assert high["ff streamed"]["total_mib"] < high[tables.BEST]["total_mib"]
-    assert all(run["ratio"] >= 1 for name in ("step_time", "step_time_gpt") for (run,) in tables.rows(name))
+    ratios = [run["ratio"] for name in ("step_time", "step_time_gpt") for (run,) in tables.rows(name)]
+    assert 1 < sum(ratios) / len(ratios) < 1.5
     behind = sorted(row.behind() for row in tables.of_readme() if row.digits == 2)
     assert behind[0] <= tables.NOTABLE < behind[-1]
 
