@@ -1,4 +1,8 @@
-"""Fixtures for all tests."""
+"""Fixtures for all tests.
+
+Heavy libraries are imported where they are used: the process that hands out tests to others reads this file, too, and
+they wait for it.
+"""
 
 import logging
 import os
@@ -6,12 +10,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import torch
-from lightning.pytorch.utilities import rank_zero_only
-from PIL import Image
 
 SLOW = (
     *(
@@ -67,6 +66,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def clean() -> None:
     """Lightning as in a new process, whatever an earlier test in this one did to it."""
+    from lightning.pytorch.utilities import rank_zero_only
+
     logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
     rank_zero_only.rank = 0
     # Lightning leaves these behind, and takes them for those of a launcher that starts the other ranks.
@@ -128,6 +129,9 @@ FEW = {"train": 700, "test": 100}
 @pytest.fixture(scope="session")
 def few_images(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder like that of all data sets, with the first images of each set of images."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     folder = tmp_path_factory.mktemp("few_images")
     for original in filter(Path.is_dir, shared_data.iterdir()):
         if not (tables := list(original.glob("*.parquet"))):
@@ -145,6 +149,7 @@ def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures are drawn, and kept as one pixel: text and layout take half of a short training. For tests of commands
     that do not look at them; those of each recipe are rendered in `test_recipes`, all kinds in `callbacks`."""
     from matplotlib.figure import Figure
+    from PIL import Image
 
     monkeypatch.setattr(Figure, "savefig", lambda _, path: Image.new("RGB", (1, 1)).save(path))
 
@@ -156,6 +161,8 @@ ALONE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "WORLD_SIZE": "1", "RAN
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A group of one rank, ended afterwards."""
+    import torch
+
     for name, value in ALONE.items():
         monkeypatch.setenv(name, value)
     yield
