@@ -20,9 +20,8 @@ VISION_PINS := torch==2.14.1 torchvision==0.29.1 timm==1.0.31
 
 # Threads that wait must not spin: on busy cores that makes training several times slower.
 export OMP_WAIT_POLICY ?= passive
-# Tests share the cores as processes, so each of these needs one thread only, and no process beside it to compile in.
+# Tests share the cores as processes, so each of these needs one thread only.
 test test-fast test-vision coverage: export OMP_NUM_THREADS ?= 1
-test test-fast test-vision coverage: export TORCHINDUCTOR_COMPILE_THREADS ?= 1
 # Those that tests start find what another one has compiled of Python, also where it is not to be kept otherwise.
 test test-fast test-vision coverage: export PYTHONDONTWRITEBYTECODE :=
 
