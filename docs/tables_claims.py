@@ -82,6 +82,7 @@ def at_depth(run: dict[str, Any], depth: int) -> dict[str, Any]:
 STEPS = Table(
     {
         "network": lambda run: network_of(run),
+        "processor": lambda run: run["hardware"].split(" x ")[-1].replace("(R)", "").removesuffix(" Processor"),
         "precision": lambda run: f"`{run['precision']}`",
         "Forward-Forward, ms a step": lambda run: f"{run['ff_ms']:.1f}",
         "backprop, ms a step": lambda run: f"{run['backprop_ms'] if 'widths' in run else run['twin_ms']:.1f}",
@@ -94,7 +95,7 @@ def network_of(run: dict[str, Any]) -> str:
     """What a timed step trains."""
     if "widths" in run:
         return f"MLP 784-{'-'.join(map(str, run['widths']))}, {run['negatives']} negatives"
-    return f"GPT, {run['layers']} layers, {run['layers_per_block']} a block"
+    return f"GPT, {run['layers']} layers, {run['layers_per_block']} a block, on {run['text']}"
 
 
 def slower() -> str:
@@ -223,6 +224,8 @@ def overfits(run: dict[str, Any]) -> str:
     sentence = finding(
         "It overfits more",
         verdict="True" if gap > twin_gap else "Not so",
+        ff=fmean(values(ours, "validation")),
+        twin=fmean(values(twins, "validation")),
         gap=gap,
         twin_gap=twin_gap,
         seeds=len(ours),

@@ -35,3 +35,31 @@ def test_every_race_is_between_equals(tables: ModuleType) -> None:
         assert ("--tokens" in race.run["command"]) == ("--tokens" in race.twin["command"])
         assert 0 < race.seconds <= race.run["ff_seconds"]
         assert 0 < race.twin_seconds <= race.twin["backprop_seconds"]
+
+
+def test_words_fit_the_stored_numbers(tables: ModuleType) -> None:
+    low, high = (tables.at_depth(run, depth) for (run,) in tables.rows("memory")[-1:] for depth in tables.ends(run))
+    assert high["ff streamed"]["peak_mib"] == pytest.approx(low["ff streamed"]["peak_mib"], rel=0.02)
+    assert high["ff streamed"]["total_mib"] < high[tables.BEST]["total_mib"]
+    ratios = [run["ratio"] for name in ("step_time", "step_time_gpt") for (run,) in tables.rows(name)]
+    assert 1 < sum(ratios) / len(ratios) < 1.5
+    behind = sorted(row.behind() for row in tables.of_readme() if row.digits == 2)
+    assert behind[0] <= tables.NOTABLE < behind[-1]
+
+
+def test_words_fit_the_trainings_that_were_made_for_them(tables: ModuleType) -> None:
+    run = tables.claims()
+    if run is None:
+        pytest.skip("the trainings are not stored yet")
+    behind = {
+        part: [ours["validation"] - twin["validation"] for ours, twin in tables.pairs(run[part])]
+        for part in ("width", "depth")
+    }
+    assert behind["width"][-1] <= behind["width"][0], "more units bring it nearer to the twin"
+    assert behind["depth"][-1] > behind["depth"][0], "more layers do not"
+    for each in tables.both(run["seeds"]):
+        errors = tables.values(each, "validation")
+        assert max(errors) - min(errors) < 1, "a seed is stuck"
+    page = (DOCS / "explanation" / "what_is_said.md").read_text()
+    assert all(f"## {title}\n" in page for title in tables.SENTENCES if title.startswith("It "))
+    assert (DOCS / "pictures" / "claims.png").is_file()
