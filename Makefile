@@ -22,6 +22,8 @@ VISION_PINS := torch==2.14.1 torchvision==0.29.1 timm==1.0.31
 export OMP_WAIT_POLICY ?= passive
 # Tests share the cores as processes, so each of these needs one thread only.
 test test-fast test-vision coverage: export OMP_NUM_THREADS ?= 1
+# Those that tests start find what another one has compiled of Python, also where it is not to be kept otherwise.
+test test-fast test-vision coverage: export PYTHONDONTWRITEBYTECODE :=
 
 DEMO_IMAGES := digits_mlp
 DEMO_TEXT := pydoc_gpt

@@ -1,15 +1,16 @@
-"""Fixtures for all tests."""
+"""Fixtures for all tests.
+
+Heavy libraries are imported where they are used: the process that hands out tests to others reads this file, too, and
+they wait for it.
+"""
 
 import logging
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import torch
-from lightning.pytorch.utilities import rank_zero_only
 
 SLOW = (
     *(
@@ -33,31 +34,40 @@ SLOW = (
     ),
 )
 """Files and folders of tests that train recipes, run commands and draw pictures, the dearest first."""
+FIRST, LATER = "test_ddp", ("engine/test_sharding", "strategies/test_layer_parallel")
+"""Files that need two ranks: one starts them, at once and for both workers; the other files come when all is made."""
 RUNS = {"digits_run", "text_run"}
 
 
-def place(item: pytest.Item) -> int:
+@cache
+def place(path: Path) -> int:
     """Where a test's file or folder stands in `SLOW`; behind all of these if it does not."""
-    own, tests = item.path.with_suffix(""), Path(__file__).parent
+    own, tests = path.with_suffix(""), Path(__file__).parent
     return next((index for index, slow in enumerate(SLOW) if own.is_relative_to(tests / slow)), len(SLOW))
 
 
+@cache
+def turn(path: Path) -> float:
+    """When a file of tests begins, so that workers are busy together and end together."""
+    name = path.with_suffix("").relative_to(Path(__file__).parents[1]).as_posix().removeprefix("tests/")
+    return -1 if name == FIRST else 0.5 if name in LATER else place(path)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is slow and what needs two ranks, and let files with such tests begin, so that workers end together."""
-    first: dict[Path, int] = {}
+    """Mark what is slow and what needs two ranks, and put the files in order."""
     for item in items:
         needs = set(getattr(item, "fixturenames", ()))
         if "two_ranks_folder" in needs:
             item.add_marker("ranks")
-        if place(item) < len(SLOW) or needs & RUNS:
+        if place(item.path) < len(SLOW) or needs & RUNS:
             item.add_marker("slow")
-        turn = -1 if item.get_closest_marker("ranks") else place(item)
-        first[item.path] = min(turn, first.get(item.path, turn))
-    items.sort(key=lambda item: first[item.path])
+    items.sort(key=lambda item: turn(item.path))
 
 
 def clean() -> None:
     """Lightning as in a new process, whatever an earlier test in this one did to it."""
+    from lightning.pytorch.utilities import rank_zero_only
+
     logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
     rank_zero_only.rank = 0
     # Lightning leaves these behind, and takes them for those of a launcher that starts the other ranks.
@@ -119,6 +129,9 @@ FEW = {"train": 700, "test": 100}
 @pytest.fixture(scope="session")
 def few_images(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder like that of all data sets, with the first images of each set of images."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     folder = tmp_path_factory.mktemp("few_images")
     for original in filter(Path.is_dir, shared_data.iterdir()):
         if not (tables := list(original.glob("*.parquet"))):
@@ -131,6 +144,16 @@ def few_images(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return folder
 
 
+@pytest.fixture
+def blank_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures are drawn, and kept as one pixel: text and layout take half of a short training. For tests of commands
+    that do not look at them; those of each recipe are rendered in `test_recipes`, all kinds in `callbacks`."""
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    monkeypatch.setattr(Figure, "savefig", lambda _, path: Image.new("RGB", (1, 1)).save(path))
+
+
 ALONE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}
 """One rank of one, as a launcher would start it."""
 
@@ -138,6 +161,8 @@ ALONE = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0", "WORLD_SIZE": "1", "RAN
 @pytest.fixture
 def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A group of one rank, ended afterwards."""
+    import torch
+
     for name, value in ALONE.items():
         monkeypatch.setenv(name, value)
     yield

@@ -20,6 +20,7 @@ from ff_lightning.candidates import Softmax
 from ff_lightning.errors import InputError
 from ff_lightning.networks import Lookahead
 from tests.texts import gpt, windows
+from tests.two_ranks import SLEEPING
 
 FOLDER = Path(__file__).parents[1] / "recipes" / "benchmarks"
 
@@ -199,14 +200,16 @@ def test_a_grid_that_makes_no_sense_is_refused(tune: Any, grid: str) -> None:
 @pytest.mark.ranks
 @pytest.mark.parametrize("strategy", ["ddp", "layer_parallel"])
 def test_two_ranks_are_faster_than_one(
-    benchmark: Any, strategy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    benchmark: Any, strategy: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, two_ranks_folder: Path
 ) -> None:
     """With sleeping blocks, also on a busy machine; and what is sent is what the strategies promise."""
     monkeypatch.setenv("PYTHONPATH", str(FOLDER.parents[1]))
-    size = ["--blocks", "2", "--width", "16", "--batch", "8", "--steps", "7", "--sleep", "0.3", "--sleep-steps", "8"]
-    parallel = benchmark("parallel", "--strategy", strategy, *size)
+    parallel = benchmark("parallel", "--strategy", strategy, *SLEEPING)
     args = parallel.arguments()
-    two = parallel.launch(args, tmp_path, ranks=2)
+    if strategy == "ddp":
+        two = parallel.stored(two_ranks_folder / "benchmark", ranks=2)
+    else:
+        two = parallel.launch(args, tmp_path, ranks=2)
     assert parallel.step_seconds(two, "sleep") < 0.75 * args.blocks * args.sleep, "one rank cannot take less than all"
     block = 4 * (16 * 16 + 16)
     expected = {

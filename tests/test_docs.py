@@ -100,6 +100,7 @@ def own_data(folder: Path) -> None:
             table.writerow([f"no {index}", ["blue", "white"][index % 2], *values, flowers.target_names[target]])
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.filterwarnings("ignore:It is recommended to use .self.log:UserWarning")  # of `ddp`, to one rank as well
 @pytest.mark.parametrize("command", [command for command in commands() if not is_trained_with_the_recipes(command)])
 def test_commands_run(

@@ -17,6 +17,7 @@ from tests.training import digits, loader, trainer
 
 pytest.importorskip("safetensors", reason="safetensors is not installed")
 RECIPES = Path(__file__).parents[1] / "recipes"
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 
 def trained(tmp_path: Path, recipe: str, *few: str) -> str:

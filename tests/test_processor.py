@@ -1,12 +1,14 @@
-"""Settings of the process: they last, so each test has a process of its own."""
+"""Settings of the process: they last, so each of them is tried in a process of its own."""
 
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import platform
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -14,55 +16,79 @@ import torch
 from ff_lightning.errors import InputError
 from ff_lightning.processor import SETTING, ask
 
-BETWEEN_STEPS = """
-import resource, sys, torch
-from ff_lightning.processor import prepare_cpu
+TRY = """
+import json, os, resource, sys
+import torch
+from ff_lightning.optim import orthogonalised
+from ff_lightning.processor import ask, prepare_cpu
 
-if sys.argv[1] == "prepared":
+def pages(prepared):
+    if prepared:
+        prepare_cpu()
+    torch.set_num_threads(1)
+
+    def step():
+        return (torch.ones(16, 2**20) * 2).sum()  # 64 MiB, twice
+
+    for _ in range(20):  # until it has its place
+        step()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(5):
+        step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def denormal():
     prepare_cpu()
-torch.set_num_threads(1)
+    return (torch.tensor([1e-38]) / 1e3).item()
 
-def step():
-    return (torch.ones(16, 2**20) * 2).sum()  # 64 MiB, twice
+def asked(**environment):
+    os.environ.update(environment)
+    answer = ask("cpu")
+    steps = orthogonalised(torch.randn(4, 4))
+    return answer.pays, torch.equal(steps, steps.bfloat16().float()), answer.why
 
-for _ in range(20):  # until it has its place
-    step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
-    step()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+def alone(work, **arguments):
+    reader, writer = os.pipe()
+    if not (child := os.fork()):
+        with os.fdopen(writer, "w") as file:
+            json.dump(work(**arguments), file)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as file:
+        told = file.read()
+    assert os.waitpid(child, 0)[1] == 0
+    return json.loads(told)
+
+found = {"prepared": alone(pages, prepared=True), "as it was": alone(pages, prepared=False)}
+found |= {"denormal": alone(denormal), "unlimited": alone(asked)}
+print(json.dumps(found | {isa: alone(asked, ONEDNN_MAX_CPU_ISA=isa) for isa in sys.argv[1:]}))
 """
+"""Imports torch once, computes nothing, and forks a process for each trial."""
+ISAS = ("AVX2", "AVX512_CORE", "AVX512_CORE_BF16")
+"""What oneDNN is told to restrict itself to. AVX-512 alone, of the middle one, does not multiply bfloat16."""
 
 
-def pages_asked_for(how: str) -> int:
-    """Pages that the system handed out in five steps."""
-    return int(subprocess.run([sys.executable, "-c", BETWEEN_STEPS, how], capture_output=True, check=True).stdout)
+@pytest.fixture(scope="module")
+def found() -> dict[str, Any]:
+    """What every trial says."""
+    plain = {name: value for name, value in os.environ.items() if name not in ("ONEDNN_MAX_CPU_ISA", SETTING)}
+    done = subprocess.run([sys.executable, "-c", TRY, *ISAS], env=plain, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    trials: dict[str, Any] = json.loads(done.stdout)
+    return trials
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the C library has no mallopt")
-def test_memory_of_a_step_is_kept_for_the_next_one() -> None:
-    assert pages_asked_for("prepared") < 1000
-    assert pages_asked_for("as it was") > 10_000
+def test_memory_of_a_step_is_kept_for_the_next_one(found: dict[str, Any]) -> None:
+    """Counted in pages that the system handed out in five steps."""
+    assert found["prepared"] < 1000
+    assert found["as it was"] > 10_000
 
 
 @pytest.mark.skipif(not torch.set_flush_denormal(False), reason="the CPU cannot flush denormal numbers")
-def test_denormal_numbers_are_zero() -> None:
-    code = (
-        "import torch; from ff_lightning.processor import prepare_cpu; prepare_cpu(); "
-        "print((torch.tensor([1e-38]) / 1e3).item())"
-    )
-    assert float(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout) == 0
+def test_denormal_numbers_are_zero(found: dict[str, Any]) -> None:
+    assert found["denormal"] == 0
 
-
-ASKED = """
-import torch
-from ff_lightning.optim import orthogonalised
-from ff_lightning.processor import ask
-
-answer = ask("cpu")
-steps = orthogonalised(torch.randn(4, 4))
-print(answer.pays, torch.equal(steps, steps.bfloat16().float()), answer.why, sep="|")
-"""
 
 INSTRUCTIONS = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
 HAS = any(INSTRUCTIONS.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
@@ -71,26 +97,20 @@ needs_instructions = pytest.mark.skipif(not HAS, reason="this processor has no i
 
 
 @pytest.mark.parametrize(
-    ("environment", "pays", "why"),
+    ("trial", "pays", "why"),
     [
-        pytest.param({"ONEDNN_MAX_CPU_ISA": "AVX2"}, False, "a product in bfloat16 took", marks=needs_x86),
-        pytest.param({"ONEDNN_MAX_CPU_ISA": "AVX512_CORE"}, False, "a product in bfloat16 took", marks=needs_x86),
-        pytest.param(
-            {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}, True, "a product in bfloat16 took", marks=needs_instructions
-        ),
-        pytest.param({}, True, "this processor has a", marks=needs_instructions),
+        pytest.param("AVX2", False, "a product in bfloat16 took", marks=needs_x86),
+        pytest.param("AVX512_CORE", False, "a product in bfloat16 took", marks=needs_x86),
+        pytest.param("AVX512_CORE_BF16", True, "a product in bfloat16 took", marks=needs_instructions),
+        pytest.param("unlimited", True, "this processor has a", marks=needs_instructions),
     ],
 )
-def test_bfloat16_is_asked_for_and_measured(environment: dict[str, str], pays: bool, why: str) -> None:
-    """oneDNN is told what processor it runs on: AVX-512 alone, of the middle one, does not multiply bfloat16."""
-    plain = {name: value for name, value in os.environ.items() if name not in ("ONEDNN_MAX_CPU_ISA", SETTING)}
-    done = subprocess.run(
-        [sys.executable, "-c", ASKED], env=plain | environment, capture_output=True, text=True, check=True
-    )
-    said, muon, reason = done.stdout.strip().split("|")
-    assert said == str(pays)
+def test_bfloat16_is_asked_for_and_measured(found: dict[str, Any], trial: str, pays: bool, why: str) -> None:
+    """oneDNN is told what processor it runs on."""
+    said, muon, reason = found[trial]
+    assert said == pays
     assert reason.startswith(why)
-    assert muon == str(pays), "its steps are rounded to bfloat16 or they are not"
+    assert muon == pays, "its steps are rounded to bfloat16 or they are not"
 
 
 @pytest.mark.skipif(HAS or not INSTRUCTIONS or platform.machine() != "x86_64", reason="another kind of processor")

@@ -144,6 +144,7 @@ def test_hintons_recipe_trains_and_writes(
     assert capsys.readouterr().out.startswith("the fox ")
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize("overlay", TEXT_OVERLAYS)
 def test_a_language_overlay_trains(overlay: str, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
@@ -179,6 +180,7 @@ def test_a_benchmark_reads_a_language_recipe_as_the_command_line_does(monkeypatc
     assert load(["mnist_mlp"], []).model.network.in_features == 784
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize(
     "overlay", [name for name in OVERLAYS if name not in {*OWN_TEST, *TEXT_OVERLAYS, *CONV_OVERLAYS}]
 )
@@ -187,6 +189,7 @@ def test_an_overlay_trains(overlay: str) -> None:
     assert updates(f"digits_mlp-smoke-{overlay}") == 2
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize("overlay", [*CONV_OVERLAYS, "twin"])
 def test_an_overlay_of_convolutional_recipes_trains(overlay: str, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
@@ -209,6 +212,7 @@ def test_an_overlay_of_convolutional_recipes_trains(overlay: str, capsys: pytest
     assert [name for name, is_so in changed.items() if is_so] == [overlay]
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_overlays_compose_and_the_last_one_wins() -> None:
     assert main(["fit", *configs("digits_mlp", "twin", "bf16", "smoke"), *FEW, "--trainer.max_epochs", "2"]) == 0
     assert updates("digits_mlp-twin-bf16-smoke") == 4
@@ -218,6 +222,7 @@ def test_overlays_compose_and_the_last_one_wins() -> None:
     assert config["model"]["init_args"]["network"]["init_args"]["widths"] == [500, 500, 500]
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.parametrize("recipe", ["mnist_mlp_unsupervised", "mnist_scff"])
 def test_the_twin_of_an_unsupervised_recipe_drops_its_readout(
     recipe: str, few_images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -240,6 +245,7 @@ def test_two_processes_share_the_work(recipe: str, overlay: str, two_ranks_folde
     assert said.count("The run is kept in") == 1
 
 
+@pytest.mark.usefixtures("blank_pictures")
 @needs_compiler
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of what torch says while it traces
 def test_blocks_of_a_recipe_are_compiled() -> None:
@@ -247,6 +253,7 @@ def test_blocks_of_a_recipe_are_compiled() -> None:
     assert updates("digits_mlp-smoke-compile") == 2
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_wandb_offline_leaves_a_run_file_and_keeps_checkpoints_in_the_run_folder(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -272,6 +279,7 @@ def test_wandb_online_differs_from_offline_in_one_word() -> None:
     assert online == offline
 
 
+@pytest.mark.usefixtures("blank_pictures")
 def test_recipes_are_found_from_any_folder(capsys: pytest.CaptureFixture[str]) -> None:
     short = ["--config", "recipes/digits_mlp.yaml", "--config=recipes/with/smoke.yaml"]
     assert main(["fit", *short, *FEW]) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -16,11 +17,14 @@ from filelock import FileLock
 from ff_lightning.cli import main as command_line
 from tests import ddp_cases, sharded_cases
 from tests.command_line import FEW, NARROW, configs
+from tests.engine import precision_cases
 from tests.strategies import layer_cases
 
 ROOT = Path(__file__).parent.parent
 RECIPES = {("digits_mlp", "fsdp"): FEW, ("digits_mlp", "layer_parallel"): FEW, ("pydoc_gpt", "layer_parallel"): NARROW}
 """Recipes with overlays of strategies that are trained here, by the command line; `ddp` has a launch of its own."""
+SLEEPING = ["--blocks", "2", "--width", "16", "--batch", "8", "--steps", "7", "--sleep", "0.3", "--sleep-steps", "8"]
+"""A small size of the benchmark of two ranks: blocks that sleep nearly all the time."""
 
 
 def two_ranks(folder: Path) -> Path:
@@ -87,13 +91,23 @@ def train_recipes(folder: Path) -> None:
     os.chdir(ROOT)
 
 
+def run_benchmark(folder: Path) -> None:
+    """The benchmark of two ranks under `ddp`; that of `layer_parallel` has a launch of its own."""
+    folder.mkdir(exist_ok=True)
+    sys.path.insert(0, str(ROOT / "recipes" / "benchmarks"))
+    sys.argv = ["parallel.py", "--strategy", "ddp", *SLEEPING, "--folder", str(folder)]
+    parallel = importlib.import_module("parallel")
+    parallel.train(parallel.arguments())
+
+
 def main(folder: Path) -> None:
     """All cases, on this rank."""
-    for cases, name in ((ddp_cases, "ddp"), (sharded_cases, "sharded")):
+    for cases, name in ((ddp_cases, "ddp"), (sharded_cases, "sharded"), (precision_cases, "precision")):
         (folder / name).mkdir(exist_ok=True)
         cases.main(folder / name)
     train_recipes(folder / "recipes")
     layer_cases.main(folder / "layers")
+    run_benchmark(folder / "benchmark")
 
 
 if __name__ == "__main__":

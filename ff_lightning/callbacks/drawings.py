@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
@@ -126,10 +127,9 @@ def draw_confusion(ax: Axes, confusion: Tensor, names: list[str], *, what: str =
     ax.set_ylabel("true class")
     error = f"{100 * (1 - right / total):.2f} % error"
     ax.set_title(f"{total - right:,} of {total:,} {what} images misclassified ({error})")
-    ax.set_xticks(np.arange(len(names) + 1) - 0.5, minor=True)
-    ax.set_yticks(np.arange(len(names) + 1) - 0.5, minor=True)
-    ax.grid(which="minor", color="#e0e0e0", lw=0.6)
-    ax.tick_params(which="minor", length=0)
+    edges = np.arange(len(names) + 1) - 0.5  # as lines: minor ticks would take a quarter of the time of the picture
+    lines = [[(at, edges[0]), (at, edges[-1])] for at in edges] + [[(edges[0], at), (edges[-1], at)] for at in edges]
+    ax.add_collection(LineCollection(lines, colors="#e0e0e0", linewidths=0.6, zorder=0.9), autolim=False)
 
 
 def draw_streams(goodness: Sequence[tuple[Tensor, Tensor]]) -> Figure:

@@ -188,6 +188,11 @@ def launch(args: argparse.Namespace, folder: Path, ranks: int) -> list[dict[str,
     finally:
         for process in processes:
             process.kill()
+    return stored(folder, ranks)
+
+
+def stored(folder: Path, ranks: int) -> list[dict[str, Any]]:
+    """What every rank of a training has stored."""
     return [json.loads((folder / f"{ranks} ranks, {rank}.json").read_text()) for rank in range(ranks)]
 
 

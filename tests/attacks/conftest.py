@@ -10,6 +10,12 @@ from ff_lightning.cli import main
 from tests.attacks.spoiling import RECIPES
 
 
+@pytest.fixture(autouse=True)
+def _blank(blank_pictures: None) -> None:
+    """Nobody looks at the pictures."""
+    del blank_pictures
+
+
 @pytest.fixture(scope="package")
 def classifier_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a run of two updates."""

@@ -140,7 +140,9 @@ def test_a_resumed_run_goes_on_and_loses_no_metrics() -> None:
     assert "0" not in {line.split(",")[0] for line in (RUN / "metrics.csv").read_text().splitlines()}
 
 
-def test_a_run_can_be_repeated_and_tested_from_its_own_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_can_be_repeated_and_tested_from_its_own_configuration(
+    digits_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["fit", *SMOKE, *QUIET, "--trainer.default_root_dir", "here"]) == 0
     weights = torch.load("here/last.ckpt", weights_only=True)["state_dict"]
     assert main(["fit", "--config", "here/config.yaml"]) == 0
@@ -152,7 +154,8 @@ def test_a_run_can_be_repeated_and_tested_from_its_own_configuration(capsys: pyt
     assert main(["test", "--config", "here/config.yaml", "--ckpt_path", "here/last.ckpt"]) == 0
     assert Path("here/metrics.csv").read_text() == metrics
     assert "test/accuracy" in Path("here/test/metrics.csv").read_text()
-    assert Path("here/pictures/test.png").stat().st_size > 10_000
+    assert Path("here/pictures/test.png").is_file()
+    assert (digits_run / "pictures/test.png").stat().st_size > 10_000
     assert "Test" in capsys.readouterr().out
 
 

@@ -201,5 +201,5 @@ def test_known_hub_id_reads_the_local_copy(
 
 
 def test_importing_is_fast() -> None:
-    code = "import sys, ff_lightning.data; sys.exit(bool({'datasets', 'sklearn'} & set(sys.modules)))"
+    code = "import sys, ff_lightning.data; sys.exit(bool({'datasets', 'sklearn', 'tiktoken'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,6 +1,4 @@
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from pydoc_data.topics import topics
 
@@ -199,8 +197,3 @@ def test_missing_file_while_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_state_of_nothing_known(state: dict[str, object]) -> None:
     with pytest.raises(InputError, match="what `to_dict` of a tokenizer returned"):
         Tokenizer.from_dict(state)
-
-
-def test_importing_is_fast() -> None:
-    code = "import sys, ff_lightning.data; sys.exit('tiktoken' in sys.modules)"
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,13 @@ import yaml
 
 from ff_lightning.cli import main
 from ff_lightning.processor import SETTING
-from tests.two_ranks import ROOT
+from tests.engine.precision_cases import ANSWERS
 
 RECIPE = [word for name in ("digits_conv", "with/bf16", "with/smoke") for word in ("--config", f"recipes/{name}.yaml")]
-pytestmark = pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:Checkpoint directory")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:Checkpoint directory"),
+    pytest.mark.usefixtures("blank_pictures"),
+]
 CPU = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 
 
@@ -115,52 +116,9 @@ def test_a_precision_that_was_asked_for_holds_after_a_stop(
     assert "Muon goes on" not in said, "it computes as this machine would"
 
 
-RANK = """
-import sys
-from functools import partial
-
-import lightning.pytorch as pl
-import torch
-
-import ff_lightning as ff
-from ff_lightning.cli.recipes import half_precision
-from ff_lightning.data import ImageDataModule
-from ff_lightning.networks import ConvNet
-from ff_lightning.goodness import WeightedEnergy
-from ff_lightning.optim import MuonAdamW
-
-torch.set_num_threads(1)
-quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False)
-own = "bf16-mixed" if half_precision("bf16-mixed", "cpu").pays else "32-true"
-trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", precision=own, max_steps=2, **quiet)
-pl.seed_everything(0)
-network = ConvNet((1, 8, 8), [20], pool_after=[])
-model = ff.FFClassifier(network, optimizer=MuonAdamW)
-trainer.fit(model, ImageDataModule("digits", batch_size=50))
-muon = {group["bfloat16"] for state in model.block_optimizers or [] for group in state.param_groups}
-kept = next(iter(network.parameters())).detach()
-print("own", own, "computed", trainer.precision, "sum", kept.double().sum().item())
-"""
-
-
-@pytest.mark.parametrize("first", ["yes", "no"])
-def test_the_first_rank_chooses_for_all(first: str) -> None:
-    second = "no" if first == "yes" else "yes"
-    port = str(20_000 + os.getpid() % 20_000 + (first == "yes"))
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "PYTHONPATH": str(ROOT)}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK],
-            env={**os.environ, **common, "LOCAL_RANK": str(rank), "RANK": str(rank), "NODE_RANK": "0", SETTING: answer},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank, answer in enumerate((first, second))
-    ]
-    outputs = [rank.communicate(timeout=120) for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], outputs
-    lines = [output.split("own ")[1].split() for output, _ in outputs]
-    assert {line[0] for line in lines} == {"bf16-mixed", "32-true"}, "alone they would compute in different types"
-    assert {line[2] for line in lines} == {"bf16-mixed" if first == "yes" else "32-true"}
-    assert lines[0][4] == lines[1][4], "their weights are the same"
+@pytest.mark.parametrize("first", ANSWERS)
+def test_the_first_rank_chooses_for_all(first: str, two_ranks_folder: Path) -> None:
+    told = [json.loads((two_ranks_folder / "precision" / f"{first}, rank {rank}.json").read_text()) for rank in (0, 1)]
+    assert {one["own"] for one in told} == {"bf16-mixed", "32-true"}, "alone they would compute in different types"
+    assert {one["computed"] for one in told} == {"bf16-mixed" if first == "yes" else "32-true"}
+    assert told[0]["weights"] == told[1]["weights"]
