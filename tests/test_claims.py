@@ -49,15 +49,16 @@ def test_words_fit_the_stored_numbers(tables: ModuleType) -> None:
 
 def test_words_fit_the_trainings_that_were_made_for_them(tables: ModuleType) -> None:
     run = tables.claims()
-    if run is None:
-        pytest.skip("the trainings are not stored yet")
-    behind = {
-        part: [ours["validation"] - twin["validation"] for ours, twin in tables.pairs(run[part])]
-        for part in ("width", "depth")
-    }
-    assert behind["width"][-1] <= behind["width"][0], "more units bring it nearer to the twin"
-    assert behind["depth"][-1] > behind["depth"][0], "more layers do not"
-    for each in tables.both(run["seeds"]):
+    widths, depths = list(tables.pairs(run["width"])), list(tables.pairs(run["depth"]))
+    behind = [ours["validation"] - twin["validation"] for ours, twin in widths]
+    assert behind[-1] < 0 < behind[0], "more units bring it to its twin"
+    slow = list(tables.pairs(run["slow"]["depth"]))
+    for found in (depths, slow):
+        assert found[0][0]["validation"] < found[-1][0]["validation"], "more layers make it worse"
+    assert slow[-1][1]["validation"] < slow[0][1]["validation"], "and not the twin"
+    ours, twins = tables.both(run["seeds"])
+    assert min(tables.values(ours, "train")) > max(tables.values(twins, "train")), "it fits training images less well"
+    for each in (ours, twins):
         errors = tables.values(each, "validation")
         assert max(errors) - min(errors) < 1, "a seed is stuck"
     page = (DOCS / "explanation" / "what_is_said.md").read_text()
