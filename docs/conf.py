@@ -26,6 +26,8 @@ extensions = [
 exclude_patterns = ["_build"]
 
 html_theme = "furo"
+html_static_path = ["static"]
+html_css_files = ["pages.css"]
 html_title = f"ff_lightning {release}"
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]

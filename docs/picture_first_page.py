@@ -23,7 +23,11 @@ def memory(axes: Axes) -> None:
     for mode, colour in MODES.items():
         points = [(row["depth"], row["peak_mib"]) for row in run["rows"] if row["mode"] == mode]
         axes.plot(*zip(*points, strict=True), "o-", color=colour, label=NAMES[mode])
-    axes.set(xlabel="layers", ylabel="memory of a step, MiB", title="A GPT of any depth, in the memory of one block")
+    axes.set(
+        xlabel="layers",
+        ylabel="MiB above parameters and optimizer",
+        title="A GPT of any depth, in the memory of one block",
+    )
     axes.set_xticks(sorted({row["depth"] for row in run["rows"]}))
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 from tables_circuits import predictive, spiking
+from tables_claims import said
 from tables_common import DOCS, rows
 from tables_convert import converted
 from tables_fine_tune import fine_tuned, fine_tuned_own
@@ -62,6 +63,7 @@ def replace(path: Path, body: str, name: str = "results") -> bool:
 
 SECTIONS: dict[str, list[tuple[Callable[[str], str], str]]] = {
     "Images: label in the input": [(experiments, "mnist_mlp")],
+    "Images: one change at a time": [(changes, "ablations")],
     "Images: public repositories": [(peers, "peers"), (repositories, "repositories")],
     "Images: goodness of every class": [(class_goodness, "class_goodness")],
     "Images: local losses of a convolutional network": [(trials, "class_losses")],
@@ -94,6 +96,7 @@ SECTIONS: dict[str, list[tuple[Callable[[str], str], str]]] = {
 
 
 TRIALS = (
+    "Images: one change at a time",
     "Images: local losses of a convolutional network",
     "Images: labels in the input of a convolutional network",
     "Language: rates for byte-pair tokens",
@@ -112,7 +115,7 @@ def main() -> int:
     pages = {
         "README.md": summary(),
         "docs/methods.md": methods(),
-        "docs/explanation/what_failed.md": changes("ablations"),
+        "docs/explanation/what_is_said.md": said(),
         "docs/explanation/own_negatives.md": negatives("negatives"),
         "docs/results.md": "\n\n".join(filter(None, (section(title) for title in SECTIONS if title not in TRIALS))),
         "docs/lab_log.md": "\n\n".join(filter(None, map(section, TRIALS))),

@@ -24,32 +24,44 @@ class Table:
 
     columns: dict[str, Callable[[Any], object]]
 
-    def written(self, given: Iterable[tuple[Any, Runs]]) -> str:
+    def written(self, given: Iterable[tuple[Any, Runs] | tuple[Any, Runs, Runs]]) -> str:
         """The table in Markdown.
 
         Args:
-            given: for every row, what the columns are given, and the runs that it comes from.
+            given: for every row, what the columns are given, the runs that it comes from, and those of the twin that
+                were made by themselves, if any.
         """
-        lines = [f"| {' | '.join(self.columns)} | |", "|---" * (len(self.columns) + 1) + "|"]
+        lines: list[list[str]] = [[*self.columns, ""]]
         seen: Runs = []
-        for value, runs in given:
-            cells = [str(cell(value)) for cell in self.columns.values()]
-            lines.append(f"| {' | '.join(cells)} | {fold(runs)} |")
+        for value, runs, *twins in given:
+            lines.append([*(str(cell(value)) for cell in self.columns.values()), fold(runs, *twins)])
             seen += runs
-        return "\n".join([*lines, "", caution(seen)]).rstrip()
+        width = len(self.columns) + any(line[-1] for line in lines)  # no column of folds where there is none
+        written = [f"| {' | '.join(line[:width])} |" for line in lines]
+        return "\n".join([written[0], "|---" * width + "|", *written[1:], "", caution(seen)]).rstrip()
 
 
-def fold(runs: Runs) -> str:
-    """Command, seeds, commits, machine, days and notes of a row, to be opened."""
+def fold(runs: Runs, twins: Sequence[dict[str, Any]] = ()) -> str:
+    """Command, seeds, commits, machine, days and notes of a row, to be opened, and those of the twin."""
     if not runs:
         return ""
+    beside = f"<br>Twin, {made(list(twins))}" if twins else ""
+    return f"<details><summary>how</summary><code>{command_of(runs)}</code>; {made(runs)}{beside}</details>"
+
+
+def command_of(runs: Runs) -> str:
+    """The common command of some runs, fit for a cell of a table."""
+    return escape(training_command(runs[0]["command"])).replace("|", "&#124;")
+
+
+def made(runs: Runs) -> str:
+    """With what seeds, where and when runs under one command were made, and what qualifies them."""
     hardware, commits, dates = facts(runs)
-    command = escape(training_command(runs[0]["command"])).replace("|", "&#124;")
     seeds = seeds_of(runs)
-    said = [f"<code>{command}</code>", f"seeds {seeds}" * (seeds != "None"), f"commit {commits}", hardware, dates]
+    said = [f"seeds {seeds}" * (seeds != "None"), f"commit {commits}", hardware, dates]
     notes = dict.fromkeys(run["note"] for run in runs if run.get("note"))
     few = "fewer than three seeds, a first look" if seeds != "None" and seeds.count(",") < 2 else ""
-    return f"<details><summary>how</summary>{'; '.join(filter(None, [*said, few, *notes]))}</details>"
+    return ". ".join(["; ".join(filter(None, [*said, few])), *(escape(note.rstrip(".")) for note in notes)])
 
 
 def training_command(command: str) -> str:
@@ -100,7 +112,8 @@ def origin(name: str) -> str:
     runs = [run for group in rows(name) for run in group]
     hardware, commits, dates = facts(runs)
     notes = dict.fromkeys(run["note"] for run in runs if "note" in run)
-    return " ".join([f"Measured on {hardware}, one thread, {dates}; commit {commits}.", caution(runs), *notes]).rstrip()
+    said = [f"Measured on {hardware}, one thread, {dates}; commit {commits}.", caution(runs), *notes]
+    return " ".join(filter(None, said))
 
 
 def facts(runs: list[dict[str, Any]]) -> Iterator[str]:

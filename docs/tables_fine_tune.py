@@ -14,50 +14,65 @@ NAMES = {
     "hf_checkpointed": "backprop in plain transformers, activation checkpointing",
     "lora": "LoRA (peft)",
     "last_block": "last block alone, lower ones at rest",
-    "last_block_recompute": "last block alone, activation checkpointing inside it",
     "reconstruct": "lower blocks reconstruct their input",
     "own": "lower blocks learn the next token, readout with a layer",
     "own_mapped": "lower blocks learn the next token, readout without",
-    "own_recompute": "lower blocks learn the next token, readout with a layer, activation checkpointing inside blocks",
     "lookahead": "the block below the last looks ahead",
 }
+RECOMPUTE = "_recompute"
 
 
 def fine_tuned(name: str) -> str:
     """Table of a pretrained model, fine-tuned by every way."""
     (run,) = [run for runs in rows(name) for run in runs][-1:]
     lines = [
-        "| arm | loss, nats | peak over weights (total), MB, context 256 | the same, context 1,024 | s a step |",
+        "| arm | loss, nats | peak over weights (total), MB; share, context 256 | the same, context 1,024 | s a step |",
         "|---|---|---|---|---|",
     ]
     whole = {arm: run.get(arm) for arm in NAMES if arm in run and arm != "last_block"}
-    local = {(arm, n): None for key in run["peak_mb"] if ", " in key for arm, n in [_parts(key)]}
+    local = {_parts(key) for key in run["peak_mb"] if ", " in key}
+    local |= {(n, arm) for n, losses in run["blocks"].items() for arm in losses}
     for arm, loss in whole.items():
         if loss is not None or arm in run["peak_mb"]:
             lines.append(_row(run, NAMES[arm], loss, arm))
-    for arm, n in sorted(local, key=lambda pair: (int(pair[1]), list(NAMES).index(pair[0]))):
-        loss = run["blocks"].get(n, {}).get(arm)
-        lines.append(_row(run, f"{n} blocks: {NAMES[arm]}", loss, f"{arm}, {n} blocks"))
+    for n, arm in sorted(local, key=_place):
+        recompute = ", activation checkpointing inside blocks" if arm.endswith(RECOMPUTE) else ""
+        label = f"{n} blocks: {NAMES[arm.removesuffix(RECOMPUTE)]}{recompute}"
+        lines.append(_row(run, label, run["blocks"].get(n, {}).get(arm), f"{arm}, {n} blocks"))
+    trained = "float32" if run["precision"] == "32-true" else "bfloat16"
     about = (
-        f"SmolLM2-135M-Instruct on 25 novels: {run['steps']} steps of {run['batch']} x {run['context']} tokens, "
-        f"{run['judged']:,} held-out ones. {fold([run])}"
+        f"SmolLM2-135M-Instruct on 25 novels: {run['steps']} steps of {run['batch']} x {run['context']} tokens in "
+        f"{trained}, {run['judged']:,} held-out ones; memory and time of float32. Shares are of "
+        f"the peak of backprop with activation checkpointing. {fold([run])}"
     )
     return "\n".join([*lines, "", about])
 
 
+def _place(cut: tuple[str, str]) -> tuple[int, int, bool]:
+    """Where a row stands: by number of blocks, then by arm, with activation checkpointing behind the one without."""
+    n, arm = cut
+    return int(n), list(NAMES).index(arm.removesuffix(RECOMPUTE)), arm.endswith(RECOMPUTE)
+
+
 def _parts(key: str) -> tuple[str, str]:
+    """Number of blocks and arm."""
     arm, blocks = key.split(", ")
-    return arm, blocks.split()[0]
+    return blocks.split()[0], arm
 
 
 def _row(run: dict[str, Any], label: str, loss: float | None, key: str) -> str:
     peaks = run["peak_mb"].get(key, {})
-    cells = [
-        f"{peaks[context]['over_weights']:,} ({peaks[context]['total']:,})" if context in peaks else ""
-        for context in ("256", "1024")
-    ]
+    cells = [_peak(run, peaks, context) for context in ("256", "1024")]
     seconds = run["seconds_per_step"].get(key, "")
     return f"| {label} | {'' if loss is None else f'{loss:.4f}'} | {cells[0]} | {cells[1]} | {seconds} |"
+
+
+def _peak(run: dict[str, Any], peaks: dict[str, Any], context: str) -> str:
+    """A peak over the weights, the whole, and its share of that of backprop with activation checkpointing."""
+    if context not in peaks:
+        return ""
+    over, whole = peaks[context]["over_weights"], run["peak_mb"]["backprop_checkpointed"][context]["over_weights"]
+    return f"{over:,} ({peaks[context]['total']:,}); {over / whole:.2f}"
 
 
 OWN = Table(

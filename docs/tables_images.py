@@ -56,6 +56,13 @@ def with_twins(name: str) -> Iterator[tuple[list[dict[str, Any]], list[dict[str,
             yield ours, by_seed(ours), twins[without_tier(runs)]
 
 
+def of_twin(name: str, ours: Runs) -> Runs:
+    """Runs in which the twin of a network was trained by itself."""
+    everything = [run for runs in rows(name) for run in runs]
+    alone = [run for run in everything if "twin_test" in run["by_seed"][0] and "test" not in run["by_seed"][0]]
+    return [run for run in alone if without_tier([run]) == without_tier(ours)]
+
+
 def without_tier(runs: list[dict[str, Any]]) -> str:
     """The common command of some runs, as the twin sees it."""
     return re.sub(r" --tier \S+| --with(?: \w+)+", "", training_command(runs[0]["command"]))
@@ -146,7 +153,7 @@ def error_by_block(each: Runs) -> Iterator[list[float]]:
 
 def class_goodness(name: str) -> str:
     """Networks whose blocks give every class a goodness."""
-    return CLASS_GOODNESS.written((Trained(*parts), parts[0]) for parts in with_twins(name))
+    return CLASS_GOODNESS.written((Trained(*parts), parts[0], of_twin(name, parts[0])) for parts in with_twins(name))
 
 
 def trials(name: str) -> str:
@@ -161,7 +168,7 @@ def early_exits(name: str) -> str:
 
 def experiments(name: str) -> str:
     """Networks whose benchmark trains several seeds in one run, with errors in percent."""
-    return EXPERIMENTS.written((Trained(*parts), parts[0]) for parts in with_twins(name))
+    return EXPERIMENTS.written((Trained(*parts), parts[0], of_twin(name, parts[0])) for parts in with_twins(name))
 
 
 def self_contrast_runs(name: str) -> Iterator[tuple[Runs, Runs]]:
@@ -176,7 +183,7 @@ def self_contrast_runs(name: str) -> Iterator[tuple[Runs, Runs]]:
 
 def self_contrast(name: str) -> str:
     """Networks that learn without labels, with a linear softmax on what they make of an image."""
-    return SELF_CONTRAST.written((Trained(runs, [], twins), runs) for runs, twins in self_contrast_runs(name))
+    return SELF_CONTRAST.written((Trained(runs, [], twins), runs, twins) for runs, twins in self_contrast_runs(name))
 
 
 def peers(name: str) -> str:
@@ -218,8 +225,7 @@ def repositories(name: str) -> str:
             error = f"{row['validation_error']} ({row['validation_images']})" if images else row["validation_nats"]
             lines.append(f"| {who} | {row['samples_per_second']:g} | {error} | {row.get('peak_mb', '')} |")
         of_loewex = f"; {run['speedup']} times the samples of loeweX, whose network is the same" if images else ""
-        others = " The others' networks are smaller (dah33, mpezeshki) or larger." if images else ""
-        torch = f"torch {run['ours'][0]['torch']}{of_loewex}.{others} {run.get('note', '')}"
+        torch = f"torch {run['ours'][0]['torch']}{of_loewex}."
         notes = (
             f"One run, with one seed. {run['ours'][0]['cpu_seconds']} CPU seconds each at most, ours in "
             f"`{run['ours'][0]['precision']}`, {torch} `{run['command']}`"
@@ -232,7 +238,8 @@ def beside(name: str) -> str:
     """Short table of what public Forward-Forward code does in the CPU time of ours."""
     lines = ["| code | samples a CPU second | validation error after equal CPU time, % |", "|---|---|---|"]
     for run in [run for (run,) in rows(name) if run.get("recipe", "mnist_mlp") == "mnist_mlp"]:
-        ours = {"repository": "ff_lightning, `mnist_mlp`"} | run["ours"][0]
+        mean = {"samples_per_second": run["samples_per_second"]}  # ours stands first and last in turns
+        ours = {"repository": "ff_lightning, `mnist_mlp`"} | run["ours"][0] | mean
         for row in [ours, *(row for row in run["peers"] if "failed" not in row)]:
             lines.append(f"| {row['repository']} | {row['samples_per_second']:,.0f} | {row['validation_error']} |")
     return "\n".join([*lines, "", "One seed, each as its repository sets it up; [all of it](docs/results.md)."])

@@ -74,14 +74,16 @@ def source(entry: dict[str, Any]) -> str:
 def methods() -> str:
     """The map: a table, what its marks mean, and the command of every line."""
     lines = [
-        "| method | paper | tier | here | recipe | measure, test error in % | ours | theirs |",
+        "| method | paper | tier | in `ff_lightning` | recipe | measure, test error in % | ours | theirs |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for entry in entries():
         theirs = "" if entry["theirs"] is None else f"{entry['theirs']}{FOOTNOTE[entry['seen']]}"
         recipe = " + ".join(f"`{name}`" for name in entry["recipes"]) + (" and changes" if "changes" in entry else "")
+        page = f"[{entry['method']}](methods/{entry['page']}.md)"
+        part = entry["part"].removeprefix("ff_lightning.")
         lines.append(
-            f"| {entry['method']} | {source(entry)} | {entry['tier']} | `{entry['part']}` | {recipe} | "
+            f"| {page} | {source(entry)} | {entry['tier']} | `{part}` | {recipe} | "
             f"{entry['measure']} | {our_number(entry)} | {theirs} |"
         )
     every = list(dict.fromkeys(command(entry) for entry in entries()))

@@ -22,6 +22,7 @@ from ff_lightning.engine.reading import is_folder, local_path
 from ff_lightning.engine.restoring import build_module, take_weights
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
+from ff_lightning.report.card import model_card
 
 KEPT = ("tokenizer", "image_shape", "class_names", "ground", "columns", "features", "rate", "seconds")
 """What a checkpoint knows of the data and a user of the model needs."""
@@ -155,12 +156,22 @@ def restored(
     return Pretrained(model.eval(), known, data)
 
 
-def save_pretrained(source: str | Path, folder: str | Path, *, trust: Sequence[str] = ()) -> None:
+def save_pretrained(
+    source: str | Path,
+    folder: str | Path,
+    *,
+    results: Mapping[str, float] | None = None,
+    trust: Sequence[str] = (),
+) -> None:
     """Write a trained model as a folder for others: weights as safetensors, and what rebuilds the network as JSON.
+
+    A card says what it is: its tier, what it reached, and how it is loaded.
 
     Args:
         source: see :func:`load`.
         folder: made if it is not there. ``config.json``, ``model.safetensors`` and ``README.md`` in it are replaced.
+        results: for the card, values that were measured, by name, such as ``trainer.test(…)[0]``. The best value of the
+            validation that chose ``best.ckpt`` is there without.
         trust: see :func:`load`.
 
     Raises:
@@ -181,33 +192,34 @@ def save_pretrained(source: str | Path, folder: str | Path, *, trust: Sequence[s
     config = json.loads(json.dumps(config))
     text = json.dumps(config | {"digest": digest(config)}, indent=2)
     (path / CONFIG).write_text(text + "\n", encoding="utf-8")
-    (path / CARD).write_text(_card(type(found.model).__name__), encoding="utf-8")
+    (path / CARD).write_text(model_card(found.model, content, found.known, results or {}), encoding="utf-8")
 
 
-def push_to_hub(source: str | Path, name: str, *, private: bool = False, trust: Sequence[str] = ()) -> str:
+def push_to_hub(
+    source: str | Path,
+    name: str,
+    *,
+    private: bool = False,
+    results: Mapping[str, float] | None = None,
+    trust: Sequence[str] = (),
+) -> str:
     """Share a trained model on Hugging Face's hub.
 
     Args:
         source: see :func:`load`.
         name: on the hub, such as ``somebody/digits``; made if it is not there.
         private: whether a new one is for you alone.
+        results: see :func:`save_pretrained`.
         trust: see :func:`load`.
 
     Returns:
         Its address.
     """
     with tempfile.TemporaryDirectory() as folder:
-        save_pretrained(source, folder, trust=trust)
+        save_pretrained(source, folder, results=results, trust=trust)
         hub = HfApi()
         hub.create_repo(name, private=private, exist_ok=True)
         return str(hub.upload_folder(repo_id=name, folder_path=folder))
-
-
-def _card(task: str) -> str:
-    return (
-        "---\nlibrary_name: ff_lightning\ntags:\n- forward-forward\n---\n\n"
-        f"A `{task}`, trained block by block. `ff_lightning.load` loads it.\n"
-    )
 
 
 def read_content(source: str | Path) -> dict[str, Any]:

@@ -417,10 +417,19 @@ def need_network(network: object, owner: str) -> None:
         InputError: it is another model.
     """
     if not isinstance(network, Network):
-        raise InputError(
-            f"Passed `network={type(network).__name__}` to `{owner}`, which trains a network of blocks. Make one of "
-            "your model: `ff_lightning.convert(model)`."
+        kind = type(network).__name__
+        how = (
+            "finetuning.CausalLM.from_transformers(model, layers_per_block=…)" if of_tokens(kind) else "convert(model)"
         )
+        raise InputError(
+            f"Passed `network={kind}` to `{owner}`, which trains a network of blocks. Make one of your model: "
+            f"`ff_lightning.{how}`."
+        )
+
+
+def of_tokens(kind: str) -> bool:
+    """Whether a class of transformers predicts the next token, by its name."""
+    return kind.endswith(("LMHeadModel", "ForCausalLM"))
 
 
 def refuse_shared_parameters(modules: Sequence[nn.Module]) -> None:

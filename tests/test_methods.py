@@ -25,12 +25,26 @@ def test_a_line_of_the_map_holds(entry: dict[str, Any]) -> None:
     assert all((RECIPES / f"{name}.yaml").is_file() for name in entry["recipes"])
     assert entry["tier"] in ("T1", "T2", "T3")
     assert ("seen" in entry) == (entry["theirs"] is not None)
-    line = next(line for line in PAGE.splitlines() if line.startswith(f"| {entry['method']} |"))
-    assert f"`{entry['part']}`" in line
+    line = next(line for line in PAGE.splitlines() if line.startswith(f"| [{entry['method']}]("))
+    assert f"`{entry['part'].removeprefix('ff_lightning.')}`" in line
     words = " ".join(f"--config recipes/{name}.yaml" for name in entry["recipes"])
     assert any(command.startswith(f"ff-lightning fit {words}") for command in commands())
     if entry["theirs"] is not None:
         assert str(entry["theirs"]) in line
+
+
+@pytest.mark.parametrize("page", sorted({entry["page"] for entry in ENTRIES} | {"lookahead"}))
+def test_a_method_has_a_page_with_four_parts(page: str) -> None:
+    """That its snippet and its commands run is a test of `test_docs`."""
+    text = (DOCS / "methods" / f"{page}.md").read_text(encoding="utf-8")
+    assert [line[3:] for line in text.splitlines() if line.startswith("## ")] == [
+        "How to use it",
+        "How it works",
+        "When it fails",
+    ]
+    assert "```python" in text
+    assert "```bash" in text
+    assert f"methods/{page}\n" in (DOCS / "index.md").read_text(encoding="utf-8")
 
 
 def stored(name: str) -> list[dict[str, Any]]:
@@ -53,7 +67,7 @@ def test_our_numbers_are_means_of_what_is_stored(method: str, file: str, recipe:
         key = "test_error" if file == "predictive" else "test"
         found += [one[key] if file != "class_goodness" else 100 - one[key] for one in each if one.get(key) is not None]
     assert len(found) == 3
-    line = next(line for line in PAGE.splitlines() if line.startswith(f"| {method} |"))
+    line = next(line for line in PAGE.splitlines() if line.startswith(f"| [{method}]("))
     assert f"| {sum(found) / 3:.2f} ({min(found):.2f} to {max(found):.2f}) |" in line
 
 

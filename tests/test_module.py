@@ -192,7 +192,9 @@ def test_what_is_no_network_and_what_builds_no_optimizer_is_refused(task: Any) -
     with pytest.raises(ff.InputError, match=r"`network=Sequential`.*network of blocks.*`ff_lightning\.convert"):
         task(nn.Sequential(nn.Linear(64, 10)))
     built = torch.optim.SGD(nn.Linear(2, 2).parameters())
-    with pytest.raises(ff.InputError, match=r"`optimizer=SGD`, which is not callable.*functools\.partial"):
+    with pytest.raises(
+        ff.InputError, match=r"`optimizer=SGD\(…\)`\. Every block gets one of its own: .*functools\.partial"
+    ):
         ff.FFClassifier(mlp(), optimizer=built)
 
 

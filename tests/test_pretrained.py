@@ -55,6 +55,29 @@ def test_a_language_model_comes_back_with_its_tokenizer(tmp_path: Path) -> None:
     assert torch.equal(loaded.generate(tokens, 8), first.generate(tokens, 8))
 
 
+@pytest.mark.parametrize(
+    ("recipes", "tier"),
+    [
+        (["digits_mlp"], "T1: "),
+        (["digits_conv", "with/twin"], "backprop |"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, list) else "",
+)
+def test_a_card_says_tier_accuracy_and_how_to_load(tmp_path: Path, recipes: list[str], tier: str) -> None:
+    few = [word for name in recipes[1:] for word in ("--config", str(RECIPES / f"{name}.yaml"))]
+    trained(tmp_path / "run", recipes[0], *few)
+    best = tmp_path / "run" / "best.ckpt"
+    save_pretrained(best, tmp_path / "shared", results={"test/accuracy": 0.25})
+    card = (tmp_path / "shared" / "README.md").read_text()
+    (state,) = [one for name, one in torch.load(best)["callbacks"].items() if name == "BestCheckpoint"]
+    assert f"| tier | {tier}" in card
+    assert f"| `val/accuracy`, best of its training | {float(state['best_model_score']):.4f} |" in card
+    assert "| test/accuracy | 0.2500 |" in card
+    assert "| training | 2 updates, 1 epochs |" in card
+    assert "ff.load(" in card
+    assert ("no backprop between blocks" in card) == (tier[0] == "T" and tier[:2] != "T3")
+
+
 def test_what_is_loaded_can_be_trained_further_and_kept(tmp_path: Path) -> None:
     path = trained(tmp_path / "run", "digits_mlp", "--model.network.widths", "[32, 32]")
     module = ff.FFClassifier.load_from_checkpoint(path)

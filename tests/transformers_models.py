@@ -70,4 +70,5 @@ def folder(place: Path) -> Path:
     (place / "tokenizer.json").write_text(tokenizer.description)
     told = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}
     (place / "tokenizer_config.json").write_text(json.dumps(told))
+    (place / "chat_template.jinja").write_text("{% for message in messages %}{{ message['content'] }}{% endfor %}")
     return place

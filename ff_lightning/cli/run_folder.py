@@ -75,6 +75,15 @@ def _own(name: str, subcommand: str) -> Path:
     return folder
 
 
+def requeued(folder: Path) -> bool:
+    """Whether SLURM has queued this job again after it kept its state here: Lightning then goes on from that.
+
+    Args:
+        folder: of the run.
+    """
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0 and any(folder.glob("hpc_ckpt_*.ckpt"))
+
+
 def trial_folder(config: Namespace) -> Path:
     """Where a subcommand works: a trial of a few batches beside a run, so that it touches nothing of it.
 

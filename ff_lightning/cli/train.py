@@ -45,7 +45,7 @@ from ff_lightning.cli.catalogue import with_own_recipes
 from ff_lightning.cli.messages import above_the_bar
 from ff_lightning.cli.predictions import write_predictions
 from ff_lightning.cli.recipes import RecipeCLI, RecipeParser
-from ff_lightning.cli.run_folder import run_folder, trial_folder
+from ff_lightning.cli.run_folder import requeued, run_folder, trial_folder
 from ff_lightning.cli.weights import chosen_weights
 from ff_lightning.data.tokenizers import Tokenizer
 from ff_lightning.engine.checkpoints import check_checkpoint, check_fit
@@ -192,7 +192,7 @@ class FFLightningCLI(RecipeCLI):
         metrics = folder / "metrics.csv"
         if self.trainer.is_global_zero:
             self.held.enter_context(locked(folder))
-        if self.config.fit.ckpt_path is not None:
+        if self.config.fit.ckpt_path is not None or requeued(folder):
             rank_zero_info(f"The run goes on in {folder}.")
             if self.trainer.is_global_zero and metrics.exists():  # the logger would delete it
                 metrics.rename(folder / f"metrics_{len(list(folder.glob('metrics_*.csv'))) + 1}.csv")

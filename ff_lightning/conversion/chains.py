@@ -111,6 +111,9 @@ def derived_example(model: nn.Module) -> Tensor:
         )
     known = getattr(model, "pretrained_cfg", None) or {}
     sides = known.get("input_size", (0, SIDE, SIDE))[1:] if isinstance(known, dict) else (SIDE, SIDE)
+    built_for = getattr(getattr(model, "patch_embed", None), "img_size", None)  # timm's, other than its weights' maybe
+    if isinstance(built_for, tuple):
+        sides = built_for
     return torch.zeros(1, first.in_channels, *sides)
 
 
@@ -141,7 +144,7 @@ def observe(model: nn.Module, example: Tensor) -> Call:
         with evaluated(model):
             model(example)
     except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
-        text = " ".join(str(error).split())[:200]
+        text = " ".join(str(error).split())[:200].rstrip(".")
         raise InputError(
             f"Passed `model={type(model).__name__}`, which cannot take an input of shape {tuple(example.shape)}: "
             f"{text}. Pass one that it takes as `example`, or its shape without the batch."

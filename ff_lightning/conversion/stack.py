@@ -224,7 +224,10 @@ def _goodness(goodness: Goodness | None, loss: Any, num_classes: int | None, cut
     if goodness is None and by_class:
         classes = cut.num_classes if num_classes is None else num_classes
         if classes is None:
-            raise InputError("Passed a `model` without a head, and no `num_classes`. Say how many classes there are.")
+            raise InputError(
+                "Passed a `model` without a head, and no `num_classes`. Say how many classes there are; a language "
+                "model that is to predict tokens is cut by `ff_lightning.finetuning.CausalLM.from_transformers`."
+            )
         return WeightedEnergy(classes)
     goodness = None if goodness is None else as_goodness(goodness)
     if goodness is None or by_class != hasattr(goodness, "num_classes"):

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     pass
 
 BPE = re.compile(r"bpe:(\d+)")
+OF_ITS_PLACE = ("auto_map", "is_local", "local_files_only", "name_or_path")
+"""What a ``tokenizer_config.json`` says of where it lay, or of code beside it."""
+
 LEAST = 257
 """The bytes, and the end of a text."""
 
@@ -97,17 +101,22 @@ def open_tokenizer(name: str) -> Tokenizer:
 
 
 def _from_file(path: Path) -> SubwordTokenizer:
-    """Read a ``tokenizer.json``, and what a ``tokenizer_config.json`` beside it says of the end of a text."""
+    """Read a ``tokenizer.json``, and what stands beside it: special tokens, and a chat template."""
     try:
         description = path.read_text(encoding="utf-8")
-        beside = path.with_name("tokenizer_config.json")
-        configuration = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+        beside, template = (path.with_name(name) for name in ("tokenizer_config.json", "chat_template.jinja"))
+        told = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+        told = (
+            {name: value for name, value in told.items() if name not in OF_ITS_PLACE} if isinstance(told, dict) else {}
+        )
+        if template.is_file():
+            told["chat_template"] = template.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise InputError(f"Cannot read the tokenizer {str(path)!r}: {error}.") from error
-    end = configuration.get("eos_token") if isinstance(configuration, dict) else None
+    end = told.get("eos_token")
     end = end.get("content") if isinstance(end, dict) else end
     try:
-        return SubwordTokenizer(description, end if isinstance(end, str) else None)
+        return SubwordTokenizer(description, end if isinstance(end, str) else None, json.dumps(told) if told else None)
     except InputError as error:
         raise InputError(f"Cannot read the tokenizer {str(path)!r}: {error}") from error
 
@@ -128,4 +137,6 @@ def _from_hub(name: str) -> SubwordTokenizer:
         hf_hub_download(name, "tokenizer_config.json")  # lies beside the other
     except (OSError, ValueError, HfHubHTTPError, EntryNotFoundError):
         rank_zero_info(f"{name} has no tokenizer_config.json: the end of a text is the usual one.")
+    with suppress(OSError, ValueError, HfHubHTTPError, EntryNotFoundError):  # few models have one
+        hf_hub_download(name, "chat_template.jinja")
     return _from_file(path)

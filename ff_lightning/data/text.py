@@ -227,7 +227,7 @@ class TextDataModule(LightningDataModule):
         Raises:
             InputError: It was not.
         """
-        if state_dict["tokenizer"] != self.tokenizer.to_dict():
+        if not self.tokenizer.gives_the_tokens_of(state_dict["tokenizer"]):
             raise InputError(
                 f"The checkpoint was trained with another vocabulary than that of {self.source!r} as it is read now, "
                 f"with {self.vocab_size} tokens. Pass the same `source` and `tokenizer`."

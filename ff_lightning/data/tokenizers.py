@@ -99,8 +99,17 @@ class Tokenizer(ABC):
             case {"kind": "bytes"}:
                 return ByteTokenizer()
             case {"kind": "subwords", "description": str(description)}:
-                return SubwordTokenizer(description, state.get("end"))
+                return SubwordTokenizer(description, state.get("end"), state.get("configuration"))
         raise InputError(f"Passed `state={dict(state)!r}`. It must be what `to_dict` of a tokenizer returned.")
+
+    def gives_the_tokens_of(self, state: Mapping[str, Any]) -> bool:
+        """Whether it turns text into the same tokens as another one.
+
+        Args:
+            state: What `to_dict` of the other one returned.
+        """
+        told = "configuration"  # says nothing of the tokens
+        return {**state, told: None} == {**self.to_dict(), told: None}
 
     def _checked(self, tokens: Tensor | Sequence[int]) -> Tensor:
         """Tokens (N,) int64; refuses one that is not of the vocabulary."""
@@ -304,6 +313,8 @@ class SubwordTokenizer(Tokenizer):
     Args:
         description: Content of a ``tokenizer.json``; nothing in it is executed.
         end: The token between documents; None for the usual one, if there is one.
+        configuration: Content of the ``tokenizer_config.json`` beside it, with special tokens and chat template; kept
+            for those who get the trained model, and not used here.
 
     Raises:
         InputError: It is no such description.
@@ -311,6 +322,7 @@ class SubwordTokenizer(Tokenizer):
 
     description: str = field(repr=False)
     end: str | None = None
+    configuration: str | None = field(default=None, repr=False, compare=False)
     library: "tokenizers.Tokenizer" = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -381,8 +393,10 @@ class SubwordTokenizer(Tokenizer):
         yield self.decode(seen)[len(text) :] if seen else ""
 
     def to_dict(self) -> dict[str, str | int]:
-        """Return the kind and the description."""
-        return {"kind": "subwords", "description": self.description, **({"end": self.end} if self.end else {})}
+        """Return the kind, the description, and what else is known."""
+        known = {"end": self.end, "configuration": self.configuration}
+        told = {name: value for name, value in known.items() if value}
+        return {"kind": "subwords", "description": self.description, **told}
 
     def _decode(self, tokens: Tensor) -> str:
         return str(self.library.decode(tokens.tolist(), skip_special_tokens=False))

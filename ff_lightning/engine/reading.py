@@ -104,6 +104,11 @@ def is_folder(path: str | Path) -> bool:
 def _opened(path: str | Path | IO[bytes]) -> Iterator[IO[bytes]]:
     """A file from its beginning; what is elsewhere comes first, whole, into a file without a name."""
     if isinstance(path, Path):
+        if path.is_dir():
+            raise InputError(
+                f"Passed `ckpt_path={path}`, a folder that holds no training to go on with. To begin a new training "
+                "with the weights of a model, pass it as `--init_from`, or to `ff_lightning.finetuning.begin_from`."
+            )
         if not path.is_file():
             raise InputError(f"Passed `ckpt_path={path}`. There is no such file.")
         with path.open("rb") as file:

@@ -203,7 +203,7 @@ def save_transformers(source: Any, folder: str | Path, *, trust: Sequence[str] =
     """Write a language model as a folder of transformers, which ``AutoModelForCausalLM`` reads with equal logits.
 
     Readouts of lower blocks are left out. The tokenizer is written beside the weights if the model keeps one of the
-    library `tokenizers`.
+    library `tokenizers`, with the special tokens and the chat template that it came with.
 
     Args:
         source: a module with a :class:`CausalLM`, such a network, or what :func:`ff_lightning.load` takes.
@@ -230,7 +230,7 @@ def save_transformers(source: Any, folder: str | Path, *, trust: Sequence[str] =
     if isinstance(tokenizer, SubwordTokenizer):
         (path / "tokenizer.json").write_text(tokenizer.description, encoding="utf-8")
         end = tokenizer.end_of_text
-        told = {"tokenizer_class": "PreTrainedTokenizerFast"}
+        told = {"tokenizer_class": "PreTrainedTokenizerFast"} | json.loads(tokenizer.configuration or "{}")
         if end is not None:
-            told["eos_token"] = str(tokenizer.library.id_to_token(end))
+            told.setdefault("eos_token", str(tokenizer.library.id_to_token(end)))
         (path / "tokenizer_config.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")

@@ -8,6 +8,8 @@ images, 5,000 of which validate, for `--epochs` epochs. The test set is not read
 - `width`: three layers of 250 to 4,000 units. `depth`: 2 to 16 layers of 500.
 - `seeds`: the recipe's three layers of 1,000 units from five seeds.
 
+`--lr` replaces the rate of the recipe, of both.
+
 Every training gives the error on the images that it was trained with, on the validation images, and CPU seconds. Each
 is written to `--folder` as soon as it is done; what is there is not trained again. The last line of stdout is JSON.
 """
@@ -36,6 +38,7 @@ PARTS: dict[str, list[tuple[int, int, int]]] = {
 def trained(args: argparse.Namespace, width: int, depth: int, seed: int, twin: bool) -> dict[str, Any]:
     """Train one network, or take it from the folder."""
     what = {"width": width, "depth": depth, "seed": seed, "twin": twin, "images": args.images, "epochs": args.epochs}
+    what |= {} if args.lr is None else {"lr": args.lr}
     place = args.folder / ("-".join(f"{name}{value}" for name, value in what.items()) + ".json")
     if place.exists():
         found: dict[str, Any] = json.loads(place.read_text())
@@ -43,6 +46,7 @@ def trained(args: argparse.Namespace, width: int, depth: int, seed: int, twin: b
     words = ["--seed_everything", str(seed), "--data.source", args.data, "--data.limit", str(args.images)]
     words += ["--data.validation", str(VALIDATION), "--trainer.max_epochs", str(args.epochs)]
     words += ["--model.network.widths", json.dumps([width] * depth)]
+    words += [] if args.lr is None else ["--model.optimizer.lr", str(args.lr)]
     run = load(["mnist_mlp", *(["with/twin"] if twin else [])], words, limit_val_batches=0)
     started = time.process_time()
     run.trainer.fit(run.model, run.datamodule)
@@ -65,6 +69,7 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=[*PARTS], default=[*PARTS])
     parser.add_argument("--images", type=int, default=15_000, help="of the training set, validation images included")
     parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--lr", type=float, help="in the place of the recipe's")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("runs/claims"), help="for what is done")
     args = parser.parse_args()

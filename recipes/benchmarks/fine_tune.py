@@ -9,18 +9,20 @@ r"""A pretrained language model, fine-tuned by backprop and without backprop bet
 - `before`: the model as it is. `backprop`: its layers end to end, as one block, with the loss taken in parts.
 - `backprop_checkpointed`: the same with activation checkpointing; `hf_backprop`, `hf_checkpointed`: the same in plain
   transformers, whose logits are alive together. `lora`: by peft, in all linear maps, at ten times the rate.
-- `last_block`: the last block alone, the lower ones at rest: the control. `last_block_recompute`: with activation
-  checkpointing inside it.
+- `last_block`: the last block alone, the lower ones at rest: the control.
 - `own`: lower blocks learn the next token by a readout of their own, fitted beforehand for `--fit` steps, at
   `--below-rate` of the rate; `own_mapped`: by a readout without layers. `reconstruct`: they reconstruct their input.
-  `lookahead`: the block below the last learns through a constant copy of it. `own_recompute`: as `own`, with activation
-  checkpointing inside the blocks.
+  `lookahead`: the block below the last learns through a constant copy of it.
+- any of these with `_recompute`, such as `last_block_recompute`: with activation checkpointing inside the blocks.
 
-Losses are nats a token, on the held-out tokens. Each arm is a process of its own. `peak_mb` is the largest resident
+Losses are nats a token, on the held-out tokens, judged in float32; `--precision bf16-mixed` trains for them in less
+time, all arms alike. Each arm is a process of its own. `peak_mb` is the largest resident
 memory of the process while it trains, over what it takes when the model and what learns beside it are there and
 nothing has been computed; `total_mb` is the whole. `seconds_per_step` is of the processor, not of the clock. Arms named
-in `--memory-only` take `--short` steps, and are not judged. Results are collected in `--folder`, one file an arm: the
-same command again continues, and its last line is JSON of all that is there.
+in `--memory-only` take `--short` steps, and are not judged. Memory and time are reported of float32 alone. Results are
+collected in `--folder`, one file an arm: the same command again continues, and its last line is JSON of all that is
+there, with losses of `--precision`. Activation checkpointing makes the same activities again: where an arm with it was
+not judged but lost the same in its first steps as the arm without, to the last digit, it has the loss of that.
 """
 
 from __future__ import annotations
@@ -54,9 +56,12 @@ from ff_lightning.tasks.language import FFLanguageModel
 
 WHOLE = ("backprop", "backprop_checkpointed")
 PLAIN = ("hf_backprop", "hf_checkpointed", "lora")
-LOCAL = ("last_block", "own", "own_mapped", "reconstruct", "lookahead", "last_block_recompute", "own_recompute")
+CHOICES = ("last_block", "own", "own_mapped", "reconstruct", "lookahead")
+LOCAL = (*CHOICES, *(f"{choice}_recompute" for choice in CHOICES))
 ARMS = ("before", *WHOLE, *PLAIN, *LOCAL)
+EVERY = ("before", *WHOLE, *PLAIN, *CHOICES, "last_block_recompute", "own_recompute")
 MB = 1e6
+FLOAT32 = "32-true"
 
 
 # Text and model ----------------------------------------------------------------------------------------------------
@@ -129,17 +134,16 @@ def network(args: argparse.Namespace, arm: str, folder: Path) -> CausalLM:
 
     below = {
         "own": NextToken(layers=args.readout_layers),
-        "own_recompute": NextToken(layers=args.readout_layers),
         "own_mapped": NextToken(),
         "reconstruct": Reconstruction(),
     }
-    layers = AutoConfig.from_pretrained(folder).num_hidden_layers
+    layers, choice = AutoConfig.from_pretrained(folder).num_hidden_layers, arm.removesuffix("_recompute")
     return CausalLM.from_transformers(
         folder,
         layers_per_block=layers if arm in (*WHOLE, "before") else layers // args.blocks,
-        below=below.get(arm),
-        lookahead=Lookahead() if arm == "lookahead" else None,
-        recompute=arm in ("backprop_checkpointed", "last_block_recompute", "own_recompute"),
+        below=below.get(choice),
+        lookahead=Lookahead() if choice == "lookahead" else None,
+        recompute=arm.endswith(("_checkpointed", "_recompute")),
     )
 
 
@@ -178,7 +182,8 @@ def run_local(args: argparse.Namespace, arm: str, folder: Path, text: dict[str, 
     trained = args.folder / f"{name_of(args, arm)}.ckpt"
     if any(getattr(block, "goal", None) is not None for block in stack) and not trained.exists():
         started = time.process_time()
-        fits = fit_goals(stack, windows(text["train"], args, args.fit, args.seed + 1000), lr=args.fit_lr)
+        with autocast(args):
+            fits = fit_goals(stack, windows(text["train"], args, args.fit, args.seed + 1000), lr=args.fit_lr)
         found["fitted"] = [[round(sum(fit[-5:]) / len(fit[-5:]), 4), len(fit)] for fit in fits]
         found["fit_seconds"] = round(time.process_time() - started, 1)
         print(found, file=sys.stderr, flush=True)
@@ -196,6 +201,7 @@ def run_local(args: argparse.Namespace, arm: str, folder: Path, text: dict[str, 
     )
     run = pl.Trainer(
         max_steps=args.steps,
+        precision=args.precision,
         callbacks=[watch, saver],
         log_every_n_steps=1,
         limit_val_batches=0,
@@ -257,7 +263,8 @@ def run_plain(args: argparse.Namespace, arm: str, folder: Path, text: dict[str, 
     base, seconds, losses = settle(), [], []
     for batch in windows(text["train"], args, args.steps, args.seed):
         started = time.process_time()
-        loss = model(input_ids=batch, labels=batch, use_cache=False).loss
+        with autocast(args):
+            loss = model(input_ids=batch, labels=batch, use_cache=False).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learning, args.clip)
         optimizer.step()
@@ -292,6 +299,11 @@ def judge(stack: CausalLM, tokens: Tensor, args: argparse.Namespace) -> list[flo
     return [round(total / (len(rows) * args.judged_context), 4) for total in totals]
 
 
+def autocast(args: argparse.Namespace) -> torch.autocast:
+    """What `--precision` says, where no Trainer is there to do it."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "bf16-mixed")
+
+
 # Memory and time ---------------------------------------------------------------------------------------------------
 
 
@@ -322,6 +334,7 @@ def name_of(args: argparse.Namespace, arm: str) -> str:
     cut = f"-{args.blocks}" if arm in LOCAL else ""
     fitted = f"-fit{args.fit}-{args.readout_layers}-{args.below_rate}" if arm.startswith("own") else ""
     size = f"-{args.batch}x{args.context}-{args.steps}" if arm != "before" else ""
+    size += f"-{args.precision}" if args.precision != FLOAT32 and arm != "before" else ""
     seed = f"-seed{args.seed}" if args.seed else ""
     return f"{arm}{cut}{fitted}{size}{seed}"
 
@@ -339,32 +352,47 @@ def one_arm(args: argparse.Namespace) -> None:
         found: dict[str, Any] = {"loss": judge(stack, text["held_out"], args)[-1]}
     else:
         found = (run_plain if arm in PLAIN else run_local)(args, arm, folder, text)
-    found |= {"arm": arm, "blocks": args.blocks if arm in LOCAL else 1, "context": args.context} | provenance()
+    found |= {"arm": arm, "blocks": args.blocks if arm in LOCAL else 1, "context": args.context}
+    found |= {"precision": FLOAT32 if arm == "before" else args.precision} | provenance()
     (args.folder / f"{name_of(args, arm)}.json").write_text(json.dumps(found) + "\n")
 
 
 def collected(args: argparse.Namespace) -> dict[str, Any]:
     """One object of all that is in the folder: losses of whole models, of blocks by their number, memory and time."""
+    stored = [{"precision": FLOAT32} | json.loads(path.read_text()) for path in sorted(args.folder.glob("*.json"))]
     found: dict[str, Any] = dict.fromkeys(("before", *WHOLE, *PLAIN, "last_block"))
-    blocks: dict[str, dict[str, float]] = {}
-    peak: dict[str, Any] = {}
-    seconds: dict[str, float] = {}
-    commits: set[str] = set()
-    for row in [json.loads(path.read_text()) for path in sorted(args.folder.glob("*.json"))]:
-        arm = row["arm"]
-        name = f"{arm}, {row['blocks']} blocks" if arm in LOCAL else arm
-        commits.add(row["commit"])
-        if "loss" in row and arm in LOCAL:
-            blocks.setdefault(str(row["blocks"]), {})[arm] = row["loss"]
-        elif "loss" in row:
-            found[arm] = row["loss"]
-        if "peak_mb" in row:
-            peak.setdefault(name, {})[str(row["context"])] = {"over_weights": row["peak_mb"], "total": row["total_mb"]}
-            if row["context"] == 256 or name not in seconds:
-                seconds[name] = row["seconds_per_step"]
-    found["last_block"] = blocks.get(str(args.blocks), {}).get("last_block")
-    more = {"blocks": blocks, "peak_mb": peak, "seconds_per_step": seconds}
+    more: dict[str, Any] = {"blocks": {}, "float32": {}, "peak_mb": {}, "seconds_per_step": {}}
+    for row in stored:
+        arm, cut = row["arm"], str(row["blocks"])
+        name = f"{arm}, {cut} blocks" if arm in LOCAL else arm
+        loss = row.get("loss", _same_steps(row, stored))
+        if loss is not None and row["precision"] not in (args.precision, *([FLOAT32] if arm == "before" else [])):
+            more["float32"][name] = loss
+        elif loss is not None and arm in LOCAL:
+            more["blocks"].setdefault(cut, {})[arm] = loss
+        elif loss is not None:
+            found[arm] = loss
+        if "peak_mb" in row and row["precision"] == FLOAT32:
+            kept = more["peak_mb"].setdefault(name, {})
+            kept[str(row["context"])] = {"over_weights": row["peak_mb"], "total": row["total_mb"]}
+            if row["context"] == args.context or name not in more["seconds_per_step"]:
+                more["seconds_per_step"][name] = row["seconds_per_step"]
+    found["last_block"] = more["blocks"].get(str(args.blocks), {}).get("last_block")
+    commits = {commit for row in stored for commit in row["commit"].split(", ")}
     return found | more | {"commit": ", ".join(sorted(commits))}
+
+
+def _same_steps(row: dict[str, Any], stored: list[dict[str, Any]]) -> float | None:
+    """The loss of the arm without activation checkpointing, if that took the very same first steps."""
+    plain = row["arm"].removesuffix("_checkpointed").removesuffix("_recompute")
+    alike = ("blocks", "context", "precision")
+    for other in stored:
+        if other["arm"] == plain != row["arm"] and all(other[key] == row[key] for key in alike) and "loss" in other:
+            steps = row.get("train")
+            if steps and steps == other["train"][: len(steps)]:
+                loss: float = other["loss"]
+                return loss
+    return None
 
 
 def main() -> None:
@@ -385,7 +413,7 @@ def main() -> None:
     sizes = {"batch": args.batch, "context": args.context, "steps": args.steps, "lr": args.lr, "judged": args.judged}
     about = provenance()
     about["command"] = about["command"].removesuffix(" --gather")
-    print(json.dumps(about | collected(args) | sizes | {"seed": args.seed}))
+    print(json.dumps(about | collected(args) | sizes | {"precision": args.precision, "seed": args.seed}))
 
 
 def arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -393,7 +421,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", type=Path, required=True, help="a folder of transformers, or a gguf file")
     parser.add_argument("--data", type=Path, required=True, help="a text file")
     parser.add_argument("--folder", type=Path, default=Path("runs/fine_tune"), help="for what is done")
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(EVERY))
     parser.add_argument("--memory-only", nargs="*", choices=ARMS, default=["hf_backprop", "hf_checkpointed"])
     parser.add_argument("--short", type=int, default=3, help="steps of arms of which only memory and time are asked")
     parser.add_argument("--blocks", type=int, default=2)
@@ -401,6 +429,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--context", type=int, default=256)
     parser.add_argument("--lr", type=float, default=1e-4)
+    parser.add_argument("--precision", choices=(FLOAT32, "bf16-mixed"), default=FLOAT32)
     parser.add_argument("--clip", type=float, default=1.0)
     parser.add_argument("--below-rate", type=float, default=0.3, help="of lower blocks with a next-token loss")
     parser.add_argument("--fit", type=int, default=80, help="steps in which the goals of lower blocks are fitted")

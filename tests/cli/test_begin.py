@@ -46,6 +46,8 @@ def test_the_model_that_comes_in_goes_out(place: Path, capsys: pytest.CaptureFix
     tokenizer = transformers.AutoTokenizer.from_pretrained(place / "out")
     assert tokenizer.decode(tokenizer.encode("The end")) == "The end"
     assert tokenizer.eos_token == "<|endoftext|>"
+    asked = [{"role": "user", "content": "The end"}]
+    assert tokenizer.apply_chat_template(asked, tokenize=False) == "The end", "an instructed model stays one"
 
 
 def test_a_run_goes_on_with_the_file_that_it_left(place: Path) -> None:

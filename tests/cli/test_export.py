@@ -127,6 +127,21 @@ def test_a_language_model_is_exported_with_its_tokenizer(tmp_path: Path) -> None
     assert (json.loads(kept["tokenizer"]), json.loads(kept["context"])) == ({"kind": "characters"}, 12)
 
 
+def test_a_model_of_transformers_is_exported_in_its_blocks(tmp_path: Path) -> None:
+    models = pytest.importorskip("tests.transformers_models", reason="needs the extra `transformers`")
+    from ff_lightning.finetuning import CausalLM, NextToken
+
+    network = CausalLM.from_transformers(models.model(), layers_per_block=2, below=NextToken(), recompute=True)
+    own = ff.FFLanguageModel(network).eval()
+    path, tokens = tmp_path / "llama.onnx", models.tokens(3, 11)
+    write(language_program(own), path)
+    _, logits = answers(path, tokens=tokens)
+    torch.testing.assert_close(logits, own(tokens).detach(), rtol=1e-4, atol=1e-4)
+    to_int8(path)
+    _, rounded = answers(path, tokens=tokens)
+    assert torch.corrcoef(torch.stack([rounded.flatten(), logits.flatten()]))[0, 1] > 0.97
+
+
 def test_a_classifier_of_texts_is_exported_with_its_mask(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers", reason="needs the extra `transformers`")
     sizes = {"vocab_size": 60, "hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "num_labels": 3}

@@ -76,8 +76,21 @@ def test_tokenizers_of_models_are_read_from_files_and_folders(pairs: SubwordToke
     for name in (str(tmp_path), str(tmp_path / "tokenizer.json")):
         assert torch.equal(open_tokenizer(name).encode(STRANGE), pairs.encode(STRANGE))
     assert open_tokenizer("bytes") == ByteTokenizer()
-    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": {"content": "a"}}')
-    assert open_tokenizer(str(tmp_path)).end_of_text == int(pairs.encode("a")[0])
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"eos_token": {"content": "a"}, "auto_map": {"AutoTokenizer": "x.Y"}}'
+    )
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}")
+    found = open_tokenizer(str(tmp_path))
+    assert found.end_of_text == int(pairs.encode("a")[0])
+    assert isinstance(found, SubwordTokenizer)
+    told = {"eos_token": {"content": "a"}, "chat_template": "{{ messages }}"}
+    assert json.loads(found.configuration or "") == told
+    again = Tokenizer.from_dict(found.to_dict())
+    assert again == found
+    assert again.to_dict() == found.to_dict()
+    silent = SubwordTokenizer(found.description, "a")
+    assert silent.gives_the_tokens_of(found.to_dict()), "a chat template makes no other tokens"
+    assert not pairs.gives_the_tokens_of(found.to_dict()), "another end does"
 
 
 def test_nothing_is_cut_or_padded_and_unknown_words_are_counted(

@@ -88,6 +88,18 @@ def test_what_cannot_be_cut_is_said() -> None:
             CausalLM(described, layers_per_block=1)
 
 
+def test_a_whole_model_is_pointed_to_what_cuts_it(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"finetuning\.CausalLM\.from_transformers"):
+        ff.FFLanguageModel(model())
+    with pytest.raises(InputError, match=r"finetuning\.CausalLM\.from_transformers"):
+        ff.convert(model())
+    with pytest.raises(InputError, match=r"ff_lightning\.convert\(model\)"):
+        ff.FFLanguageModel(model().base_model)
+    model().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"holds no training to go on with.*begin_from"):
+        trained(stack(), 1, ckpt_path=str(tmp_path))
+
+
 def test_a_configuration_makes_a_new_model_of_the_same_sizes() -> None:
     network = stack(context=CONTEXT)
     torch.manual_seed(3)
