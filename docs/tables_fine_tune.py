@@ -26,7 +26,7 @@ def fine_tuned(name: str) -> str:
     """Table of a pretrained model, fine-tuned by every way."""
     (run,) = [run for runs in rows(name) for run in runs][-1:]
     lines = [
-        "| arm | loss, nats | peak over weights (total), MB, context 256 | the same, context 1,024 | s a step |",
+        "| arm | loss, nats | peak over weights (total), MB; share, context 256 | the same, context 1,024 | s a step |",
         "|---|---|---|---|---|",
     ]
     whole = {arm: run.get(arm) for arm in NAMES if arm in run and arm != "last_block"}
@@ -42,7 +42,8 @@ def fine_tuned(name: str) -> str:
     trained = "float32" if run["precision"] == "32-true" else "bfloat16"
     about = (
         f"SmolLM2-135M-Instruct on 25 novels: {run['steps']} steps of {run['batch']} x {run['context']} tokens in "
-        f"{trained}, {run['judged']:,} held-out ones; memory and time of float32. {fold([run])}"
+        f"{trained}, {run['judged']:,} held-out ones; memory and time of float32. Shares are of "
+        f"the peak of backprop with activation checkpointing. {fold([run])}"
     )
     return "\n".join([*lines, "", about])
 
@@ -61,12 +62,17 @@ def _parts(key: str) -> tuple[str, str]:
 
 def _row(run: dict[str, Any], label: str, loss: float | None, key: str) -> str:
     peaks = run["peak_mb"].get(key, {})
-    cells = [
-        f"{peaks[context]['over_weights']:,} ({peaks[context]['total']:,})" if context in peaks else ""
-        for context in ("256", "1024")
-    ]
+    cells = [_peak(run, peaks, context) for context in ("256", "1024")]
     seconds = run["seconds_per_step"].get(key, "")
     return f"| {label} | {'' if loss is None else f'{loss:.4f}'} | {cells[0]} | {cells[1]} | {seconds} |"
+
+
+def _peak(run: dict[str, Any], peaks: dict[str, Any], context: str) -> str:
+    """A peak over the weights, the whole, and its share of that of backprop with activation checkpointing."""
+    if context not in peaks:
+        return ""
+    over, whole = peaks[context]["over_weights"], run["peak_mb"]["backprop_checkpointed"][context]["over_weights"]
+    return f"{over:,} ({peaks[context]['total']:,}); {over / whole:.2f}"
 
 
 OWN = Table(

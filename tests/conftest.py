@@ -122,7 +122,7 @@ def two_ranks_folder(shared_folder: Path) -> Path:
     return two_ranks(shared_folder / "two_ranks")
 
 
-FEW = {"train": 700, "test": 100}
+FEW = {"train": 700, "test": 40}
 """Images that tests of whole commands need: decoding all takes longer than the rest of such a test."""
 
 

@@ -19,6 +19,7 @@ from tests import ddp_cases, sharded_cases
 from tests.command_line import FEW, NARROW, configs
 from tests.engine import precision_cases
 from tests.strategies import layer_cases
+from tests.tasks import rank_cases
 
 ROOT = Path(__file__).parent.parent
 RECIPES = {("digits_mlp", "fsdp"): FEW, ("digits_mlp", "layer_parallel"): FEW, ("pydoc_gpt", "layer_parallel"): NARROW}
@@ -102,7 +103,8 @@ def run_benchmark(folder: Path) -> None:
 
 def main(folder: Path) -> None:
     """All cases, on this rank."""
-    for cases, name in ((ddp_cases, "ddp"), (sharded_cases, "sharded"), (precision_cases, "precision")):
+    all_cases = {"ddp": ddp_cases, "sharded": sharded_cases, "precision": precision_cases, "tasks": rank_cases}
+    for name, cases in all_cases.items():
         (folder / name).mkdir(exist_ok=True)
         cases.main(folder / name)
     train_recipes(folder / "recipes")

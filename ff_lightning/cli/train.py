@@ -14,7 +14,7 @@ import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor, ProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
@@ -62,10 +62,6 @@ CHECKPOINT_WORDS = ("last", "best", "hpc")
 """Values of ``--ckpt_path`` by which Lightning finds a file itself."""
 
 
-WITH_CHECKPOINT = ("fit", "validate", "test", "predict")
-"""Subcommands that read the file which a training leaves."""
-
-
 class SaveConfig(SaveConfigCallback):
     """Keeps the resolved configuration in the run folder, and sends it to loggers that take one."""
 
@@ -85,6 +81,14 @@ class FFLightningCLI(RecipeCLI):
 
     subcommand: str
     held: ExitStack
+    asked: str
+    """The subcommand that the command begins with."""
+
+    @classmethod
+    def subcommands(cls) -> dict[str, set[str]]:
+        """The one that is asked for, if there is such a one: to build the parser of each takes time."""
+        known = LightningCLI.subcommands()
+        return {cls.asked: known[cls.asked]} if cls.asked in known else known
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Let a command name the run."""
@@ -101,10 +105,11 @@ class FFLightningCLI(RecipeCLI):
     def setup_parser(self, *args: Any) -> None:
         """Leave the results of an evaluation to our own table, and let a training begin with trained weights."""
         super().setup_parser(*args)
-        for subcommand in WITH_CHECKPOINT:
-            begin.add_option(subcommand_parser(self, subcommand))
-        for subcommand in ("validate", "test"):
-            subcommand_parser(self, subcommand).set_defaults({"verbose": False})
+        for subcommand in self.subcommands():
+            parser = subcommand_parser(self, subcommand)
+            begin.add_option(parser)
+            if subcommand in ("validate", "test"):
+                parser.set_defaults({"verbose": False})
 
     def _parse_ckpt_path(self) -> None:
         """Check a checkpoint before anything is built.
@@ -278,6 +283,7 @@ def train_or_evaluate(words: list[str]) -> None:
     Args:
         words: the command, such as ``["fit", "--config", "recipes/digits_mlp.yaml"]``.
     """
+    FFLightningCLI.asked = words[0]
     with ExitStack() as FFLightningCLI.held, above_the_bar():  # it runs while it is built
         FFLightningCLI(
             FFLightningModule,

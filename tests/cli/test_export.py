@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -74,15 +75,28 @@ def test_a_torch_program_gives_the_same_scores(name: str, tmp_path: Path) -> Non
         torch.testing.assert_close(program(x), own(x).detach(), rtol=1e-5, atol=1e-6)
 
 
-@SHORT
-def test_an_onnx_program_gives_the_same_scores(name: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def onnx_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The ONNX program of a model by name, which is written once."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason=f"{package} is not installed: pip install 'ff-lightning[dev]'")
+    folder = tmp_path_factory.mktemp("onnx")
+
+    def written(name: str) -> Path:
+        path = folder / f"{name}.onnx"
+        if not path.exists():
+            write_program(model(name), (1, 8, 8), path)
+        return path
+
+    return written
+
+
+@SHORT
+def test_an_onnx_program_gives_the_same_scores(name: str, onnx_of: Callable[[str], Path]) -> None:
     import onnxruntime
 
-    own, path = model(name), tmp_path / "model.onnx"
-    write_program(own, (1, 8, 8), path)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    own = model(name)
+    session = onnxruntime.InferenceSession(onnx_of(name), providers=["CPUExecutionProvider"])
     for batch in (1, 7):
         x = torch.rand(batch, 1, 8, 8)
         (scores,) = session.run(["scores"], {"images": x.numpy()})
@@ -161,9 +175,9 @@ def test_a_program_of_8_bits_is_smaller_and_as_often_right(
     assert session.get_inputs()[0].shape[0] == "batch"
 
 
-def test_a_convolution_of_8_bits_runs(tmp_path: Path) -> None:
-    own, path = model("goodness of classes"), tmp_path / "conv.onnx"
-    write_program(own, (1, 8, 8), path)
+def test_a_convolution_of_8_bits_runs(onnx_of: Callable[[str], Path], tmp_path: Path) -> None:
+    own = model("goodness of classes")
+    path = shutil.copy(onnx_of("goodness of classes"), tmp_path / "conv.onnx")
     to_int8(path)
     x = torch.rand(20, 1, 8, 8)
     _, scores = answers(path, images=x)

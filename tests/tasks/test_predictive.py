@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -14,22 +13,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 import ff_lightning as ff
 from ff_lightning.callbacks import GeneratedPictures
 from ff_lightning.data import ImageDataModule
-from ff_lightning.negatives import HardWrongLabel
-from ff_lightning.networks import PredictiveCircuits
 from ff_lightning.schedules import HoldThenDecay
-from tests.spiking import NextLabel
-from tests.training import SGD, assert_same_weights, loader, trainer, weights
-
-
-def predictive(width: int = 20, *, noise: float = 0.01, **kwargs: Any) -> ff.FFPredictive:
-    """A small task with the same weights at every call."""
-    torch.manual_seed(0)
-    network = PredictiveCircuits(64, [width, width], steps=4, threshold=2.0, noise=noise)
-    module = ff.FFPredictive(
-        network, **{"optimizer": partial(torch.optim.Adam, lr=2e-3), "negatives": HardWrongLabel()} | kwargs
-    )
-    module.seed = 0
-    return module
+from tests.tasks import rank_cases
+from tests.tasks.rank_cases import predictive
+from tests.training import assert_same_weights, loader, trainer, weights
 
 
 def test_it_learns_to_tell_digits_apart_and_to_make_them(tmp_path: Path) -> None:
@@ -65,16 +52,12 @@ def test_resume_equals_never_stopped(tmp_path: Path) -> None:
     assert_same_weights(weights(whole), weights(again))
 
 
-def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
-    """Both circuits and the prior, which follows the latent states of all ranks; no noise, which ranks draw apart."""
-    modules = []
-    for ranks in (1, 2):
-        module = predictive(noise=0.0, negatives=NextLabel(), optimizer=SGD).double()
-        parallel = {"strategy": "ddp_spawn", "devices": 2} if ranks == 2 else {}
-        settings = {"precision": "64-true", "limit_train_batches": 4, "limit_val_batches": 0}
-        trainer(tmp_path, **settings, **parallel).fit(module, ImageDataModule("digits", batch_size=200 // ranks))
-        modules.append(weights(module.network))
-    assert_same_weights(*modules, rtol=1e-9, atol=1e-12)
+def test_two_ranks_equal_one_process(two_ranks_folder: Path, tmp_path: Path) -> None:
+    """Both circuits and the prior, which follows the latent states of all ranks."""
+    one = rank_cases.fit(tmp_path, "predictive", ranks=1)
+    for rank in range(2):
+        two = torch.load(two_ranks_folder / "tasks" / f"predictive, rank {rank}.pt", weights_only=True)
+        assert_same_weights(one, two, rtol=1e-9, atol=1e-12)
 
 
 def test_every_module_learns_at_every_step_and_in_bf16(tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from ff_lightning.data import ImageDataModule
 from ff_lightning.negatives import HardWrongLabel
 from ff_lightning.networks import LatencyEncoding, RateEncoding
 from ff_lightning.readouts import LinearReadout
-from tests.spiking import ADAM, NextLabel, classifier, network
-from tests.training import SGD, assert_same_weights, trainer, weights
+from tests.spiking import ADAM, classifier, network
+from tests.tasks import rank_cases
+from tests.training import assert_same_weights, trainer, weights
 
 
 def data(batch_size: int = 100) -> ImageDataModule:
@@ -74,15 +75,11 @@ def test_precisions_stay_close(tmp_path: Path) -> None:
     assert max(accuracy) - min(accuracy) < 0.08
 
 
-def test_two_ranks_equal_one_process(tmp_path: Path) -> None:
-    modules = []
-    for ranks in (1, 2):
-        module = classifier(network().double(), negatives=NextLabel(), optimizer=SGD)
-        parallel = {"strategy": "ddp_spawn", "devices": 2} if ranks == 2 else {}
-        settings = {"precision": "64-true", "limit_train_batches": 4, "limit_val_batches": 0}
-        trainer(tmp_path, **settings, **parallel).fit(module, data(100 // ranks))
-        modules.append(weights(module.network))
-    assert_same_weights(*modules, rtol=1e-9, atol=1e-12)
+def test_two_ranks_equal_one_process(two_ranks_folder: Path, tmp_path: Path) -> None:
+    one = rank_cases.fit(tmp_path, "spiking", ranks=1)
+    for rank in range(2):
+        two = torch.load(two_ranks_folder / "tasks" / f"spiking, rank {rank}.pt", weights_only=True)
+        assert_same_weights(one, two, rtol=1e-9, atol=1e-12)
 
 
 def test_what_does_not_fit_is_refused() -> None:
