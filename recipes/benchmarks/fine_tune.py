@@ -189,7 +189,9 @@ def run_local(args: argparse.Namespace, arm: str, folder: Path, text: dict[str, 
     if any(getattr(block, "goal", None) is not None for block in stack) and not trained.exists():
         started = time.process_time()
         with autocast(args):
-            fits = fit_goals(stack, windows(text["train"], args, args.fit, args.seed + 1000), lr=args.fit_lr)
+            fits = fit_goals(
+                stack, windows(text["train"], args, args.fit if args.judge else 1, args.seed + 1000), lr=args.fit_lr
+            )
         found["fitted"] = [[round(sum(fit[-5:]) / len(fit[-5:]), 4), len(fit)] for fit in fits]
         found["fit_seconds"] = round(time.process_time() - started, 1)
         print(found, file=sys.stderr, flush=True)
@@ -372,10 +374,10 @@ def collected(args: argparse.Namespace) -> dict[str, Any]:
     more: dict[str, Any] = {"blocks": {}, "float32": {}, "peak_mb": {}, "seconds_per_step": {}}
     for row in stored:
         arm, cut = row["arm"], str(row["blocks"])
-        if row.get("below_rate") not in (None, args.below_rate):
-            arm += f" at {row['below_rate']}"
-        local = row["arm"] in LOCAL
+        local = arm in LOCAL
         name = f"{arm}, {cut} blocks" if local else arm
+        if row.get("below_rate") not in (None, args.below_rate):
+            arm += f" at {row['below_rate']:g}"
         loss = row.get("loss", _same_steps(row, stored))
         if loss is not None and row["precision"] not in (args.precision, *([FLOAT32] if arm == "before" else [])):
             more["float32"][name] = loss
@@ -442,9 +444,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--precision", choices=(FLOAT32, "bf16-mixed"), default=FLOAT32)
     parser.add_argument("--clip", type=float, default=1.0)
-    parser.add_argument(
-        "--below-rate", type=float, default=0.3, help="of lower blocks with a loss of their own, as a share"
-    )
+    parser.add_argument("--below-rate", type=float, default=0.3, help="of lower blocks with a goal")
     parser.add_argument("--fit", type=int, default=80, help="steps in which the goals of lower blocks are fitted")
     parser.add_argument("--fit-lr", type=float, default=2e-3)
     parser.add_argument("--readout-layers", type=int, default=1, help="of the model, copied into a lower readout")
