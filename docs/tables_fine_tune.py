@@ -37,7 +37,8 @@ def fine_tuned(name: str) -> str:
             lines.append(_row(run, NAMES[arm], loss, arm))
     for n, arm in sorted(local, key=_place):
         recompute = ", activation checkpointing inside blocks" if arm.endswith(RECOMPUTE) else ""
-        label = f"{n} blocks: {NAMES[arm.removesuffix(RECOMPUTE)]}{recompute}"
+        name, _, rate = arm.removesuffix(RECOMPUTE).partition(" at ")
+        label = f"{n} blocks: {NAMES[name]}{f', at {rate} of the rate' if rate else ''}{recompute}"
         lines.append(_row(run, label, run["blocks"].get(n, {}).get(arm), f"{arm}, {n} blocks"))
     trained = "float32" if run["precision"] == "32-true" else "bfloat16"
     about = (
@@ -48,10 +49,11 @@ def fine_tuned(name: str) -> str:
     return "\n".join([*lines, "", about])
 
 
-def _place(cut: tuple[str, str]) -> tuple[int, int, bool]:
+def _place(cut: tuple[str, str]) -> tuple[int, int, bool, str]:
     """Where a row stands: by number of blocks, then by arm, with activation checkpointing behind the one without."""
     n, arm = cut
-    return int(n), list(NAMES).index(arm.removesuffix(RECOMPUTE)), arm.endswith(RECOMPUTE)
+    name, _, _ = arm.removesuffix(RECOMPUTE).partition(" at ")
+    return int(n), list(NAMES).index(name), arm.endswith(RECOMPUTE), arm
 
 
 def _parts(key: str) -> tuple[str, str]:

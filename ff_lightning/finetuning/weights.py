@@ -32,7 +32,7 @@ NAMED = 3
 
 MEANT = (
     "A new training begins with these weights: optimizer, schedule and count of updates are new. To go on with the "
-    "training that wrote them, pass them as `--ckpt_path` instead."
+    "training that wrote them, pass its checkpoint as `--ckpt_path` instead."
 )
 
 

@@ -11,7 +11,8 @@ r"""A pretrained language model, fine-tuned by backprop and without backprop bet
   transformers, whose logits are alive together. `lora`: by peft, in all linear maps, at ten times the rate.
 - `last_block`: the last block alone, the lower ones at rest: the control.
 - `own`: lower blocks learn the next token by a readout of their own, fitted beforehand for `--fit` steps, at
-  `--below-rate` of the rate; `own_mapped`: by a readout without layers. `reconstruct`: they reconstruct their input.
+  `--below-rate` of the rate; `own_mapped`: by a readout without layers. `reconstruct`: they reconstruct their input, at
+  that share of the rate too.
   `lookahead`: the block below the last learns through a constant copy of it.
 - any of these with `_recompute`, such as `last_block_recompute`: with activation checkpointing inside the blocks.
 
@@ -174,6 +175,11 @@ class Watch(pl.Callback):
         print(f"step {len(self.losses)}: {self.losses[-1]}, {self.seconds[-1]:.1f} s", file=sys.stderr, flush=True)
 
 
+def has_goals(arm: str) -> bool:
+    """Whether lower blocks learn from losses of their own, and so at a rate of their own."""
+    return arm.startswith(("own", "reconstruct"))
+
+
 def run_local(args: argparse.Namespace, arm: str, folder: Path, text: dict[str, Tensor]) -> dict[str, Any]:
     """Train with this package, whatever the blocks."""
     pl.seed_everything(args.seed, verbose=False)
@@ -183,11 +189,13 @@ def run_local(args: argparse.Namespace, arm: str, folder: Path, text: dict[str, 
     if any(getattr(block, "goal", None) is not None for block in stack) and not trained.exists():
         started = time.process_time()
         with autocast(args):
-            fits = fit_goals(stack, windows(text["train"], args, args.fit, args.seed + 1000), lr=args.fit_lr)
+            fits = fit_goals(
+                stack, windows(text["train"], args, args.fit if args.judge else 1, args.seed + 1000), lr=args.fit_lr
+            )
         found["fitted"] = [[round(sum(fit[-5:]) / len(fit[-5:]), 4), len(fit)] for fit in fits]
         found["fit_seconds"] = round(time.process_time() - started, 1)
         print(found, file=sys.stderr, flush=True)
-    rates = [args.below_rate if arm.startswith("own") else 1.0] * (len(stack) - 1) + [1.0]
+    rates = [args.below_rate if has_goals(arm) else 1.0] * (len(stack) - 1) + [1.0]
     module = FFLanguageModel(
         stack,
         optimizer=partial(torch.optim.AdamW, lr=args.lr),
@@ -332,7 +340,8 @@ def middle(seconds: list[float]) -> float:
 def name_of(args: argparse.Namespace, arm: str) -> str:
     """Tells apart what makes another result."""
     cut = f"-{args.blocks}" if arm in LOCAL else ""
-    fitted = f"-fit{args.fit}-{args.readout_layers}-{args.below_rate}" if arm.startswith("own") else ""
+    fitted = f"-fit{args.fit}-{args.readout_layers}" if arm.startswith("own") else ""
+    fitted += f"-{args.below_rate}" if has_goals(arm) else ""
     size = f"-{args.batch}x{args.context}-{args.steps}" if arm != "before" else ""
     size += f"-{args.precision}" if args.precision != FLOAT32 and arm != "before" else ""
     seed = f"-seed{args.seed}" if args.seed else ""
@@ -353,6 +362,7 @@ def one_arm(args: argparse.Namespace) -> None:
     else:
         found = (run_plain if arm in PLAIN else run_local)(args, arm, folder, text)
     found |= {"arm": arm, "blocks": args.blocks if arm in LOCAL else 1, "context": args.context}
+    found |= {"below_rate": args.below_rate if has_goals(arm) else None}
     found |= {"precision": FLOAT32 if arm == "before" else args.precision} | provenance()
     (args.folder / f"{name_of(args, arm)}.json").write_text(json.dumps(found) + "\n")
 
@@ -364,11 +374,14 @@ def collected(args: argparse.Namespace) -> dict[str, Any]:
     more: dict[str, Any] = {"blocks": {}, "float32": {}, "peak_mb": {}, "seconds_per_step": {}}
     for row in stored:
         arm, cut = row["arm"], str(row["blocks"])
-        name = f"{arm}, {cut} blocks" if arm in LOCAL else arm
+        local = arm in LOCAL
+        name = f"{arm}, {cut} blocks" if local else arm
+        if row.get("below_rate") not in (None, args.below_rate):
+            arm += f" at {row['below_rate']:g}"
         loss = row.get("loss", _same_steps(row, stored))
         if loss is not None and row["precision"] not in (args.precision, *([FLOAT32] if arm == "before" else [])):
             more["float32"][name] = loss
-        elif loss is not None and arm in LOCAL:
+        elif loss is not None and local:
             more["blocks"].setdefault(cut, {})[arm] = loss
         elif loss is not None:
             found[arm] = loss
@@ -431,7 +444,7 @@ def arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=1e-4)
     parser.add_argument("--precision", choices=(FLOAT32, "bf16-mixed"), default=FLOAT32)
     parser.add_argument("--clip", type=float, default=1.0)
-    parser.add_argument("--below-rate", type=float, default=0.3, help="of lower blocks with a next-token loss")
+    parser.add_argument("--below-rate", type=float, default=0.3, help="of lower blocks with a goal")
     parser.add_argument("--fit", type=int, default=80, help="steps in which the goals of lower blocks are fitted")
     parser.add_argument("--fit-lr", type=float, default=2e-3)
     parser.add_argument("--readout-layers", type=int, default=1, help="of the model, copied into a lower readout")
