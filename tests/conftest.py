@@ -6,6 +6,7 @@ they wait for it.
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -73,6 +74,9 @@ def clean() -> None:
     # Lightning leaves these behind, and takes them for those of a launcher that starts the other ranks.
     for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "NODE_RANK", "LOCAL_RANK"):
         os.environ.pop(name, None)
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:  # a snippet of the docs leaves its own
+        wandb.finish()
 
 
 @pytest.fixture(autouse=True)
