@@ -52,6 +52,7 @@ def fit_goals(network: CausalLM, batches: Sequence[Tensor], *, lr: float = 2e-3,
             losses[index].append(loss)
             optimizers[index].step()
             optimizers[index].zero_grad()
+            torch.clear_autocast_cache()  # of weights as they were: all steps may be within one context of autocast
             decays[index].step()
     return losses
 

@@ -218,6 +218,18 @@ def test_goals_are_fitted_to_resting_layers() -> None:
         fit_goals(stack(), [tokens()])
 
 
+def test_goals_are_fitted_in_half_precision_as_in_float32() -> None:
+    """All steps within one context of autocast, which keeps the weights that it has cast."""
+    said = []
+    for half in (False, True):
+        network = stack(below=NextToken(), context=CONTEXT)
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            (losses,) = fit_goals(network, [tokens()] * 12, lr=3e-2)
+        said.append(losses[-1] / losses[0])
+    assert said[0] < 0.9
+    assert said[1] == pytest.approx(said[0], rel=0.05)
+
+
 # As any language model -------------------------------------------------------------------------------------------
 
 
