@@ -14,6 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ff_lightning.engine.compilation import STEP
 
+IMAGE_PART = "image_part"
+"""Of a first layer: what it makes of an image alone, see :class:`~ff_lightning.stacks.Opened`."""
+
 
 @dataclass
 class Cost:
@@ -40,21 +43,41 @@ def counted(blocks: Sequence[nn.Module]) -> Iterator[list[Cost]]:
         The cost of every block; of one that is visited several times, all visits together.
     """
     costs = [Cost() for _ in blocks]
-    earlier = {block: vars(block).get(STEP) for block in blocks if hasattr(block, STEP)}
+    earlier: list[tuple[nn.Module, str, Any]] = []
     for block, cost in zip(blocks, costs, strict=True):
-        if block in earlier:
-            setattr(block, STEP, _counting(getattr(block, STEP), cost, {p.data_ptr() for p in block.parameters()}))
+        kept_anyway, inside = {parameter.data_ptr() for parameter in block.parameters()}, Inside()
+        for owner, name in _steps_of(block):
+            earlier.append((owner, name, vars(owner).get(name)))
+            setattr(owner, name, _counting(getattr(owner, name), cost, kept_anyway, inside))
     try:
         yield costs
     finally:
-        for block, step in earlier.items():
-            vars(block).pop(STEP, None)  # the end of a training leaves none
+        for owner, name, step in earlier:
+            vars(owner).pop(name, None)  # the end of a training leaves none
             if step is not None:
-                setattr(block, STEP, step)
+                setattr(owner, name, step)
 
 
-def _counting(step: Callable[..., Any], cost: Cost, parameters: set[int]) -> Callable[..., Any]:
+def _steps_of(block: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Where a block computes: in its local step, and what no label changes before it, where negatives are drawn."""
+    if hasattr(block, STEP):
+        yield block, STEP
+        layer: nn.Module | None = getattr(block, "layer", None)
+        if layer is not None and hasattr(layer, IMAGE_PART):
+            yield layer, IMAGE_PART
+
+
+@dataclass
+class Inside:
+    """Whether a block is counted already, so that what is called within is not counted twice."""
+
+    counting: bool = False
+
+
+def _counting(step: Callable[..., Any], cost: Cost, parameters: set[int], inside: Inside) -> Callable[..., Any]:
     def counting(*args: Any, **kwargs: Any) -> Any:
+        if inside.counting:
+            return step(*args, **kwargs)
         kept: dict[int, int] = {}
 
         def keep(tensor: Tensor) -> Tensor:
@@ -63,8 +86,12 @@ def _counting(step: Callable[..., Any], cost: Cost, parameters: set[int]) -> Cal
                 kept[storage.data_ptr()] = storage.nbytes()
             return tensor
 
-        with FlopCounterMode(display=False) as counter, saved_tensors_hooks(keep, lambda tensor: tensor):
-            found = step(*args, **kwargs)
+        inside.counting = True
+        try:
+            with FlopCounterMode(display=False) as counter, saved_tensors_hooks(keep, lambda tensor: tensor):
+                found = step(*args, **kwargs)
+        finally:
+            inside.counting = False
         cost.operations += counter.get_total_flops()
         cost.kept_bytes += sum(kept.values()) if torch.is_grad_enabled() else 0
         return found

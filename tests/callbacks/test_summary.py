@@ -44,6 +44,9 @@ def test_what_a_step_costs_is_counted_and_changes_nothing(tmp_path: Path) -> Non
     cost, layer = costs[1], module.network[1].layer.linear
     rows, activations = 2 * 50, layer.out_features * 2 * 50 * 4
     assert cost.operations == 2 * rows * layer.in_features * layer.out_features, "positives and negatives"
+    image = module.network[0].layer.image
+    assert costs[0].operations == 2 * 50 * image.in_features * image.out_features, "of an image once, for all labels"
+    assert "image_part" not in vars(module.network[0].layer)
     assert activations <= cost.kept_bytes <= 4 * activations
     table = summary_table(module, costs)
     assert [str(column.header) for column in table.columns][-2:] == ["FLOPs", "kept"]
