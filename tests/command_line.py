@@ -13,7 +13,7 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
 
 FEW = [
-    *("--data.limit", "60", "--data.validation", "60", "--data.batch_size", "20", "--data.eval_batch_size", "20"),
+    *("--data.limit", "60", "--data.validation", "40", "--data.batch_size", "20", "--data.eval_batch_size", "20"),
     *("--trainer.enable_progress_bar", "false"),
 ]
 """Images that a test of a whole command needs: two batches of few."""

@@ -66,9 +66,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def clean() -> None:
-    """Lightning as in a new process, whatever an earlier test in this one did to it."""
+    """Lightning and wandb as in a new process, whatever an earlier test in this one did to them."""
     from lightning.pytorch.utilities import rank_zero_only
 
+    if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
+        wandb.finish()
     logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
     rank_zero_only.rank = 0
     # Lightning leaves these behind, and takes them for those of a launcher that starts the other ranks.

@@ -15,7 +15,7 @@ import torch
 from filelock import FileLock
 
 from ff_lightning.cli import main as command_line
-from tests import ddp_cases, sharded_cases
+from tests import ddp_cases, sharded_cases, test_distributed
 from tests.command_line import FEW, NARROW, configs
 from tests.engine import precision_cases
 from tests.strategies import layer_cases
@@ -103,8 +103,8 @@ def run_benchmark(folder: Path) -> None:
 
 def main(folder: Path) -> None:
     """All cases, on this rank."""
-    all_cases = {"ddp": ddp_cases, "sharded": sharded_cases, "precision": precision_cases, "tasks": rank_cases}
-    for name, cases in all_cases.items():
+    kinds = {"ddp": ddp_cases, "sharded": sharded_cases, "precision": precision_cases, "tasks": rank_cases}
+    for name, cases in (kinds | {"distributed": test_distributed}).items():
         (folder / name).mkdir(exist_ok=True)
         cases.main(folder / name)
     train_recipes(folder / "recipes")

@@ -34,14 +34,14 @@ def data(batch_size: int = 100) -> ImageDataModule:
 )
 def test_it_learns_digits(tmp_path: Path, settings: dict[str, Any], task: dict[str, Any], least: float) -> None:
     stack = network(widths=(100, 60), **settings)
-    run = trainer(tmp_path, max_epochs=4, num_sanity_val_steps=0)
+    run = trainer(tmp_path, max_epochs=4, num_sanity_val_steps=0, check_val_every_n_epoch=4)
     run.fit(classifier(stack, **task), data(50))
     assert run.callback_metrics["val/accuracy"] > least
     assert run.global_step == 4 * 26, "one a batch, however many time steps"
 
 
 def test_the_twin_learns_through_time(tmp_path: Path) -> None:
-    run = trainer(tmp_path, max_epochs=4, num_sanity_val_steps=0)
+    run = trainer(tmp_path, max_epochs=4, num_sanity_val_steps=0, check_val_every_n_epoch=4)
     run.fit(ff.BackpropTwin(network(widths=(60, 60)), optimizer=ADAM), data(50))
     assert run.callback_metrics["val/accuracy"] > 0.8
 
@@ -68,7 +68,7 @@ def test_resume_equals_never_stopped(tmp_path: Path, precision: str) -> None:
 def test_precisions_stay_close(tmp_path: Path) -> None:
     accuracy = []
     for precision in ("32-true", "bf16-mixed", "64-true"):
-        run = trainer(tmp_path, max_epochs=4, precision=precision, num_sanity_val_steps=0)
+        run = trainer(tmp_path, max_epochs=4, precision=precision, num_sanity_val_steps=0, check_val_every_n_epoch=4)
         run.fit(classifier(network(widths=(60, 60))), data(50))
         accuracy.append(float(run.callback_metrics["val/accuracy"]))
     assert min(accuracy) > 0.7
