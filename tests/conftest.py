@@ -76,9 +76,6 @@ def clean() -> None:
     # Lightning leaves these behind, and takes them for those of a launcher that starts the other ranks.
     for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "NODE_RANK", "LOCAL_RANK"):
         os.environ.pop(name, None)
-    wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:  # a snippet of the docs leaves its own
-        wandb.finish()
 
 
 @pytest.fixture(autouse=True)
