@@ -308,7 +308,8 @@ class ImageDataModule(LightningDataModule):
         if count == total or (count == 0 and asked):
             raise InputError(
                 f"Passed `ImageDataModule(validation={asked})`. Of {total} training images this leaves "
-                f"{total - count} for training and {count} for validation."
+                f"{total - count} for training and {count} for validation. Pass a share, such as "
+                "`--data.validation 0.1`."
             )
         even = source.stratified if self.stratified is None else self.stratified
         return stratified(source.labels("train") if even else None, total, count, order)

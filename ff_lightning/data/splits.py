@@ -70,7 +70,7 @@ def parted(
         if asked and not 0 < count < len(labels):
             raise InputError(
                 f"Passed `{argument}={asked}`. Of {len(labels)} recordings this leaves {max(0, len(labels) - count)} "
-                f"and takes {min(count, len(labels))}."
+                f"and takes {min(count, len(labels))}. Pass a share, such as 0.1."
             )
         if groups is not None:
             chosen = _rows_of(groups, _some_groups(groups, count, seed))

@@ -256,7 +256,7 @@ class TextDataModule(LightningDataModule):
         if not training or (asked and not validation):
             raise InputError(
                 f"Passed `TextDataModule(validation={asked})`. Of {total} characters this leaves {first} for training "
-                f"and {total - first} for validation."
+                f"and {total - first} for validation. Pass a share, such as `--data.validation 0.1`."
             )
         return training, validation
 

@@ -222,7 +222,7 @@ def test_numbers_out_of_range(options: dict[str, Any], message: str) -> None:
     ("options", "message"),
     [
         ({"validation": 1437}, "Of 1437 training images this leaves 0 for training and 1437"),
-        ({"validation": 5000}, "this leaves 0 for training"),
+        ({"validation": 5000}, r"leaves 0 for training.*Pass a share, such as `--data\.validation 0\.1`"),
         ({"validation": 0.0001}, "this leaves 1437 for training and 0 for validation"),
         ({"shift": 8}, "shift=8.*smaller than the images"),
     ],
