@@ -6,16 +6,12 @@ import re
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from lightning.pytorch.utilities import rank_zero_info
 
 from ff_lightning.data.encodings import END_OF_TEXT
 from ff_lightning.data.tokenizers import ByteTokenizer, SubwordTokenizer, TiktokenTokenizer, Tokenizer
 from ff_lightning.errors import InputError
-
-if TYPE_CHECKING:
-    pass
 
 BPE = re.compile(r"bpe:(\d+)")
 OF_ITS_PLACE = ("auto_map", "is_local", "local_files_only", "name_or_path")

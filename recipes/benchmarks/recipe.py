@@ -16,11 +16,11 @@ import lightning.pytorch as pl
 import torch
 
 import ff_lightning as ff
-from ff_lightning.candidates import Softmax
 from ff_lightning.cli.recipes import RecipeCLI, half_precision
 from ff_lightning.data.sources import LOCAL_COPIES
 from ff_lightning.data.tables import local_path
 from ff_lightning.processor import prepare_cpu
+from ff_lightning.report import card
 
 RECIPES = Path(__file__).parent.parent
 
@@ -75,13 +75,8 @@ def load(recipes: list[str], overrides: list[str], **trainer: Any) -> RecipeCLI:
 
 
 def tier_of(model: ff.FFLightningModule) -> str:
-    """The tier of what a model trains: ``T3`` across a border, ``T2`` over all candidates at once, ``T1`` else."""
-    network = model.network
-    everything_at_once = any(isinstance(getattr(block, "loss", None), Softmax) for block in network)
-    if getattr(network, "overlapping", False):
-        return "T3"
-    tier = "T2" if everything_at_once else "T1"
-    return tier if getattr(network, "lookahead", None) is None else f"{tier} with lookahead"
+    """The tier of what a model trains, as its card has it, without how far it looks ahead."""
+    return card.tier_of(model).split(",")[0]
 
 
 def name_of_images(source: str) -> str:
