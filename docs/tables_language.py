@@ -169,13 +169,19 @@ def tries(name: str) -> str:
     return TRIES.written((run, [run]) for (run,) in rows(name))
 
 
+BY_BACKPROP = ("twin_same_parts", "twin", "twin_supervised")
+
 DEPTH = Table(
     {
+        "network": lambda runs: size_of(runs[0]),
         "tier": lambda runs: runs[0]["tier"],
         "blocks have": lambda runs: parts_of(runs[0]),
         "blocks, from the input upwards": lambda runs: blocks_of(runs),
         "gap to the twin with the same parts": lambda runs: spread(
             [{"gap": run["per_block"][-1] - run["twin_same_parts"]} for run in runs], "gap", 4
+        ),
+        "gap to the best twin": lambda runs: spread(
+            [{"gap": run["per_block"][-1] - best_twin(run)} for run in runs], "gap", 4
         ),
         "twin, same parts": lambda runs: spread(runs, "twin_same_parts", 4),
         "twin, no channels": lambda runs: spread(runs, "twin", 4),
@@ -198,6 +204,27 @@ DEPTH = Table(
 def depth(name: str) -> str:
     """Chains of blocks beside their twins and controls, nats a token."""
     return f"{DEPTH.written((runs, runs) for runs in rows(name))}\n\n![Loss of every block](pictures/depth.png)"
+
+
+def size_of(run: dict[str, Any]) -> str:
+    """How large a network is, and how many tokens it saw."""
+    named = re.search(r" --tokens (\S+)", run["command"])
+    encoding = named[1] if named else "gpt2:1024" if "--small" in run["command"] else "gpt2:4096"
+    _, _, vocabulary = encoding.partition(":")
+    known = f"{int(vocabulary):,} tokens" if vocabulary else {"gpt2": "50,257 tokens"}.get(encoding, encoding)
+    blocks = f"{run['layers'] // run['layers_per_block']} blocks of {run['layers_per_block']}"
+    return f"{known}, width {run['width']}, {blocks}; {run['tokens'] / 1e6:.1f} M"
+
+
+def best_twin(run: dict[str, Any]) -> float:
+    """The lowest loss that backprop reached on what a chain saw: with channels or without, with either loss."""
+    beside = [other for runs in rows("depth") for other in runs if alike(other) == alike(run)]
+    return min(float(other[key]) for other in beside for key in BY_BACKPROP)
+
+
+def alike(run: dict[str, Any]) -> tuple[Any, ...]:
+    """What runs have in common that saw the same windows."""
+    return size_of(run), run["seed"]
 
 
 def parts_of(run: dict[str, Any]) -> str:
