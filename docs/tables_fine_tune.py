@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tables_common import Runs, Table, fold, rows, spread
+from tables_common import Runs, Table, fold, rows, spread, spread_if_any
 
 NAMES = {
     "before": "before",
@@ -24,7 +24,7 @@ RECOMPUTE = "_recompute"
 
 def fine_tuned(name: str) -> str:
     """Table of a pretrained model, fine-tuned by every way."""
-    (run,) = [run for runs in rows(name) for run in runs][-1:]
+    run, *others = [run for runs in rows(name) for run in runs]  # memory and time are of the first seed
     lines = [
         "| arm | loss, nats | peak over weights (total), MB; share, context 256 | the same, context 1,024 | s a step |",
         "|---|---|---|---|---|",
@@ -34,17 +34,20 @@ def fine_tuned(name: str) -> str:
     local |= {(n, arm) for n, losses in run["blocks"].items() for arm in losses}
     for arm, loss in whole.items():
         if loss is not None or arm in run["peak_mb"]:
-            lines.append(_row(run, NAMES[arm], loss, arm))
+            losses = [loss, *(other.get(arm) for other in others)]
+            lines.append(_row(run, NAMES[arm], losses, arm))
     for n, arm in sorted(local, key=_place):
         recompute = ", activation checkpointing inside blocks" if arm.endswith(RECOMPUTE) else ""
         name, _, rate = arm.removesuffix(RECOMPUTE).partition(" at ")
         label = f"{n} blocks: {NAMES[name]}{f', at {rate} of the rate' if rate else ''}{recompute}"
-        lines.append(_row(run, label, run["blocks"].get(n, {}).get(arm), f"{arm}, {n} blocks"))
+        losses = [seed["blocks"].get(n, {}).get(arm) for seed in (run, *others)]
+        lines.append(_row(run, label, losses, f"{arm}, {n} blocks"))
     trained = "float32" if run["precision"] == "32-true" else "bfloat16"
     about = (
         f"SmolLM2-135M-Instruct on 25 novels: {run['steps']} steps of {run['batch']} x {run['context']} tokens in "
         f"{trained}, {run['judged']:,} held-out ones; memory and time of float32. Shares are of "
-        f"the peak of backprop with activation checkpointing. {fold([run])}"
+        f"the peak of backprop with activation checkpointing. Losses are the mean of the seeds that were run, with the "
+        f"lowest and the highest; one alone is a first look. {fold([run, *others])}"
     )
     return "\n".join([*lines, "", about])
 
@@ -62,11 +65,12 @@ def _parts(key: str) -> tuple[str, str]:
     return blocks.split()[0], arm
 
 
-def _row(run: dict[str, Any], label: str, loss: float | None, key: str) -> str:
+def _row(run: dict[str, Any], label: str, losses: list[float | None], key: str) -> str:
     peaks = run["peak_mb"].get(key, {})
     cells = [_peak(run, peaks, context) for context in ("256", "1024")]
     seconds = run["seconds_per_step"].get(key, "")
-    return f"| {label} | {'' if loss is None else f'{loss:.4f}'} | {cells[0]} | {cells[1]} | {seconds} |"
+    loss = spread_if_any([{"loss": loss} for loss in losses], "loss", 4)
+    return f"| {label} | {loss} | {cells[0]} | {cells[1]} | {seconds} |"
 
 
 def _peak(run: dict[str, Any], peaks: dict[str, Any], context: str) -> str:

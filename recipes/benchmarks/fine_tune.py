@@ -361,7 +361,7 @@ def one_arm(args: argparse.Namespace) -> None:
         found: dict[str, Any] = {"loss": judge(stack, text["held_out"], args)[-1]}
     else:
         found = (run_plain if arm in PLAIN else run_local)(args, arm, folder, text)
-    found |= {"arm": arm, "blocks": args.blocks if arm in LOCAL else 1, "context": args.context}
+    found |= {"arm": arm, "blocks": args.blocks if arm in LOCAL else 1, "context": args.context, "seed": args.seed}
     found |= {"below_rate": args.below_rate if has_goals(arm) else None}
     found |= {"precision": FLOAT32 if arm == "before" else args.precision} | provenance()
     (args.folder / f"{name_of(args, arm)}.json").write_text(json.dumps(found) + "\n")
@@ -369,7 +369,8 @@ def one_arm(args: argparse.Namespace) -> None:
 
 def collected(args: argparse.Namespace) -> dict[str, Any]:
     """One object of all that is in the folder: losses of whole models, of blocks by their number, memory and time."""
-    stored = [{"precision": FLOAT32} | json.loads(path.read_text()) for path in sorted(args.folder.glob("*.json"))]
+    every = [{"precision": FLOAT32} | json.loads(path.read_text()) for path in sorted(args.folder.glob("*.json"))]
+    stored = [row for row in every if row.get("seed", args.seed) == args.seed]
     found: dict[str, Any] = dict.fromkeys(("before", *WHOLE, *PLAIN, "last_block"))
     more: dict[str, Any] = {"blocks": {}, "float32": {}, "peak_mb": {}, "seconds_per_step": {}}
     for row in stored:
