@@ -23,6 +23,7 @@ from ff_lightning.cli.catalogue import listing, recipes
 from ff_lightning.cli.export import export
 from ff_lightning.cli.generate import generate
 from ff_lightning.cli.messages import only_what_matters
+from ff_lightning.cli.numbers import whole_numbers_first
 from ff_lightning.cli.parser import Parser, explain, lost_rank
 from ff_lightning.cli.predict import predict_folder, predict_table
 from ff_lightning.cli.probe import probe
@@ -110,6 +111,7 @@ def status_of(stop: KeyboardInterrupt) -> int:
 def run(words: list[str]) -> None:
     """Run a command, or say what commands there are."""
     name = command_of(words)
+    whole_numbers_first()
     if odd := [word for word in words if not is_utf8(word)]:
         raise InputError(f"Passed {odd[0]!r}, which is no UTF-8. Rename the file or folder.")
     if name in WITHOUT_RECIPE:

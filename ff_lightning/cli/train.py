@@ -43,6 +43,7 @@ from ff_lightning.callbacks import (
 from ff_lightning.cli import begin
 from ff_lightning.cli.catalogue import with_own_recipes
 from ff_lightning.cli.messages import above_the_bar
+from ff_lightning.cli.numbers import whole_numbers_first
 from ff_lightning.cli.predictions import write_predictions
 from ff_lightning.cli.recipes import RecipeCLI, RecipeParser
 from ff_lightning.cli.run_folder import requeued, run_folder, trial_folder
@@ -284,6 +285,7 @@ def train_or_evaluate(words: list[str]) -> None:
         words: the command, such as ``["fit", "--config", "recipes/digits_mlp.yaml"]``.
     """
     FFLightningCLI.asked = words[0]
+    whole_numbers_first(pl.Trainer.__init__)
     with ExitStack() as FFLightningCLI.held, above_the_bar():  # it runs while it is built
         FFLightningCLI(
             FFLightningModule,

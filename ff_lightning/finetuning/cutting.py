@@ -187,7 +187,9 @@ def part_of(model: PreTrainedModel, layers: range, *, recompute: bool) -> PreTra
                 module.config = part.config
     setattr(part, shape.layers, nn.ModuleList(moved))
     if recompute:
-        part.activation_checkpointing_enable({"use_reentrant": False})
+        # Its name before transformers 5.23.
+        enable = getattr(part, "activation_checkpointing_enable", None) or part.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     return part
 
 

@@ -80,6 +80,10 @@ LISTED = [
     Foreign("engine/hyperparameters.py", "_pytree", "torch.utils._pytree.tree_leaves", TREES),
     Foreign("strategies/layer_parallel.py", "_pytree", "torch.utils._pytree.tree_map", TREES),
     Foreign("strategies/pipeline.py", "_pytree", "torch.utils._pytree.register_pytree_node", TREES),
+    Foreign(
+        *("cli/numbers.py", "_cleanups", "typing._cleanups"),
+        "no public name makes `typing` forget the unions that it keeps, in whatever order a library wrote them first",
+    ),
     Foreign("cli/parser.py", "_subcommands_action", "jsonargparse.ArgumentParser._subcommands_action", HELP),
     Foreign("cli/parser.py", "_name_parser_map", "argparse._SubParsersAction._name_parser_map", HELP),
     Foreign("cli/parser.py", "_actions", "argparse.ArgumentParser._actions", HELP),
