@@ -51,9 +51,11 @@ def picture(run: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Draw one figure a network."""
+    """Draw one figure of every network that the page shows; the others are rows of a table."""
+    page = (DOCS / "explanation" / "locality.md").read_text()
     for runs in rows("locality"):
-        draw(runs[-1])
+        if f"{picture(runs[-1])}.png" in page:
+            draw(runs[-1])
 
 
 if __name__ == "__main__":

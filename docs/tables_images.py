@@ -243,3 +243,27 @@ def beside(name: str) -> str:
         for row in [ours, *(row for row in run["peers"] if "failed" not in row)]:
             lines.append(f"| {row['repository']} | {row['samples_per_second']:,.0f} | {row['validation_error']} |")
     return "\n".join([*lines, "", "One seed, each as its repository sets it up; [all of it](docs/results.md)."])
+
+
+def at_end(run: dict[str, Any], key: str, digits: int) -> str:
+    """A value of every block at the last look of a training; nothing where a network has none."""
+    values = [block[key] for block in [*run["found"].values()][-1]]
+    return "" if None in values else " ".join(f"{value:.{digits}f}" for value in values)
+
+
+LOCALITY = Table(
+    {
+        "network": lambda run: f"`{run['network']}`",
+        "tier": lambda run: run["tier"],
+        "updates": lambda run: run["updates"],
+        "cosine with backprop, by block": lambda run: at_end(run, "cosine", 2),
+        "effective rank of activities": lambda run: at_end(run, "rank_activities", 0),
+        "of the gradient of the own loss": lambda run: at_end(run, "rank_gradients", 0),
+        "of that of backprop": lambda run: at_end(run, "rank_backprop", 0),
+    }
+)
+
+
+def localities(name: str) -> str:
+    """How far blocks are from backprop at the end of short trainings."""
+    return LOCALITY.written((runs[-1], runs) for runs in rows(name))
