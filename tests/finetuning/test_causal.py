@@ -192,6 +192,16 @@ def test_own_negatives_have_a_gradient_for_the_tokens_compared() -> None:
     assert {key.split(".")[1] for key in found} == {"0", "1"}
 
 
+@pytest.mark.parametrize("refresh", [1, 2])
+def test_a_block_looks_ahead_through_layers_that_are_recomputed(refresh: int) -> None:
+    ahead = {"layers_per_block": 1, "lookahead": Lookahead(refresh=refresh, horizon=2)}
+    network = stack(recompute=True, **ahead)
+    kept, recomputed = step_gradients(stack(**ahead)), step_gradients(network)
+    assert kept.keys() == recomputed.keys()
+    assert all(torch.allclose(kept[key], recomputed[key], rtol=1e-5, atol=1e-7) for key in kept)
+    assert all(parameter.requires_grad for parameter in network[1].layer.parameters())  # those of the block itself
+
+
 def test_recomputing_changes_nothing_but_the_memory() -> None:
     kept, recomputed = step_gradients(stack()), step_gradients(stack(recompute=True))
     assert kept.keys() == recomputed.keys()
