@@ -1,6 +1,7 @@
 """The one exception for input that cannot work, and the check that most of it fails."""
 
 import math
+from fractions import Fraction
 from numbers import Integral, Real
 from typing import Any
 
@@ -37,8 +38,11 @@ def whole(name: str, value: int, *, least: int, owner: object = None) -> int:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number, of Python or NumPy; neither text nor a tensor is one, nor ``True``."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether a value is a finite number, of Python or NumPy; neither text nor a tensor is one, nor ``True``.
+
+    Nor a ``Fraction``, with which torch does not compute.
+    """
+    return isinstance(value, Real) and not isinstance(value, (bool, Fraction)) and math.isfinite(value)
 
 
 def finite(name: str, value: float, *, least: float = -math.inf, owner: object = None) -> float:

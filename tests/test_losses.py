@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 import pytest
 import torch
@@ -291,6 +292,10 @@ def test_copies_of_a_moving_threshold_move_apart() -> None:
         (lambda: Swish(-6.0), "Passed `alpha=-6.0`. `alpha` must be a positive, finite number."),
         (lambda: Softmax(scale=math.nan), "Passed `scale=nan`. `scale` must be a positive, finite number."),
         (lambda: positive("rate", math.inf), "Passed `rate=inf`. `rate` must be a positive, finite number."),
+        (
+            lambda: positive("rate", Fraction(1, 2)),
+            "Passed `rate=Fraction(1, 2)`. `rate` must be a positive, finite number.",
+        ),
     ],
 )
 def test_input_that_cannot_work_is_named(make: Callable[[], object], message: str) -> None:

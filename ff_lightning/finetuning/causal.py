@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -55,6 +56,8 @@ class CausalLayers(nn.Module):
         super().__init__()
         self.part = part
         self.name = layers
+        # Before transformers 5.24 it has another name, and what is passed by a name that is unknown is ignored.
+        self.cache = "cache" if "cache" in signature(part.forward).parameters else "past_key_values"
         self.table = embedding if belongs else None
         self.learns = learns
         self._elsewhere = (embedding,)  # in a tuple, so that it is no child
@@ -95,7 +98,8 @@ class CausalLayers(nn.Module):
         """
         del tokens
         kept = None if caches is None else caches[0]
-        found: Tensor = self.part(inputs_embeds=self.embed(x), cache=kept, use_cache=kept is not None).last_hidden_state
+        cache = {self.cache: kept, "use_cache": kept is not None}
+        found: Tensor = self.part(inputs_embeds=self.embed(x), **cache).last_hidden_state
         return found
 
 

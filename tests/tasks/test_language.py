@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -201,6 +202,7 @@ def test_sampler_keeps_what_it_should() -> None:
         ({"temperature": float("nan")}, "temperature=nan"),
         ({"top_k": 0}, "top_k=0"),
         ({"top_p": 0.0}, r"top_p=0\.0"),
+        ({"top_p": Fraction(1, 2)}, "top_p=1/2"),
         ({"top_p": 1.5}, r"top_p=1\.5"),
         ({"max_new_tokens": -1}, "max_new_tokens=-1"),
         ({"prompt": torch.zeros(1, CONTEXT + 1, dtype=torch.long)}, rf"\(1, {CONTEXT + 1}\).*context={CONTEXT}"),
