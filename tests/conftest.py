@@ -72,6 +72,8 @@ def clean() -> None:
     if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
         wandb.finish()
     logging.getLogger("lightning.pytorch").setLevel(logging.INFO)
+    # It keeps to itself what it says if it was imported before anybody listened, as by a file of fixtures.
+    logging.getLogger("lightning.pytorch").propagate = True
     rank_zero_only.rank = 0
     # Lightning leaves these behind, and takes them for those of a launcher that starts the other ranks.
     for name in ("MASTER_ADDR", "MASTER_PORT", "WORLD_SIZE", "RANK", "NODE_RANK", "LOCAL_RANK"):
