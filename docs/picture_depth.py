@@ -20,11 +20,6 @@ def setting(run: dict[str, Any]) -> tuple[Any, ...]:
     return (bool(run["negatives"]), run["width"], run["layers"], run["layers_per_block"], run["tokens"])
 
 
-def name_of(run: dict[str, Any]) -> str:
-    """What the blocks of a chain have, and how old their copies of each other may be."""
-    return parts_of(run) + (f", R = {run['refresh']}" if run["lookahead"] else "")
-
-
 def title(run: dict[str, Any]) -> str:
     """What a picture shows."""
     loss = f"{run['negatives']} own negatives (T1)" if run["negatives"] else "all tokens (T2)"
@@ -44,7 +39,7 @@ def main() -> None:
             losses = [run["per_block"] for run in runs]
             blocks = range(1, len(losses[0]) + 1)
             mean = [sum(values) / len(values) for values in zip(*losses, strict=True)]
-            axes.plot(blocks, mean, color=colour, marker="o", label=f"{name_of(runs[0])} ({seeds})")
+            axes.plot(blocks, mean, color=colour, marker="o", label=f"{parts_of(runs[0])} ({seeds})")
             for values in losses:
                 axes.plot(blocks, values, color=colour, linewidth=0, marker=".", alpha=0.6)
         with_channels = next((runs for runs in chains if runs[0]["twin_same_parts"] != runs[0]["twin"]), chains[0])

@@ -233,7 +233,9 @@ def parts_of(run: dict[str, Any]) -> str:
         return "the stream alone"
     if not run["lookahead"]:
         return "own channels"
-    return "own channels, lookahead" + (f", {run['horizon']} blocks" if run.get("horizon", 1) > 1 else "")
+    blocks = f", {run['horizon']} blocks" if run.get("horizon", 1) > 1 else ""
+    copies = f", copies renewed every {run['refresh']} updates" if run["refresh"] > 1 else ""
+    return f"own channels, lookahead{blocks}{copies}"
 
 
 class Idea(NamedTuple):
