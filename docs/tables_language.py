@@ -247,7 +247,7 @@ class Idea(NamedTuple):
 
 DEPTH_IDEAS = Table(
     {
-        "change": lambda idea: idea.runs[0]["idea"],
+        "change": lambda idea: change_of(idea.runs[0]),
         "tier": lambda idea: idea.runs[0]["tier"],
         "blocks, from the input upwards": lambda idea: blocks_of(idea.runs),
         "last block against the chain without it, by seed": lambda idea: " ".join(
@@ -260,6 +260,12 @@ DEPTH_IDEAS = Table(
         ),
     }
 )
+
+
+def change_of(run: dict[str, Any]) -> str:
+    """The idea, or the argument that differs."""
+    size = re.search(r"--channel-size (\d+)", run["command"])
+    return f"channels of {size[1]}" if size else str(run["idea"])
 
 
 def depth_ideas(name: str) -> str:
