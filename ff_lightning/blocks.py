@@ -34,8 +34,6 @@ class Block(Part, nn.Module, ABC):
     """
 
     goodness: Goodness
-    recomputes: bool = False
-    """Whether the layer runs again in the backward pass (activation checkpointing), which lookahead has to know."""
 
     def __init__(self, layer: nn.Module, *, norm: nn.Module | None = None) -> None:
         super().__init__()

@@ -111,10 +111,10 @@ def status_of(stop: KeyboardInterrupt) -> int:
 def run(words: list[str]) -> None:
     """Run a command, or say what commands there are."""
     name = command_of(words)
-    whole_numbers_first()
     if odd := [word for word in words if not is_utf8(word)]:
         raise InputError(f"Passed {odd[0]!r}, which is no UTF-8. Rename the file or folder.")
     if name in WITHOUT_RECIPE:
+        whole_numbers_first()
         arguments = parser_of(name).parse_args(words[1:])
         if name not in LIGHT:
             _prepare()

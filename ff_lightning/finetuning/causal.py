@@ -213,7 +213,6 @@ class CausalLM(TokenStack):
                 learns=train_vocabulary and (embedding is not table or len(parts) == 1),
             )
             blocks.append(CausalBlock(layer, head, copy.deepcopy(loss) or Softmax(), goal=goal, last=last))
-            blocks[-1].recomputes = recompute
         super().__init__(
             blocks, vocab_size=len(table.weight), context=longest if context is None else context, lookahead=lookahead
         )

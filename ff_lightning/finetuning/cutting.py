@@ -9,12 +9,15 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.stateless import _reparametrize_module
 
 from ff_lightning.errors import InputError
 
@@ -189,8 +192,16 @@ def part_of(model: PreTrainedModel, layers: range, *, recompute: bool) -> PreTra
     if recompute:
         # Its name before transformers 5.23.
         enable = getattr(part, "activation_checkpointing_enable", None) or part.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+        enable({"use_reentrant": False, "context_fn": partial(with_the_same_parameters, part)})
     return part
+
+
+def with_the_same_parameters(part: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """Contexts of a layer's forward pass, and of the same pass in the backward pass: with the parameters of the first.
+
+    Where a block looks ahead, these are constants, which are gone again when the backward pass comes.
+    """
+    return nullcontext(), _reparametrize_module(part, dict(part.named_parameters(remove_duplicate=False)))
 
 
 def _config_of_part(config: PretrainedConfig, layers: range) -> PretrainedConfig:

@@ -5,9 +5,7 @@ Weights travel down, and nothing else does: neither a gradient nor an activity o
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,11 +94,8 @@ class Lookahead(Part, nn.Module):
                 "Passed a network with `lookahead` to `ModelParallelStrategy`. A block needs all weights of the next "
                 "one: use `strategy='ddp'`, or leave `lookahead` out."
             )
-        weights = self._weights(block, index, context.update)
+        constants = {f"block.{name}": value for name, value in self._weights(block, index, context.update).items()}
         with frozen_statistics(block):
-            if block.recomputes:  # in the backward pass, when a functional call is over
-                return with_constants(block, weights).forward(signal, context)
-            constants = {f"block.{name}": value for name, value in weights.items()}
             found: tuple[Tensor, Signal] = functional_call(_StepOf(block), constants, (signal, context))
         return found
 
@@ -145,24 +140,3 @@ class _StepOf(nn.Module):
     def forward(self, signal: Signal, context: BlockContext) -> tuple[Tensor, Signal]:
         contrast, passed = self.block.local_step(signal, context, cut=False)
         return contrast.loss, passed
-
-
-def with_constants(block: Block, weights: dict[str, Tensor]) -> _StepOf:
-    """A second block with these values for parameters, which shares all else and needs no memory of its own.
-
-    Args:
-        block: what it is like.
-        weights: values by the name of the parameter.
-    """
-    values = {id(parameter): weights[name] for name, parameter in block.named_parameters()}
-
-    def copied(module: nn.Module) -> Any:
-        other = copy.copy(module)
-        other._parameters = {
-            name: None if parameter is None else nn.Parameter(values[id(parameter)], requires_grad=False)
-            for name, parameter in module._parameters.items()
-        }
-        other._modules = {name: None if part is None else copied(part) for name, part in module._modules.items()}
-        return other
-
-    return _StepOf(copied(block))

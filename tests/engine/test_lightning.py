@@ -80,7 +80,10 @@ LISTED = [
     Foreign("engine/hyperparameters.py", "_pytree", "torch.utils._pytree.tree_leaves", TREES),
     Foreign("strategies/layer_parallel.py", "_pytree", "torch.utils._pytree.tree_map", TREES),
     Foreign("strategies/pipeline.py", "_pytree", "torch.utils._pytree.register_pytree_node", TREES),
-    *(Foreign("networks/lookahead.py", name, f"torch.nn.Module.{name}", COPY) for name in ("_parameters", "_modules")),
+    Foreign(
+        *("finetuning/cutting.py", "_reparametrize_module", "torch.nn.utils.stateless._reparametrize_module"),
+        "`torch.func.functional_call` does this for a forward pass; nothing public does it for one within backward",
+    ),
     Foreign(
         *("cli/numbers.py", "_cleanups", "typing._cleanups"),
         "no public name makes `typing` forget the unions that it keeps, in whatever order a library wrote them first",

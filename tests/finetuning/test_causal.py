@@ -192,9 +192,11 @@ def test_own_negatives_have_a_gradient_for_the_tokens_compared() -> None:
     assert {key.split(".")[1] for key in found} == {"0", "1"}
 
 
+@pytest.mark.parametrize("train_vocabulary", [False, True])
 @pytest.mark.parametrize("refresh", [1, 2])
-def test_a_block_looks_ahead_through_layers_that_are_recomputed(refresh: int) -> None:
-    ahead = {"layers_per_block": 1, "lookahead": Lookahead(refresh=refresh, horizon=2)}
+def test_a_block_looks_ahead_through_layers_that_are_recomputed(refresh: int, train_vocabulary: bool) -> None:
+    ahead: dict[str, Any] = {"layers_per_block": 1, "lookahead": Lookahead(refresh=refresh, horizon=2)}
+    ahead["train_vocabulary"] = train_vocabulary
     network = stack(recompute=True, **ahead)
     kept, recomputed = step_gradients(stack(**ahead)), step_gradients(network)
     assert kept.keys() == recomputed.keys()
