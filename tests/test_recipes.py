@@ -177,6 +177,12 @@ def test_a_benchmark_reads_a_language_recipe_as_the_command_line_does(monkeypatc
     assert (built.model.network.vocab_size, built.model.network.context) == (built.datamodule.vocab_size, 16)
     built.trainer.fit(built.model, built.datamodule)
     assert built.trainer.global_step == 1
+
+
+def test_a_benchmark_reads_a_recipe_of_images(few_images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FF_LIGHTNING_DATA", str(few_images))
+    monkeypatch.syspath_prepend(str(RECIPES / "benchmarks"))
+    load = importlib.import_module("recipe").load
     assert load(["mnist_mlp"], []).model.network.in_features == 784
 
 
