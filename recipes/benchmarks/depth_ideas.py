@@ -10,7 +10,8 @@ all arguments are those of `depth.py`. `--idea` is one of:
 - `every_other`, `late`: lookahead at every second update, or in the second half of the training alone;
 - `fading`: the own loss of every block but the last falls to a tenth in the second half, its lookahead does not;
 - `top_readout`: every block reads with a constant copy of the last block's readout, as old as the copies of lookahead;
-- `distilled`: half of a block's own loss is the cross-entropy with what the copy of the next block predicts.
+- `distilled`: half of a block's own loss is the cross-entropy with what the copy of the next block predicts, or of the
+  furthest one within `--horizon`.
 
 It can go on after a stop, as `depth.py`. The last line of stdout is JSON.
 """
@@ -35,7 +36,6 @@ from ff_lightning.blocks import Block
 from ff_lightning.language import GPT
 from ff_lightning.language.blocks import Dreams, TextSignal, TokenBlock, TokenGoodness
 from ff_lightning.networks import Lookahead
-from ff_lightning.networks.lookahead import Constants
 from ff_lightning.processor import prepare_cpu
 from ff_lightning.signals import LocalStep, Signal, StepContext, detached
 
@@ -57,15 +57,17 @@ class Sometimes(Lookahead):
         return super().forward(blocks, first, signal, context)
 
 
-class LogitsOf(nn.Module):
-    """What a block predicts, as a forward pass."""
+class AnswerOf(nn.Module):
+    """What a block passes on, and its logits, as a forward pass."""
 
-    def __init__(self, block: TokenBlock) -> None:
+    def __init__(self, block: Block) -> None:
         super().__init__()
         self.block = block
 
-    def forward(self, signal: TextSignal) -> Tensor:
-        return self.block.predict(self.block(signal.h, None, signal.tokens), signal.below, None)
+    def forward(self, signal: TextSignal) -> tuple[TextSignal, Tensor]:
+        assert isinstance(self.block, TokenBlock)
+        passed = self.block.rest(signal)
+        return passed, self.block.answer(passed.h, signal.below, None)
 
 
 class Chain(GPT):
@@ -80,17 +82,23 @@ class Chain(GPT):
             gone = max(0.0, 2 * update / self.steps - 1)
             return loss * (1 - (1 - FADED) * gone)
         if self.idea == "distilled":
-            above, copied = self[index + 1], self.lookahead.copies[index]  # type: ignore[union-attr]
-            assert isinstance(above, TokenBlock)
-            assert isinstance(copied, Constants)
-            constants = {f"block.{name}": value for name, value in copied.weights().items()}
-            with torch.no_grad():
-                taught = functional_call(LogitsOf(above), constants, (detached(signal),)).softmax(-1)
             block = self[index]
             assert isinstance(block, TokenBlock)
-            mine = block.predict(signal.h, signal.below, None)
+            mine = block.answer(signal.h, signal.below, None)
+            taught = self.taught(index, signal, update)
             return 0.5 * loss + 0.5 * F.cross_entropy(mine.flatten(0, 1), taught.flatten(0, 1))
         return loss
+
+    @torch.no_grad()
+    def taught(self, index: int, signal: TextSignal, update: int) -> Tensor:
+        """Probabilities that the furthest block within the horizon predicts, with the weights that have come down."""
+        assert self.lookahead is not None
+        x = detached(signal)
+        for above in self._ahead(index, StepContext(update=update)):
+            constants = self.lookahead._weights(self[above], above, update)
+            named = {f"block.{name}": value for name, value in constants.items()}
+            x, logits = functional_call(AnswerOf(self[above]), named, (x,))
+        return logits.softmax(-1)
 
     def _span(self, blocks: range, signal: Signal, context: StepContext) -> tuple[LocalStep | None, Signal]:
         (index,) = blocks
@@ -99,7 +107,8 @@ class Chain(GPT):
         found, signal = self[index].local_step(signal, context.at(index), cut=False)
         assert isinstance(signal, TextSignal)
         assert self.lookahead is not None
-        ahead = self.lookahead([self[index + 1]], index + 1, signal, context)
+        above = [self[block] for block in self._ahead(index, context)]
+        ahead = self.lookahead(above, index + 1, signal, context)
         loss = self.own(index, found.loss, signal, context.update) + ahead
         return LocalStep(index, loss, found.g_pos, found.g_neg), detached(signal)
 
