@@ -185,9 +185,9 @@ DEPTH = Table(
         ),
         "twin, same parts": lambda runs: spread(runs, "twin_same_parts", 4),
         "twin, no channels": lambda runs: spread(runs, "twin", 4),
-        "twin, a loss a block": lambda runs: spread(runs, "twin_supervised", 4),
+        "twin, a loss a block": lambda runs: spread_if_any(runs, "twin_supervised", 4),
         "first block alone": lambda runs: spread(runs, "block_1", 4),
-        "two such, mean": lambda runs: spread(runs, "independent", 4),
+        "two such, mean": lambda runs: spread_if_any(runs, "independent", 4),
         "mean of the blocks": lambda runs: spread(runs, "average", 4),
         "gain of depth kept, %": lambda runs: spread(
             [{"kept": 100 * run["share_of_depth_kept"]} for run in runs], "kept", 0
@@ -219,7 +219,7 @@ def size_of(run: dict[str, Any]) -> str:
 def best_twin(run: dict[str, Any]) -> float:
     """The lowest loss that backprop reached on what a chain saw: with channels or without, with either loss."""
     beside = [other for runs in rows("depth") for other in runs if alike(other) == alike(run)]
-    return min(float(other[key]) for other in beside for key in BY_BACKPROP)
+    return min(float(other[key]) for other in beside for key in BY_BACKPROP if other[key] is not None)
 
 
 def alike(run: dict[str, Any]) -> tuple[Any, ...]:
@@ -271,7 +271,7 @@ def change_of(run: dict[str, Any]) -> str:
 def depth_ideas(name: str) -> str:
     """Changes to a chain, each beside the chain without it."""
     plain = [run for runs in rows("depth") for run in runs if "--no-channels" not in run["command"]]
-    usual = {chain(run): run for run in plain if run.get("horizon", 1) == 1}
+    usual = {chain(run): run for run in plain}
     known = ([run for run in runs if chain(run) in usual] for runs in rows(name))
     found = (Idea(runs, [usual[chain(run)] for run in runs]) for runs in known if runs)
     return DEPTH_IDEAS.written((idea, idea.runs) for idea in found)
@@ -280,7 +280,8 @@ def depth_ideas(name: str) -> str:
 def chain(run: dict[str, Any]) -> tuple[Any, ...]:
     """What a chain and a change to it have in common."""
     sizes = re.findall(r"--(?:data|tokens|layers|width|context|batch|steps) \S+|--small", run["command"])
-    return (run["negatives"], run["lookahead"], run["refresh"], run["seed"], *sorted(sizes))
+    horizon = re.search(r"--horizon \d+", run["command"]) if run["lookahead"] else None
+    return (run["negatives"], run["lookahead"], run["refresh"], horizon and horizon[0], run["seed"], *sorted(sizes))
 
 
 AESOP = Table(

@@ -97,7 +97,8 @@ def test_depth_is_compared_with_twins_and_goes_on_where_it_stopped(benchmark: An
     text.write_text("".join(topics[name] for name in sorted(topics)[:40]))
     sizes = ["--tokens", "characters", "--layers", "2", "--layers-per-block", "1", "--width", "32", "--context", "16"]
     where = ["--data", str(text), "--folder", str(tmp_path / "depth"), "--precision", "32-true"]
-    depth = benchmark("depth", *where, *sizes, "--steps", "4", "--judged", "512", "--cosines", "1", "--lookahead", "1")
+    words = [*where, *sizes, "--steps", "4", "--judged", "512", "--cosines", "1", "--lookahead", "1"]
+    depth = benchmark("depth", *words)
     found = depth.compare(depth.arguments())
     assert len(found["per_block"]) == len(found["supervised_per_block"]) == 2
     ((below, top),) = found["cosine"].values()
@@ -105,6 +106,9 @@ def test_depth_is_compared_with_twins_and_goes_on_where_it_stopped(benchmark: An
     assert below < 0.999
     again = depth.compare(depth.arguments())
     assert {**again, "ms": 0, "twin_ms": 0, "cosine": 0} == {**found, "ms": 0, "twin_ms": 0, "cosine": 0}
+    benchmark("depth", *words, "--without", "independent")
+    fewer = depth.compare(depth.arguments())
+    assert (fewer["independent"], fewer["twin"]) == (None, found["twin"])
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

@@ -13,6 +13,8 @@ Trained one after the other, each from the same seed on the same windows, with t
 - `block_1`: the first block alone; `independent`: another one from another seed. The mean of both is an ensemble of two
   blocks without depth, the control of every mean.
 
+`--without twin_supervised independent` leaves controls out, which then are null.
+
 `share_of_depth_kept` is what the chain gains on `block_1`, of what `twin_same_parts` gains on it. `cosine` is that
 between the gradient of a block's layers and the gradient of backprop through the whole chain as it stands, with the
 softmax of its last block, on the same batch, by block: `{step: […]}`. Milliseconds are of a CPU, for forward pass, loss
@@ -55,6 +57,7 @@ from ff_lightning.tasks.language import FFLanguageModel
 
 WARMUP, SAVE_EVERY, TIMED = 50, 100, 15
 ARMS = ("chain", "twin_same_parts", "twin", "twin_supervised", "block_1", "independent")
+CONTROLS = ("twin_supervised", "independent")
 SMALL = {"tokens": "gpt2:1024", "width": 64, "context": 64, "batch": 16, "steps": 600, "muon_lr": 0.02}
 AT_ONCE = 8192
 """Tokens of a batch of the evaluation."""
@@ -231,13 +234,13 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     text.prepare_data()
     text.setup("fit")
     found, stacks = {}, {}
-    for arm in ARMS:
+    for arm in (arm for arm in ARMS if arm not in args.without):
         found[arm], stacks[arm] = measure(args, arm, text)
-    blocks = {arm: found[arm]["per_block"] for arm in ARMS}
-    last = {arm: values[-1] for arm, values in blocks.items()}
+    blocks: dict[str, Any] = {arm: found[arm]["per_block"] if arm in found else None for arm in ARMS}
+    last = {arm: values[-1] if values else None for arm, values in blocks.items()}
     stacks["chain"].average = True
     gain = last["block_1"] - last["twin_same_parts"]
-    both = judge([stacks["block_1"], stacks["independent"]], text, args)[-1]
+    alone = [stacks[arm] for arm in ("block_1", "independent") if arm in stacks]
     ms = milliseconds(args, text)
     return {
         "per_block": blocks["chain"],
@@ -247,12 +250,12 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         "twin_supervised": last["twin_supervised"],
         "supervised_per_block": blocks["twin_supervised"],
         "block_1": last["block_1"],
-        "independent": both,
+        "independent": judge(alone, text, args)[-1] if "independent" in found else None,
         "share_of_depth_kept": round((last["block_1"] - last["chain"]) / gain, 4) if gain else math.nan,
         "cosine": found["chain"].get("cosine", {}),
         "ms": ms["chain"],
         "twin_ms": ms["twin_same_parts"],
-        "cpu_seconds": {arm: found[arm]["cpu_seconds"] for arm in ARMS},
+        "cpu_seconds": {arm: found[arm]["cpu_seconds"] for arm in found},
     }
 
 
@@ -276,6 +279,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--muon-lr", type=float, default=0.03, help="for matrices")
     parser.add_argument("--lr", type=float, default=4e-3, help="for all else")
     parser.add_argument("--clip", type=float, default=1.0, help="largest gradient norm of a block")
+    parser.add_argument("--without", nargs="+", choices=CONTROLS, default=[], help="controls that are not trained")
     parser.add_argument("--cosines", type=int, default=4, help="times that gradients are compared; 0 for never")
     parser.add_argument("--judged", type=int, default=98_304, help="validation tokens")
     parser.add_argument("--precision", default=MIXED)
