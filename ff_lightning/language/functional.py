@@ -101,25 +101,32 @@ def squared_relu_mlp(x: Tensor, up: Tensor, down: Tensor) -> Tensor:
 
 
 class _SquaredReLUMLP(torch.autograd.Function):
+    """Keeps and computes nothing for weights that are constants, as those of a copy of the next block are."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor, up: Tensor, down: Tensor) -> Tensor:
         kept = F.relu(F.linear(x, up), inplace=True)
         y = kept * kept
-        ctx.save_for_backward(x, up, down, kept, y)
+        _, up_learns, down_learns = ctx.needs_input_grad
+        ctx.save_for_backward(x if up_learns else None, up, down, kept, y if down_learns else None)
         return F.linear(y, down)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, up, down, kept, y = ctx.saved_tensors
+        x_learns, up_learns, down_learns = ctx.needs_input_grad
         rows = grad.flatten(0, -2)
         half = (rows @ down).mul_(kept.flatten(0, -2))  # of the gradient behind `up`
-        to_up, to_down = up.new_empty(up.shape), rows.T @ y.flatten(0, -2)
-        torch.addmm(to_up, half.T, x.flatten(0, -2), beta=0, alpha=2, out=to_up)
-        if not ctx.needs_input_grad[0]:
-            return None, to_up, to_down
-        to_x = rows.new_empty(len(rows), x.shape[-1])
-        torch.addmm(to_x, half, up, beta=0, alpha=2, out=to_x)
-        return to_x.view(x.shape), to_up, to_down
+        to_x = to_up = None
+        to_down = rows.T @ y.flatten(0, -2) if down_learns else None
+        if up_learns:
+            to_up = up.new_empty(up.shape)
+            torch.addmm(to_up, half.T, x.flatten(0, -2), beta=0, alpha=2, out=to_up)
+        if x_learns:
+            to_x = rows.new_empty(len(rows), up.shape[1])
+            torch.addmm(to_x, half, up, beta=0, alpha=2, out=to_x)
+            to_x = to_x.view(*grad.shape[:-1], up.shape[1])
+        return to_x, to_up, to_down
 
 
 def in_type_of_autocast(*tensors: Tensor) -> list[Tensor]:
@@ -156,8 +163,8 @@ class _DepthwiseConvolution(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, zeros: int) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        ctx.zeros = zeros
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        ctx.zeros, ctx.shape = zeros, x.shape
         filters = weight[:, 0].T.contiguous()
         taps, length = len(filters), x.shape[1] + zeros - len(filters) + 1
         y: Tensor = x[:, x.shape[1] - length :] * filters[-1]
@@ -167,18 +174,20 @@ class _DepthwiseConvolution(torch.autograd.Function):
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         filters, length = weight[:, 0].T.contiguous(), grad.shape[1]
         spans = [_shifted(tap - ctx.zeros, length) for tap in range(len(filters))]
         to_x = None
         if ctx.needs_input_grad[0]:  # not where a block begins
-            last = x.shape[1] - length
-            to_x = torch.empty_like(x)
+            last = ctx.shape[1] - length
+            to_x = grad.new_empty(ctx.shape)
             to_x[:, :last].zero_()
             _multiply(grad, filters[-1], to_x[:, last:])
             for (to, seen), weights in zip(spans[:-1], filters[:-1], strict=True):
                 to_x[:, seen].addcmul_(grad[:, to], weights)
+        if not ctx.needs_input_grad[1]:
+            return to_x, None, None
         sums = [torch.linalg.vecdot(grad[:, to].flatten(0, 1), x[:, seen].flatten(0, 1), dim=0) for to, seen in spans]
         return to_x, torch.stack(sums, -1).unsqueeze(1), None
 

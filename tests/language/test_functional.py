@@ -159,6 +159,26 @@ def test_depthwise_convolution_of_an_input_without_gradient() -> None:
     assert torch.equal(alone, both)
 
 
+@pytest.mark.parametrize("function", [squared_relu_mlp, depthwise_convolution])
+def test_constant_weights_cost_nothing(function: Callable[..., Tensor]) -> None:
+    """As in a copy of the next block: the gradient of the input is the same, and less is kept for it."""
+    shapes = [(12, 6), (6, 12)] if function is squared_relu_mlp else [(6, 1, 4)]
+    x, weights = torch.randn(2, 9, 6, requires_grad=True), [torch.randn(shape) for shape in shapes]
+    gradients, kept = [], []
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[-1] += tensor.numel()
+        return tensor
+
+    for learns in (True, False):
+        kept.append(0)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            y = function(x, *(weight.requires_grad_(learns) for weight in weights))
+        gradients += torch.autograd.grad(y, x, y.detach())
+    assert torch.equal(*gradients)
+    assert kept[1] < kept[0]
+
+
 def test_depthwise_convolution_under_autocast() -> None:
     x, weight = torch.randn(2, 7, 3, requires_grad=True), torch.randn(3, 1, 4, requires_grad=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
