@@ -87,7 +87,8 @@ def test_lookahead_keeps_as_many_blocks_alive_however_deep(benchmark: Any) -> No
             peaks[horizon, depth] = saved.bytes
     for horizon in (1, 2):
         assert peaks[horizon, 9] == peaks[horizon, 3]
-        assert (horizon + 0.5) * peaks[0, 3] < peaks[horizon, 3] < (horizon + 1.2) * peaks[0, 3]
+        # A copy, whose weights are constants, keeps somewhat less than a block that learns.
+        assert (horizon + 0.4) * peaks[0, 3] < peaks[horizon, 3] < (horizon + 1.2) * peaks[0, 3]
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
