@@ -47,6 +47,7 @@ from tables_map import methods
 from tables_sounds import speech, spotting
 from tables_summary import summary
 from tables_tasks import tasks
+from tables_tuned import tuned
 
 FINDINGS: dict[str, str] = yaml.safe_load((DOCS / "findings.yaml").read_text(encoding="utf-8"))
 
@@ -82,7 +83,7 @@ SECTIONS: dict[str, list[tuple[Callable[[str], str], str]]] = {
     "Language: tiny Shakespeare, characters": [(language, "language")],
     "Language: more layers, more text": [(curve, "language_scale")],
     "Language: depth on byte-pair tokens": [(depth, "depth"), (depth_ideas, "depth_ideas")],
-    "Language: rates for byte-pair tokens": [(tries, "language_rates")],
+    "Language: rates for byte-pair tokens": [(tuned, "tune_language"), (tries, "language_rates")],
     "Language: Hinton's strings of Aesop": [(aesop, "aesop")],
     "Language: pretrained models, trained on": [(fine_tuned, "fine_tune"), (fine_tuned_own, "fine_tune_own")],
     "Memory of a step": [(memory, "memory")],

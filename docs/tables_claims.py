@@ -82,7 +82,9 @@ def at_depth(run: dict[str, Any], depth: int) -> dict[str, Any]:
 STEPS = Table(
     {
         "network": lambda run: network_of(run),
-        "processor": lambda run: run["hardware"].split(" x ")[-1].replace("(R)", "").removesuffix(" Processor"),
+        "processor": lambda run: (
+            run["hardware"].split(" x ")[-1].split(",")[0].replace("(R)", "").removesuffix(" Processor")
+        ),
         "precision": lambda run: f"`{run['precision']}`",
         "Forward-Forward, ms a step": lambda run: f"{run['ff_ms']:.1f}",
         "backprop, ms a step": lambda run: f"{run['backprop_ms'] if 'widths' in run else run['twin_ms']:.1f}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any, NamedTuple
 
@@ -183,6 +184,9 @@ DEPTH = Table(
         "gap to the best twin": lambda runs: spread(
             [{"gap": run["per_block"][-1] - best_twin(run)} for run in runs], "gap", 4
         ),
+        "perplexity, x best twin": lambda runs: spread(
+            [{"ratio": math.exp(run["per_block"][-1] - best_twin(run))} for run in runs], "ratio", 3
+        ),
         "twin, same parts": lambda runs: spread(runs, "twin_same_parts", 4),
         "twin, no channels": lambda runs: spread(runs, "twin", 4),
         "twin, a loss a block": lambda runs: spread_if_any(runs, "twin_supervised", 4),
@@ -265,7 +269,8 @@ DEPTH_IDEAS = Table(
 def change_of(run: dict[str, Any]) -> str:
     """The idea, or the argument that differs."""
     size = re.search(r"--channel-size (\d+)", run["command"])
-    return f"channels of {size[1]}" if size else str(run["idea"])
+    further = ", two blocks ahead" if "--horizon 2" in run["command"] else ""
+    return f"channels of {size[1]}" if size else f"{run['idea']}{further}"
 
 
 def depth_ideas(name: str) -> str:

@@ -96,10 +96,11 @@ def provenance() -> dict[str, str]:
     models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line]
     cpu = models[0] if models else ": unknown CPU"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu.split(":")[1].strip()
+    slow = "" if MIXED == "bf16-mixed" else ", which has no fast bfloat16"
     return {
         "command": shlex.join(["python", f"recipes/benchmarks/{Path(sys.argv[0]).name}", *portable(sys.argv[1:])]),
         "commit": commit,
-        "hardware": f"{os.cpu_count()} x {device}",
+        "hardware": f"{os.cpu_count()} x {device}{slow}",
         "date": date.today().isoformat(),
     }
 
