@@ -171,6 +171,7 @@ def tries(name: str) -> str:
 
 
 BY_BACKPROP = ("twin_same_parts", "twin", "twin_supervised")
+"""The best of these is that of all runs on the same windows, whatever their tier."""
 
 DEPTH = Table(
     {
@@ -182,10 +183,10 @@ DEPTH = Table(
             [{"gap": run["per_block"][-1] - run["twin_same_parts"]} for run in runs], "gap", 4
         ),
         "gap to the best twin": lambda runs: spread(
-            [{"gap": run["per_block"][-1] - best_twin(run)} for run in runs], "gap", 4
+            [{"gap": run["per_block"][-1] - run["best_twin"]} for run in runs], "gap", 4
         ),
         "perplexity, x best twin": lambda runs: spread(
-            [{"ratio": math.exp(run["per_block"][-1] - best_twin(run))} for run in runs], "ratio", 3
+            [{"ratio": math.exp(run["per_block"][-1] - run["best_twin"])} for run in runs], "ratio", 3
         ),
         "twin, same parts": lambda runs: spread(runs, "twin_same_parts", 4),
         "twin, no channels": lambda runs: spread(runs, "twin", 4),
@@ -206,8 +207,19 @@ DEPTH = Table(
 
 
 def depth(name: str) -> str:
+    """The table of chains, and their picture."""
+    return f"{chains(name)}\n\n![Loss of every block](pictures/depth.png)"
+
+
+def chains(name: str) -> str:
     """Chains of blocks beside their twins and controls, nats a token."""
-    return f"{DEPTH.written((runs, runs) for runs in rows(name))}\n\n![Loss of every block](pictures/depth.png)"
+    groups = rows(name)
+    best: dict[tuple[Any, ...], float] = {}
+    for run in (run for runs in groups for run in runs):
+        reached = [run[key] for key in BY_BACKPROP if run[key] is not None]
+        best[alike(run)] = min([best.get(alike(run), math.inf), *reached])
+    groups = [[run | {"best_twin": best[alike(run)]} for run in runs] for runs in groups]
+    return DEPTH.written((runs, runs) for runs in groups)
 
 
 def size_of(run: dict[str, Any]) -> str:
@@ -218,12 +230,6 @@ def size_of(run: dict[str, Any]) -> str:
     known = f"{int(vocabulary):,} tokens" if vocabulary else {"gpt2": "50,257 tokens"}.get(encoding, encoding)
     blocks = f"{run['layers'] // run['layers_per_block']} blocks of {run['layers_per_block']}"
     return f"{known}, width {run['width']}, {blocks}; {run['tokens'] / 1e6:.1f} M"
-
-
-def best_twin(run: dict[str, Any]) -> float:
-    """The lowest loss that backprop reached on what a chain saw: with channels or without, with either loss."""
-    beside = [other for runs in rows("depth") for other in runs if alike(other) == alike(run)]
-    return min(float(other[key]) for other in beside for key in BY_BACKPROP if other[key] is not None)
 
 
 def alike(run: dict[str, Any]) -> tuple[Any, ...]:
