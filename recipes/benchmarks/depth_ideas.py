@@ -147,15 +147,16 @@ class TopReadout(GPT):
 def build(args: argparse.Namespace, vocab_size: int) -> Any:
     """The chain with its idea, with the weights that the arm `chain` starts with."""
     idea, half = args.idea, args.steps // 2
-    if idea in ("none", "two_ahead", "every_other", "late"):
+    if idea == "none":
+        return depth.network(args, "chain", vocab_size)
+    if idea in ("two_ahead", "every_other", "late"):
         stack = depth.network(args, "chain", vocab_size)
         ahead = {
             "two_ahead": Lookahead(args.lookahead, refresh=args.refresh, horizon=2),
             "every_other": Sometimes(args.lookahead, refresh=args.refresh, first=0, period=2),
             "late": Sometimes(args.lookahead, refresh=args.refresh, first=half - half % args.refresh, period=1),
         }
-        if idea in ahead:
-            stack.look_ahead(ahead[idea])
+        stack.look_ahead(ahead[idea])
         return stack
     made = Chain if idea in ("fading", "distilled") else TopReadout
     depth.GPT = made if made is Chain else _top(args)  # type: ignore[attr-defined]
