@@ -4,7 +4,8 @@
 
 `--data` is a text file. Its last 10 % are not read; validation is cut from the end of the rest. Every block of the
 chain reads the token in channels of its own (`--no-channels`: none has them), and is judged by its own readout alone.
-Trained one after the other, each from the same seed on the same windows, with the same loss, rates and clipping:
+Trained one after the other, each from the same seed on the same windows, with the same loss and clipping, and with the
+same rates unless `--twin-lr` and `--twin-muon-lr` name those of backprop:
 
 - `chain`: blocks with local losses, with `--lookahead W --refresh R` also for what the next blocks make of them,
   `--horizon` of them;
@@ -58,6 +59,7 @@ from ff_lightning.tasks.language import FFLanguageModel
 WARMUP, SAVE_EVERY, TIMED = 50, 100, 15
 ARMS = ("chain", "twin_same_parts", "twin", "twin_supervised", "block_1", "independent")
 CONTROLS = ("twin_supervised", "independent")
+BY_BACKPROP = ("twin_same_parts", "twin", "twin_supervised")
 SMALL = {"tokens": "gpt2:1024", "width": 64, "context": 64, "batch": 16, "steps": 600, "muon_lr": 0.02}
 AT_ONCE = 8192
 """Tokens of a batch of the evaluation."""
@@ -147,9 +149,18 @@ def network(args: argparse.Namespace, arm: str, vocab_size: int) -> TokenStack:
 
 def measure(args: argparse.Namespace, arm: str, text: TextDataModule) -> tuple[dict[str, Any], TokenStack]:
     """Train an arm, or take what an earlier run has of it; and judge it."""
+    args = with_rates(args, arm)
     stack = network(args, arm, text.vocab_size)
     watch = Cosines(args.steps, args.cosines) if arm == "chain" and args.cosines else None
     return train(args, stack, text, args.folder / f"{arm}-{key(args, arm)}", watch), stack
+
+
+def with_rates(args: argparse.Namespace, arm: str) -> argparse.Namespace:
+    """The arguments with the rates of an arm in the place of the chain's."""
+    if arm not in BY_BACKPROP:
+        return args
+    rates = {"lr": args.twin_lr or args.lr, "muon_lr": args.twin_muon_lr or args.muon_lr}
+    return argparse.Namespace(**vars(args) | rates)
 
 
 def train(
@@ -278,6 +289,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--horizon", type=int, default=1, help="blocks that a block answers for beside itself")
     parser.add_argument("--muon-lr", type=float, default=0.03, help="for matrices")
     parser.add_argument("--lr", type=float, default=4e-3, help="for all else")
+    parser.add_argument("--twin-muon-lr", type=float, help="of arms by backprop; that of the chain by default")
+    parser.add_argument("--twin-lr", type=float, help="of arms by backprop; that of the chain by default")
     parser.add_argument("--clip", type=float, default=1.0, help="largest gradient norm of a block")
     parser.add_argument("--without", nargs="+", choices=CONTROLS, default=[], help="controls that are not trained")
     parser.add_argument("--cosines", type=int, default=4, help="times that gradients are compared; 0 for never")
