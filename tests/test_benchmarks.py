@@ -110,6 +110,9 @@ def test_depth_is_compared_with_twins_and_goes_on_where_it_stopped(benchmark: An
     benchmark("depth", *words, "--without", "independent")
     fewer = depth.compare(depth.arguments())
     assert (fewer["independent"], fewer["twin"]) == (None, found["twin"])
+    benchmark("depth", *words, "--lr", "0.01", "--twin-lr", "0.02")
+    rates = {arm: depth.with_rates(depth.arguments(), arm).lr for arm in depth.ARMS}
+    assert {arm for arm, rate in rates.items() if rate == 0.02} == set(depth.BY_BACKPROP)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
