@@ -42,7 +42,7 @@ from tables_images import (
     self_contrast,
     trials,
 )
-from tables_language import aesop, curve, depth, depth_ideas, language, negatives, tries
+from tables_language import aesop, chains, curve, depth, depth_ideas, language, negatives, tries
 from tables_map import methods
 from tables_sounds import speech, spotting
 from tables_summary import summary
@@ -82,8 +82,9 @@ SECTIONS: dict[str, list[tuple[Callable[[str], str], str]]] = {
     "Spiking Forward-Forward": [(spiking, "spiking")],
     "Language: tiny Shakespeare, characters": [(language, "language")],
     "Language: more layers, more text": [(curve, "language_scale")],
-    "Language: depth on byte-pair tokens": [(depth, "depth"), (depth_ideas, "depth_ideas")],
+    "Language: depth on byte-pair tokens": [(depth, "depth")],
     "Language: rates for byte-pair tokens": [(tuned, "tune_language"), (tries, "language_rates")],
+    "Language: depth at rates that nobody had tuned": [(chains, "depth_first_rates"), (depth_ideas, "depth_ideas")],
     "Language: Hinton's strings of Aesop": [(aesop, "aesop")],
     "Language: pretrained models, trained on": [(fine_tuned, "fine_tune"), (fine_tuned_own, "fine_tune_own")],
     "Memory of a step": [(memory, "memory")],
@@ -103,6 +104,7 @@ TRIALS = (
     "Images: local losses of a convolutional network",
     "Images: labels in the input of a convolutional network",
     "Language: rates for byte-pair tokens",
+    "Language: depth at rates that nobody had tuned",
 )
 """Parts that stand in the lab log: short runs that chose a setting."""
 

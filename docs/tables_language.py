@@ -281,7 +281,8 @@ def change_of(run: dict[str, Any]) -> str:
 
 def depth_ideas(name: str) -> str:
     """Changes to a chain, each beside the chain without it."""
-    plain = [run for runs in rows("depth") for run in runs if "--no-channels" not in run["command"]]
+    first = rows("depth_first_rates")
+    plain = [run for runs in first for run in runs if "--no-channels" not in run["command"]]
     usual = {chain(run): run for run in plain}
     known = ([run for run in runs if chain(run) in usual] for runs in rows(name))
     found = (Idea(runs, [usual[chain(run)] for run in runs]) for runs in known if runs)

@@ -20,13 +20,13 @@ def setting(trial: dict[str, Any], keys: list[str]) -> str:
 
 def reached(trial: dict[str, Any]) -> str:
     """What a setting was judged by; one that diverged reached nothing."""
-    return "diverged" if trial["value"] is None else f"{trial['value']:.4g}"
+    return "diverged" if trial["value"] is None else f"{trial['value']:.5g}"
 
 
 def trained(run: dict[str, Any]) -> str:
     """The recipe and its overlays, and the parts that the command names."""
-    parts = re.findall(r" --tier (\S+)| --(?:model\.network\.)?lookahead (\S+)", run["command"])
-    return " + ".join([*run["recipe"], *(tier or "lookahead" for tier, _ in parts)])
+    changes = re.findall(r" --model\.network\.loss\.init_args\.(\S+ \S+)", run["command"])
+    return " + ".join([*run["recipe"], *changes])
 
 
 def merged(runs: Runs) -> dict[str, Any]:
