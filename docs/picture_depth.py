@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from tables_common import DOCS, rows
-from tables_language import parts_of
+from tables_depth import parts_of
 
 COLOURS = ("#adb5bd", "#dda15e", "#61a5c2", "#2a6f97", "#1b4965", "#606c38", "#bc6c25")
 TWINS = {"twin": ("twin, no channels", ":"), "twin_same_parts": ("twin, same parts", "--")}

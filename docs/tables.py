@@ -17,6 +17,7 @@ from tables_circuits import predictive, spiking
 from tables_claims import said
 from tables_common import DOCS, rows
 from tables_convert import converted
+from tables_depth import chains, depth, depth_ideas, wide
 from tables_fine_tune import fine_tuned, fine_tuned_own
 from tables_hardware import (
     before_after,
@@ -42,7 +43,7 @@ from tables_images import (
     self_contrast,
     trials,
 )
-from tables_language import aesop, chains, curve, depth, depth_ideas, language, negatives, tries
+from tables_language import aesop, curve, language, negatives, tries
 from tables_map import methods
 from tables_sounds import speech, spotting
 from tables_summary import summary
@@ -83,7 +84,7 @@ SECTIONS: dict[str, list[tuple[Callable[[str], str], str]]] = {
     "Language: tiny Shakespeare, characters": [(language, "language")],
     "Language: more layers, more text": [(curve, "language_scale")],
     "Language: depth on byte-pair tokens": [(depth, "depth")],
-    "Language: rates for byte-pair tokens": [(tuned, "tune_language"), (tries, "language_rates")],
+    "Language: rates for byte-pair tokens": [(tuned, "tune_language"), (wide, "rates_wide"), (tries, "language_rates")],
     "Language: depth at rates that nobody had tuned": [(chains, "depth_first_rates"), (depth_ideas, "depth_ideas")],
     "Language: Hinton's strings of Aesop": [(aesop, "aesop")],
     "Language: pretrained models, trained on": [(fine_tuned, "fine_tune"), (fine_tuned_own, "fine_tune_own")],
