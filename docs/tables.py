@@ -69,7 +69,7 @@ SECTIONS: dict[str, list[tuple[Callable[[str], str], str]]] = {
     "Images: one change at a time": [(changes, "ablations")],
     "Images: public repositories": [(peers, "peers"), (repositories, "repositories")],
     "Images: goodness of every class": [(class_goodness, "class_goodness")],
-    "Images: local losses of a convolutional network": [(trials, "class_losses")],
+    "Images: local losses of a convolutional network": [(trials, "class_losses"), (trials, "lookahead_conv")],
     "Images: labels in the input of a convolutional network": [(trials, "label_planes")],
     "Images: Hinton's networks": [(experiments, "hinton")],
     "Images: self-contrast, without labels": [(self_contrast, "scff")],
