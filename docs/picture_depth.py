@@ -9,7 +9,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 from tables_common import DOCS, rows
-from tables_depth import parts_of
+from tables_depth import parts_of, size_of
 
 COLOURS = ("#adb5bd", "#dda15e", "#61a5c2", "#2a6f97", "#1b4965", "#606c38", "#bc6c25")
 TWINS = {"twin": ("twin, no channels", ":"), "twin_same_parts": ("twin, same parts", "--")}
@@ -17,13 +17,13 @@ TWINS = {"twin": ("twin, no channels", ":"), "twin_same_parts": ("twin, same par
 
 def setting(run: dict[str, Any]) -> tuple[Any, ...]:
     """What may stand in one picture: the same text, sizes and loss."""
-    return (bool(run["negatives"]), run["width"], run["layers"], run["layers_per_block"], run["tokens"])
+    return bool(run["negatives"]), size_of(run)
 
 
 def title(run: dict[str, Any]) -> str:
     """What a picture shows."""
     loss = f"{run['negatives']} own negatives (T1)" if run["negatives"] else "all tokens (T2)"
-    return f"{loss}, width {run['width']}, {run['tokens'] / 1e6:.1f} M tokens"
+    return f"{loss}, {size_of(run)}"
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
         for key, (name, line) in TWINS.items():
             nats = sum(run[key] for run in with_channels) / len(with_channels)
             axes.axhline(nats, color="black", linestyle=line, linewidth=1, label=name)
-        axes.set_title(title(chains[0][0]), fontsize=10)
+        axes.set_title(title(chains[0][0]), fontsize=8)
         axes.set_xlabel("block")
         axes.set_xticks(list(blocks))
         axes.spines[["top", "right"]].set_visible(False)
