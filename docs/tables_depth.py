@@ -120,9 +120,8 @@ def change_of(run: dict[str, Any]) -> str:
 
 def depth_ideas(name: str) -> str:
     """Changes to a chain, each beside the chain without it."""
-    first = rows("depth_first_rates")
-    plain = [run for runs in first for run in runs if "--no-channels" not in run["command"]]
-    usual = {chain(run): run for run in plain}
+    first = (run for runs in rows("depth_first_rates") for run in runs if "--no-channels" not in run["command"])
+    usual = {chain(run): run for run in first}
     known = ([run for run in runs if chain(run) in usual] for runs in rows(name))
     found = (Idea(runs, [usual[chain(run)] for run in runs]) for runs in known if runs)
     return DEPTH_IDEAS.written((idea, idea.runs) for idea in found)
@@ -133,7 +132,7 @@ WIDE = Table(
         "tier": lambda runs: runs[0]["tier"],
         "lr": lambda runs: re.findall(r"--lr (\S+)", runs[0]["command"])[0],
         "blocks, from the input upwards": lambda runs: blocks_of(runs),
-        "CPU seconds": lambda runs: f"{sum(run['cpu_seconds'] for run in runs) / len(runs):.0f}",
+        "CPU seconds": lambda runs: spread(runs, "cpu_seconds", 0),
     }
 )
 

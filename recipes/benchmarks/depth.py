@@ -42,7 +42,7 @@ import lightning.pytorch as pl
 import torch
 from language import tokenizer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from recipe import MIXED, SILENT, be_quiet, provenance
+from recipe import MIXED, SILENT, be_quiet, provenance, with_twins
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -159,8 +159,7 @@ def with_rates(args: argparse.Namespace, arm: str) -> argparse.Namespace:
     """The arguments with the rates of an arm in the place of the chain's."""
     if arm not in BY_BACKPROP:
         return args
-    rates = {"lr": args.twin_lr or args.lr, "muon_lr": args.twin_muon_lr or args.muon_lr}
-    return argparse.Namespace(**vars(args) | rates)
+    return argparse.Namespace(**vars(args) | {"lr": args.twin_lr, "muon_lr": args.twin_muon_lr})
 
 
 def train(
@@ -247,26 +246,26 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     found, stacks = {}, {}
     for arm in (arm for arm in ARMS if arm not in args.without):
         found[arm], stacks[arm] = measure(args, arm, text)
-    blocks: dict[str, Any] = {arm: found[arm]["per_block"] if arm in found else None for arm in ARMS}
-    last = {arm: values[-1] if values else None for arm, values in blocks.items()}
+    blocks = {arm: one["per_block"] for arm, one in found.items()}
+    last = {arm: values[-1] for arm, values in blocks.items()}
     stacks["chain"].average = True
     gain = last["block_1"] - last["twin_same_parts"]
-    alone = [stacks[arm] for arm in ("block_1", "independent") if arm in stacks]
+    two = [stacks[arm] for arm in ("block_1", "independent") if arm in stacks]
     ms = milliseconds(args, text)
     return {
         "per_block": blocks["chain"],
         "average": judge([stacks["chain"]], text, args)[-1],
         "twin_same_parts": last["twin_same_parts"],
         "twin": last["twin"],
-        "twin_supervised": last["twin_supervised"],
-        "supervised_per_block": blocks["twin_supervised"],
+        "twin_supervised": last.get("twin_supervised"),
+        "supervised_per_block": blocks.get("twin_supervised"),
         "block_1": last["block_1"],
-        "independent": judge(alone, text, args)[-1] if "independent" in found else None,
+        "independent": judge(two, text, args)[-1] if len(two) == 2 else None,
         "share_of_depth_kept": round((last["block_1"] - last["chain"]) / gain, 4) if gain else math.nan,
         "cosine": found["chain"].get("cosine", {}),
         "ms": ms["chain"],
         "twin_ms": ms["twin_same_parts"],
-        "cpu_seconds": {arm: found[arm]["cpu_seconds"] for arm in found},
+        "cpu_seconds": {arm: one["cpu_seconds"] for arm, one in found.items()},
     }
 
 
@@ -301,7 +300,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=Path("runs/depth"), help="for what is done, and checkpoints")
     if parser.parse_args().small:
         parser.set_defaults(**SMALL)
-    return parser.parse_args()
+    return with_twins(parser.parse_args())
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from recipe import MIXED, SILENT, be_quiet, provenance
+from recipe import MIXED, SILENT, be_quiet, provenance, with_twins
 from rich.console import Console
 from rich.table import Table
 from torch.nn import functional as F
@@ -135,8 +135,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
     """Train all that is asked for."""
     schedule = partial(CosineDecay, warmup=min(0.2, WARMUP / args.steps), final=0.05)
     ours = {"optimizer": optimizer(args, args.muon_lr, args.lr), "lr_scheduler": schedule, "clip_norm": args.clip}
-    rates = args.twin_muon_lr or args.muon_lr, args.twin_lr or args.lr
-    theirs = ours | {"optimizer": optimizer(args, *rates), "clip_norm": args.twin_clip or args.clip}
+    theirs = ours | {"optimizer": optimizer(args, args.twin_muon_lr, args.twin_lr), "clip_norm": args.twin_clip}
     result: dict[str, Any] = {}
     if args.ff:
         stack = network(args, args.layers, args.arm, args.layers_per_block)
@@ -231,7 +230,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1)
     for name in ("ff", "twin", "one-layer", "floors"):
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=True)
-    return parser.parse_args()
+    return with_twins(parser.parse_args())
 
 
 if __name__ == "__main__":

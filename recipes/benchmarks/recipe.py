@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import shlex
@@ -72,6 +73,12 @@ def load(recipes: list[str], overrides: list[str], **trainer: Any) -> RecipeCLI:
         run=False,
         args=[*configs, *overrides],
     )
+
+
+def with_twins(args: argparse.Namespace) -> argparse.Namespace:
+    """Fill in what backprop was given no value of its own for: `twin_lr` is `lr`, and so on."""
+    own = {name: value for name, value in vars(args).items() if name.startswith("twin_") and value is None}
+    return argparse.Namespace(**vars(args) | {name: getattr(args, name.removeprefix("twin_")) for name in own})
 
 
 def tier_of(model: ff.FFLightningModule) -> str:
