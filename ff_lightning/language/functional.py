@@ -285,7 +285,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Causal attention of the last ``T`` of ``S`` positions.
 
     Written as two matrix products on the CPU, where the backward pass of torch's fused kernel is several times
-    slower for short contexts.
+    slower for short contexts. Positions to come are hidden by what the first product adds to.
 
     Args:
         q: ``(B, heads, T, D)``.
@@ -298,13 +298,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     new, seen = q.shape[2], k.shape[2]
     if q.is_cuda and new == seen:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    hidden = None
-    if new > 1:
-        hidden = torch.ones(new, seen, dtype=torch.bool, device=q.device).triu_(seen - new + 1)
     if q.is_cuda:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=None if hidden is None else ~hidden)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    if hidden is not None:
-        scores = scores.masked_fill(hidden, -torch.inf)
-    mixed: Tensor = scores.softmax(-1).to(v.dtype) @ v
-    return mixed
+        reached = torch.ones(new, seen, dtype=torch.bool, device=q.device).tril_(seen - new) if new > 1 else None
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=reached)
+    hidden = q.new_full((new, seen), -torch.inf).triu_(seen - new + 1)
+    wanted = (q * q.shape[-1] ** -0.5).flatten(0, 1)
+    scores = torch.baddbmm(hidden, wanted, k.flatten(0, 1).mT)
+    mixed: Tensor = scores.softmax(-1).to(v.dtype) @ v.flatten(0, 1)
+    return mixed.view(q.shape)
