@@ -39,3 +39,23 @@ def check_validation(owner: object, value: int | float, *, rows: str, name: str 
             f"Passed `{type(owner).__name__}({name}={value})`. `{name}` must be a share, at least 0 and below "
             f"1, or a whole number of {rows}."
         )
+
+
+def check_count(passed: str, part: str, count: int, total: int, *, rows: str) -> None:
+    """Check that a part that is cut from the training rows has some, and leaves some.
+
+    Args:
+        passed: What was passed, as code, for the message.
+        part: "validation" or "test".
+        count: Rows that this asks for.
+        total: Rows that there are.
+        rows: What is counted, in the plural.
+
+    Raises:
+        InputError: One of both would be empty.
+    """
+    if not 0 < count < total:
+        raise InputError(
+            f"Passed `{passed}`. Of {total} {rows} this leaves {max(0, total - count)} for training and "
+            f"{min(count, total)} for {part}. Pass a share, such as `--data.{part} 0.1`."
+        )

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from ff_lightning.data.arguments import check_validation, check_whole
+from ff_lightning.data.arguments import check_count, check_validation, check_whole
 from ff_lightning.data.augment import Distort, ShiftAndFlip
 from ff_lightning.data.loader import ImageSet, MemoryLoader, ShuffledLoader
 from ff_lightning.data.order import rank_of
@@ -304,13 +304,10 @@ class ImageDataModule(LightningDataModule):
     def _chosen(self, source: Source, total: int, order: Tensor) -> Tensor:
         """Rows of the training split that are kept for validation."""
         asked = self.validation
-        count = round(total * asked) if isinstance(asked, float) else min(asked, total)
-        if count == total or (count == 0 and asked):
-            raise InputError(
-                f"Passed `ImageDataModule(validation={asked})`. Of {total} training images this leaves "
-                f"{total - count} for training and {count} for validation. Pass a share, such as "
-                "`--data.validation 0.1`."
-            )
+        count = round(total * asked) if isinstance(asked, float) else asked
+        if asked:
+            passed = f"{type(self).__name__}(validation={asked})"
+            check_count(passed, "validation", count, total, rows="training images")
         even = source.stratified if self.stratified is None else self.stratified
         return stratified(source.labels("train") if even else None, total, count, order)
 

@@ -7,6 +7,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from ff_lightning.data.arguments import check_count
 from ff_lightning.errors import InputError
 
 Part = int | float | str | list[str]
@@ -67,11 +68,8 @@ def parted(
                 f"{str(asked)!r}, too: name the group in a list, `{argument}=['{asked}']`, or pass a share."
             )
         count = round(len(labels) * asked) if isinstance(asked, float) else asked
-        if asked and not 0 < count < len(labels):
-            raise InputError(
-                f"Passed `{argument}={asked}`. Of {len(labels)} recordings this leaves {max(0, len(labels) - count)} "
-                f"and takes {min(count, len(labels))}. Pass a share, such as 0.1."
-            )
+        if asked:
+            check_count(f"{argument}={asked}", argument, count, len(labels), rows="recordings")
         if groups is not None:
             chosen = _rows_of(groups, _some_groups(groups, count, seed))
         else:

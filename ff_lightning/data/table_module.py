@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from ff_lightning.data.arguments import check_validation, check_whole
+from ff_lightning.data.arguments import check_count, check_validation, check_whole
 from ff_lightning.data.columns import Columns, Row, classes_of, targets_of
 from ff_lightning.data.files import by_split, find_files, left_out
 from ff_lightning.data.folders import LABELS
@@ -359,11 +359,7 @@ class TableDataModule(LightningDataModule):
             if split in rows or not asked:
                 continue
             count = round(total * asked) if isinstance(asked, float) else asked
-            if not 0 < count < len(left):
-                raise InputError(
-                    f"Passed `TableDataModule({split}={asked})`. Of {total} rows {len(left)} are left, and {count} "
-                    f"would be for the {split}."
-                )
+            check_count(f"TableDataModule({split}={asked})", split, count, len(left), rows="rows")
             classes = targets[left] if self.target == "class" else None
             places[split] = left[stratified(classes, len(left), count, torch.arange(len(left)))].sort().values
             left = left[~torch.isin(left, places[split])]

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from ff_lightning.data.arguments import check_validation, check_whole
+from ff_lightning.data.arguments import check_count, check_validation, check_whole
 from ff_lightning.data.corpora import TextOptions, fingerprint, read_documents, splits_of
 from ff_lightning.data.order import rank_of
 from ff_lightning.data.packing import Packed, TokenFiles, cut_documents, pack
@@ -251,14 +251,10 @@ class TextDataModule(LightningDataModule):
     def _cut(self, documents: list[str]) -> tuple[list[str], list[str]]:
         """Keep the end of the training text for validation."""
         asked, total = self.validation, sum(map(len, documents))
-        first = int(total * (1 - asked)) if isinstance(asked, float) else total - min(asked, total)  # as nanoGPT rounds
-        training, validation = cut_documents(documents, first)
-        if not training or (asked and not validation):
-            raise InputError(
-                f"Passed `TextDataModule(validation={asked})`. Of {total} characters this leaves {first} for training "
-                f"and {total - first} for validation. Pass a share, such as `--data.validation 0.1`."
-            )
-        return training, validation
+        count = total - int(total * (1 - asked)) if isinstance(asked, float) else asked  # as nanoGPT rounds
+        if asked:
+            check_count(f"TextDataModule(validation={asked})", "validation", count, total, rows="characters")
+        return cut_documents(documents, total - count)
 
     def _load(self, split: str) -> None:
         """Get the tokens of "train", with those of validation, or of "test"."""
