@@ -27,6 +27,10 @@ from ff_lightning.losses import ContrastiveLoss, SymBa
 from ff_lightning.parts import Part
 from ff_lightning.signals import Contrast, true_and_hardest
 
+MANY = 8192
+"""Candidates from which on a draw finds a group of them first: to add up all probabilities in order takes longer."""
+GROUP = 32
+
 
 @dataclass(frozen=True)
 class Slopes:
@@ -76,8 +80,7 @@ class CandidateLoss(Part, nn.Module, ABC):
             generator: as for :meth:`forward`.
             below: as for :meth:`forward`.
         """
-        logits = F.linear(activities, *readout)
-        found: Contrast = self(logits if below is None else below + logits, targets, generator, below)
+        found: Contrast = self(_logits(activities, readout, below), targets, generator, below)
         return found
 
     def calibrated(self, logits: Tensor, below: Tensor) -> Tensor:
@@ -190,9 +193,8 @@ class SampledContrast(CandidateLoss, ABC):
         """
         weight, bias = readout
         with torch.no_grad():
-            logits = F.linear(activities, weight, bias)
+            logits = _logits(activities, readout, below)
             below = logits.new_zeros(logits.shape[-1]) if below is None else below
-            logits = below + logits
             drawn = draw_tokens(self.source(logits, below), self.negatives, generator, even=self.even)
             goodness = self.goodness(logits, below)
             g_pos = goodness.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
@@ -349,6 +351,15 @@ class EachLabel(CandidateLoss):
             )
 
 
+def _logits(activities: Tensor, readout: tuple[Tensor, Tensor], below: Tensor | None) -> Tensor:
+    """Prediction over all candidates, ``(…, C)``."""
+    weight, bias = readout
+    if below is not None and below.dim() == 1:  # with the bias, not in one more pass over all logits
+        return F.linear(activities, weight, bias + below)
+    logits = F.linear(activities, weight, bias)
+    return logits if below is None else below + logits
+
+
 @eager
 @torch.no_grad()
 def draw_tokens(logits: Tensor, count: int, generator: torch.Generator | None = None, *, even: bool = False) -> Tensor:
@@ -366,16 +377,40 @@ def draw_tokens(logits: Tensor, count: int, generator: torch.Generator | None = 
     Returns:
         ``(…, K)`` int64.
     """
-    cumulative = logits.softmax(-1).cumsum(-1)
+    probabilities = logits.softmax(-1)
     shape = (*logits.shape[:-1], 1 if even else count)
     noise = torch.rand(*shape, generator=generator, device=logits.device, dtype=logits.dtype)
     if even:
         noise = (noise + torch.arange(count, device=logits.device)) / count
-    total = cumulative[..., -1:]
-    # Rounded up to the total, a place would lie behind the last token, whatever its probability.
+    if logits.shape[-1] < MANY:
+        return _below(probabilities.cumsum(-1), noise)
+    return _of_groups(probabilities, noise)
+
+
+def _of_groups(probabilities: Tensor, noise: Tensor) -> Tensor:
+    """Tokens at places ``(…, K)`` in [0, 1): the group that each is in, and where it is in there."""
+    size = probabilities.shape[-1]
+    whole = size // GROUP * GROUP
+    masses = probabilities[..., :whole].view(*probabilities.shape[:-1], -1, GROUP).sum(-1)
+    if whole < size:
+        masses = torch.cat([masses, probabilities[..., whole:].sum(-1, keepdim=True)], -1)
+    edges = masses.cumsum(-1)
+    group = _below(edges, noise)
+    mass = masses.gather(-1, group)
+    further = (noise * edges[..., -1:] - (edges.gather(-1, group) - mass)) / mass
+    tokens = group.unsqueeze(-1) * GROUP + torch.arange(GROUP, device=group.device)
+    inside = probabilities.gather(-1, tokens.clamp_max(size - 1).flatten(-2)).view_as(tokens)
+    inside = inside.masked_fill(tokens >= size, 0)
+    place = _below(inside.cumsum(-1), further.clamp_min(0).unsqueeze(-1))
+    return group * GROUP + place.squeeze(-1)
+
+
+def _below(edges: Tensor, noise: Tensor) -> Tensor:
+    """The first of running sums ``(…, V)`` that is above a share of their last one, for each of ``(…, K)`` shares."""
+    total = edges[..., -1:]
+    # Rounded up to the total, a place would lie behind the last one, whatever its probability.
     place = torch.minimum(noise * total, total.nextafter(torch.zeros_like(total)))
-    drawn = torch.searchsorted(cumulative, place, right=True)
-    return drawn.clamp_max_(logits.shape[-1] - 1)
+    return torch.searchsorted(edges, place, right=True).clamp_max_(edges.shape[-1] - 1)
 
 
 @eager

@@ -16,8 +16,6 @@ from ff_lightning.candidates import (
     LogisticContrast,
     SampledContrast,
     Softmax,
-    draw_shares,
-    draw_tokens,
 )
 from ff_lightning.errors import InputError
 
@@ -88,23 +86,6 @@ def test_evenly_spread_draws_have_the_same_mean_and_less_noise() -> None:
     assert sampled(True).var(0).sum() < 0.4 * sampled(False).var(0).sum()
 
 
-def test_evenly_spread_draws_are_rounded_shares() -> None:
-    p = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).expand(1000, 4)
-    shares = draw_shares(p.log(), 16, torch.Generator().manual_seed(0))
-    assert bool(((16 * (shares - p)).abs() < 1 + 1e-4).all())
-    torch.testing.assert_close(shares.mean(0), p[0], atol=0.005, rtol=0)
-
-
-@pytest.mark.parametrize("even", [True, False])
-@pytest.mark.parametrize("size", [3, 5000])
-def test_shares_are_whole_numbers_of_draws(even: bool, size: int) -> None:
-    at = 3 * torch.randn(40, size, generator=torch.Generator().manual_seed(0))
-    counts = 16 * draw_shares(at, 16, torch.Generator().manual_seed(0), even=even)
-    assert bool((counts == counts.round()).all())
-    assert bool((counts >= 0).all())
-    assert bool((counts.sum(-1) == 16).all())
-
-
 def optimum(loss: CandidateLoss, below: Tensor, p: Tensor, steps: int = 400) -> Tensor:
     """What a free logit vector learns of data with distribution ``p``: the calibrated prediction."""
     at = below.clone().requires_grad_()
@@ -156,18 +137,6 @@ def test_losses_are_computed_in_float32_under_autocast(loss: CandidateLoss) -> N
     for name in ("loss", "g_pos", "g_neg"):
         value = getattr(exact, name)
         assert value is None or torch.equal(getattr(low, name), value)
-
-
-def test_draws_follow_the_softmax() -> None:
-    at = logits(2)
-    drawn = draw_tokens(at, 100_000, torch.Generator().manual_seed(0))
-    shares = F.one_hot(drawn, V).double().mean(1)
-    torch.testing.assert_close(shares, at.softmax(-1), atol=0.01, rtol=0)
-
-
-def test_a_token_of_probability_zero_is_never_drawn() -> None:
-    at = torch.tensor([-torch.inf, 0.0, -torch.inf, 0.0, -torch.inf])
-    assert set(draw_tokens(at, 10_000, torch.Generator().manual_seed(0)).tolist()) == {1, 3}
 
 
 @pytest.mark.parametrize("count", [0, -1, 1.5, True])

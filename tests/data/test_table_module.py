@@ -135,7 +135,11 @@ def test_parquet_and_json_lines_say_the_same(tmp_path: Path) -> None:
         ({"n": lambda row: f"n{row}"}, {"target_column": "kind"}, r"'n' of .* holds \d+ different texts, such as 'n0'"),
         ({}, {"target_column": "kind", "leave_out": ["nothing"]}, r"Passed `leave_out=\['nothing'\]`. The columns"),
         ({}, {"target_column": "kind", "leave_out": ["length", "width"]}, "has no column beside 'kind'"),
-        ({}, {"target_column": "kind", "test": 150}, r"\(test=150\)`. Of 150 rows this leaves 0 for training and 150 for"),
+        (
+            {},
+            {"target_column": "kind", "test": 150},
+            r"\(test=150\)`. Of 150 rows this leaves 0 for training and 150 for",
+        ),
         ({}, {"target_column": "kind", "test": 140, "validation": 20}, "Of 10 rows this leaves 0 for training and 10"),
         ({"one": lambda row: "same"}, {"target_column": "one"}, "holds one class alone, 'same'"),
     ],
