@@ -31,6 +31,8 @@ def main() -> None:
     groups: dict[tuple[Any, ...], list[list[dict[str, Any]]]] = {}
     for runs in rows("depth"):
         groups.setdefault(setting(runs[0]), []).append(runs)
+    for key, chains in groups.items():  # of the same chain at several rates the one with the most seeds
+        groups[key] = list({parts_of(runs[0]): runs for runs in sorted(chains, key=len)}.values())
     figure, every = plt.subplots(1, len(groups), figsize=(5 * len(groups), 4.4), squeeze=False, layout="constrained")
     for axes, chains in zip(every[0], groups.values(), strict=True):
         chains.sort(key=lambda runs: -sum(run["per_block"][-1] for run in runs) / len(runs))

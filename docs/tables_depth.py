@@ -17,6 +17,7 @@ DEPTH = Table(
         "network": lambda runs: size_of(runs[0]),
         "tier": lambda runs: runs[0]["tier"],
         "blocks have": lambda runs: parts_of(runs[0]),
+        "rates of matrices, of all else": lambda runs: rates_of(runs[0]),
         "blocks, from the input upwards": lambda runs: blocks_of(runs),
         "gap to the twin with the same parts": lambda runs: spread(
             [{"gap": run["per_block"][-1] - run["twin_same_parts"]} for run in runs], "gap", 4
@@ -85,6 +86,15 @@ def parts_of(run: dict[str, Any]) -> str:
     blocks = f", {run['horizon']} blocks" if run.get("horizon", 1) > 1 else ""
     copies = f", copies renewed every {run['refresh']} updates" if run["refresh"] > 1 else ""
     return f"own channels, lookahead{blocks}{copies}"
+
+
+def rates_of(run: dict[str, Any]) -> str:
+    """Learning rates of a chain, and those of its twins where they differ."""
+    usual = {"muon-lr": "0.02" if "--small" in run["command"] else "0.03", "lr": "0.004"}
+    named = dict(re.findall(r" --((?:twin-)?(?:muon-)?lr) (\S+)", run["command"]))
+    chain = [named.get(rate, usual[rate]) for rate in usual]
+    twin = [named.get(f"twin-{rate}", own) for rate, own in zip(usual, chain, strict=True)]
+    return ", ".join(chain) + (f"; twins {', '.join(twin)}" if twin != chain else "")
 
 
 class Idea(NamedTuple):
