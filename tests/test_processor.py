@@ -101,16 +101,17 @@ needs_instructions = pytest.mark.skipif(not HAS, reason="this processor has no i
     [
         pytest.param("AVX2", False, "a product in bfloat16 took", marks=needs_x86),
         pytest.param("AVX512_CORE", False, "a product in bfloat16 took", marks=needs_x86),
-        pytest.param("AVX512_CORE_BF16", True, "a product in bfloat16 took", marks=needs_instructions),
+        # Some processors with AMX are slower at this than at float32: what was measured must be kept to, no more.
+        pytest.param("AVX512_CORE_BF16", None, "a product in bfloat16 took", marks=needs_instructions),
         pytest.param("unlimited", True, "this processor has a", marks=needs_instructions),
     ],
 )
-def test_bfloat16_is_asked_for_and_measured(found: dict[str, Any], trial: str, pays: bool, why: str) -> None:
+def test_bfloat16_is_asked_for_and_measured(found: dict[str, Any], trial: str, pays: bool | None, why: str) -> None:
     """oneDNN is told what processor it runs on."""
     said, muon, reason = found[trial]
-    assert said == pays
+    assert said == pays or pays is None
     assert reason.startswith(why)
-    assert muon == pays, "its steps are rounded to bfloat16 or they are not"
+    assert muon == said, "its steps are rounded to bfloat16 or they are not"
 
 
 @pytest.mark.skipif(HAS or not INSTRUCTIONS or platform.machine() != "x86_64", reason="another kind of processor")
