@@ -27,9 +27,10 @@ from ff_lightning.losses import ContrastiveLoss, SymBa
 from ff_lightning.parts import Part
 from ff_lightning.signals import Contrast, true_and_hardest
 
-MANY = 8192
+GROUPED_FROM = 8192
 """Candidates from which on a draw finds a group of them first: to add up all probabilities in order takes longer."""
 GROUP = 32
+"""Candidates of a group."""
 
 
 @dataclass(frozen=True)
@@ -382,8 +383,8 @@ def draw_tokens(logits: Tensor, count: int, generator: torch.Generator | None = 
     noise = torch.rand(*shape, generator=generator, device=logits.device, dtype=logits.dtype)
     if even:
         noise = (noise + torch.arange(count, device=logits.device)) / count
-    if logits.shape[-1] < MANY:
-        return _below(probabilities.cumsum(-1), noise)
+    if logits.shape[-1] < GROUPED_FROM:
+        return _first_above(probabilities.cumsum(-1), noise)
     return _of_groups(probabilities, noise)
 
 
@@ -395,17 +396,17 @@ def _of_groups(probabilities: Tensor, noise: Tensor) -> Tensor:
     if whole < size:
         masses = torch.cat([masses, probabilities[..., whole:].sum(-1, keepdim=True)], -1)
     edges = masses.cumsum(-1)
-    group = _below(edges, noise)
+    group = _first_above(edges, noise)
     mass = masses.gather(-1, group)
     further = (noise * edges[..., -1:] - (edges.gather(-1, group) - mass)) / mass
     tokens = group.unsqueeze(-1) * GROUP + torch.arange(GROUP, device=group.device)
     inside = probabilities.gather(-1, tokens.clamp_max(size - 1).flatten(-2)).view_as(tokens)
     inside = inside.masked_fill(tokens >= size, 0)
-    place = _below(inside.cumsum(-1), further.clamp_min(0).unsqueeze(-1))
+    place = _first_above(inside.cumsum(-1), further.clamp_min(0).unsqueeze(-1))
     return group * GROUP + place.squeeze(-1)
 
 
-def _below(edges: Tensor, noise: Tensor) -> Tensor:
+def _first_above(edges: Tensor, noise: Tensor) -> Tensor:
     """The first of running sums ``(…, V)`` that is above a share of their last one, for each of ``(…, K)`` shares."""
     total = edges[..., -1:]
     # Rounded up to the total, a place would lie behind the last one, whatever its probability.

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from ff_lightning.candidates import MANY, draw_shares, draw_tokens
+from ff_lightning.candidates import GROUPED_FROM, draw_shares, draw_tokens
 
 
 def test_draws_follow_the_softmax() -> None:
@@ -22,7 +22,7 @@ def test_a_token_of_probability_zero_is_never_drawn() -> None:
 
 
 @pytest.mark.parametrize("even", [True, False])
-@pytest.mark.parametrize("size", [MANY, MANY + 5])
+@pytest.mark.parametrize("size", [GROUPED_FROM, GROUPED_FROM + 5])
 def test_of_many_tokens_those_are_drawn_that_one_search_finds(size: int, even: bool) -> None:
     at = 3 * torch.randn(2, 3, size, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     drawn = draw_tokens(at, 64, torch.Generator().manual_seed(1), even=even)
@@ -33,8 +33,8 @@ def test_of_many_tokens_those_are_drawn_that_one_search_finds(size: int, even: b
 
 @pytest.mark.parametrize("even", [True, False])
 def test_of_many_tokens_none_of_probability_zero_is_drawn(even: bool) -> None:
-    possible = [1, 31, 32, 700, MANY + 3]
-    at = torch.full((4000, MANY + 5), -torch.inf)
+    possible = [1, 31, 32, 700, GROUPED_FROM + 3]
+    at = torch.full((4000, GROUPED_FROM + 5), -torch.inf)
     at[:, possible] = torch.randn(4000, 5, generator=torch.Generator().manual_seed(0))
     drawn = draw_tokens(at, 8, torch.Generator().manual_seed(1), even=even)
     assert drawn.unique().tolist() == possible

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from ff_lightning.errors import InputError
-from ff_lightning.processor import SETTING, ask
+from ff_lightning.processor import SETTING, WORTH_IT, ask
 
 TRY = """
 import json, os, resource, sys
@@ -101,7 +101,7 @@ needs_instructions = pytest.mark.skipif(not HAS, reason="this processor has no i
     [
         pytest.param("AVX2", False, "a product in bfloat16 took", marks=needs_x86),
         pytest.param("AVX512_CORE", False, "a product in bfloat16 took", marks=needs_x86),
-        # Some processors with AMX are slower at this than at float32: what was measured must be kept to, no more.
+        # Some processors with AMX are slower at this than at float32: the answer must be what was measured.
         pytest.param("AVX512_CORE_BF16", None, "a product in bfloat16 took", marks=needs_instructions),
         pytest.param("unlimited", True, "this processor has a", marks=needs_instructions),
     ],
@@ -109,8 +109,12 @@ needs_instructions = pytest.mark.skipif(not HAS, reason="this processor has no i
 def test_bfloat16_is_asked_for_and_measured(found: dict[str, Any], trial: str, pays: bool | None, why: str) -> None:
     """oneDNN is told what processor it runs on."""
     said, muon, reason = found[trial]
-    assert said == pays or pays is None
     assert reason.startswith(why)
+    if pays is None:
+        share = float(reason.removeprefix(why).split()[0])  # rounded to a tenth
+        assert share <= WORTH_IT if said else share >= WORTH_IT
+    else:
+        assert said == pays
     assert muon == said, "its steps are rounded to bfloat16 or they are not"
 
 

@@ -138,7 +138,7 @@ def test_parquet_and_json_lines_say_the_same(tmp_path: Path) -> None:
         (
             {},
             {"target_column": "kind", "test": 150},
-            r"\(test=150\)`. Of 150 rows this leaves 0 for training and 150 for",
+            r"Passed `TableDataModule\(test=150\)`. Of 150 rows this leaves 0 for training and 150 for test\.",
         ),
         ({}, {"target_column": "kind", "test": 140, "validation": 20}, "Of 10 rows this leaves 0 for training and 10"),
         ({"one": lambda row: "same"}, {"target_column": "one"}, "holds one class alone, 'same'"),
