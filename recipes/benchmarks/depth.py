@@ -152,7 +152,7 @@ def measure(args: argparse.Namespace, arm: str, text: TextDataModule) -> tuple[d
     args = with_rates(args, arm)
     stack = network(args, arm, text.vocab_size)
     watch = Cosines(args.steps, args.cosines) if arm == "chain" and args.cosines else None
-    return train(args, stack, text, args.folder / f"{arm}-{key(args, arm)}", watch), stack
+    return train(args, stack, text, folder_of(args, arm), watch), stack
 
 
 def with_rates(args: argparse.Namespace, arm: str) -> argparse.Namespace:
@@ -196,6 +196,15 @@ def train(
     done.write_text(json.dumps(found))
     print(json.dumps({folder.name: found}), file=sys.stderr, flush=True)
     return found
+
+
+def folder_of(args: argparse.Namespace, arm: str) -> Path:
+    """That of an arm. A network without channels is the same whatever they would be, and is trained once."""
+    if arm == "twin_same_parts" and not args.channels:
+        arm = "twin"
+    if arm == "twin":
+        args = argparse.Namespace(**vars(args) | {"channels": False, "channel_size": None})
+    return Path(args.folder / f"{arm}-{key(args, arm)}")
 
 
 def key(args: argparse.Namespace, arm: str) -> str:
