@@ -12,6 +12,7 @@ from tables_common import DOCS, rows
 from tables_depth import parts_of, size_of
 
 COLOURS = ("#adb5bd", "#dda15e", "#61a5c2", "#2a6f97", "#1b4965", "#606c38", "#bc6c25")
+ACROSS = 3
 TWINS = {"twin": ("twin, no channels", ":"), "twin_same_parts": ("twin, same parts", "--")}
 
 
@@ -33,8 +34,11 @@ def main() -> None:
         groups.setdefault(setting(runs[0]), []).append(runs)
     for key, chains in groups.items():  # of the same chain at several rates the one with the most seeds
         groups[key] = list({parts_of(runs[0]): runs for runs in sorted(chains, key=len)}.values())
-    figure, every = plt.subplots(1, len(groups), figsize=(5 * len(groups), 4.4), squeeze=False, layout="constrained")
-    for axes, chains in zip(every[0], groups.values(), strict=True):
+    high = -(-len(groups) // ACROSS)
+    figure, every = plt.subplots(high, ACROSS, figsize=(5 * ACROSS, 4.4 * high), squeeze=False, layout="constrained")
+    for axes in every.flat[len(groups) :]:
+        axes.set_visible(False)
+    for axes, chains in zip(every.flat, groups.values(), strict=False):
         chains.sort(key=lambda runs: -sum(run["per_block"][-1] for run in runs) / len(runs))
         for colour, runs in zip(COLOURS, chains, strict=False):
             seeds = f"{len(runs)} seed{'s' if len(runs) > 1 else ''}"
@@ -53,7 +57,8 @@ def main() -> None:
         axes.set_xticks(list(blocks))
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14))
-    every[0][0].set_ylabel("validation loss, nats a token")
+    for axes in every[:, 0]:
+        axes.set_ylabel("validation loss, nats a token")
     figure.savefig(DOCS / "pictures" / "depth.png", dpi=110)
 
 

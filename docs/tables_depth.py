@@ -40,6 +40,7 @@ DEPTH = Table(
         "cosine with backprop, by block": lambda runs: means(
             zip(*([*run["cosine"].values()][-1] for run in runs if run["cosine"]), strict=True)
         ),
+        "parameters, M; twin without channels": lambda runs: parameters_of(runs[0]),
         "time, x twin": lambda runs: spread([{"slower": run["ms"] / run["twin_ms"]} for run in runs], "slower"),
         "seeds": lambda runs: f"{len(runs)}{' (a first look)' * (len(runs) < 3)}",
     }
@@ -79,22 +80,26 @@ def alike(run: dict[str, Any]) -> tuple[Any, ...]:
 
 def parts_of(run: dict[str, Any]) -> str:
     """What the blocks of a chain have."""
-    if "--no-channels" in run["command"]:
-        return "the stream alone"
-    if not run["lookahead"]:
-        return "own channels"
-    blocks = f", {run['horizon']} blocks" if run.get("horizon", 1) > 1 else ""
-    copies = f", copies renewed every {run['refresh']} updates" if run["refresh"] > 1 else ""
-    return f"own channels, lookahead{blocks}{copies}"
+    narrow = re.search(r" --channel-size (\d+)", run["command"])
+    channels = f"own channels{f' of {narrow[1]}' if narrow else ''}"
+    parts = ["the stream alone" if "--no-channels" in run["command"] else channels]
+    if run["lookahead"]:
+        parts += ["lookahead"]
+        parts += [f"{run['horizon']} blocks"] if run.get("horizon", 1) > 1 else []
+        parts += [f"copies renewed every {run['refresh']} updates"] if run["refresh"] > 1 else []
+    return ", ".join(parts)
 
 
 def rates_of(run: dict[str, Any]) -> str:
     """Learning rates of a chain, and those of its twins where they differ."""
-    usual = {"muon-lr": "0.02" if "--small" in run["command"] else "0.03", "lr": "0.004"}
-    named = dict(re.findall(r" --((?:twin-)?(?:muon-)?lr) (\S+)", run["command"]))
-    chain = [named.get(rate, usual[rate]) for rate in usual]
-    twin = [named.get(f"twin-{rate}", own) for rate, own in zip(usual, chain, strict=True)]
-    return ", ".join(chain) + (f"; twins {', '.join(twin)}" if twin != chain else "")
+    chain, twin = (", ".join(f"{rate:g}" for rate in run[key]) for key in ("rates", "twin_rates"))
+    return chain + (f"; twins {twin}" if twin != chain else "")
+
+
+def parameters_of(run: dict[str, Any]) -> str:
+    """Millions of the chain, with the tables and readouts of its blocks, and of its smallest twin."""
+    counted = run.get("parameters")
+    return f"{counted['chain'] / 1e6:.1f}; {counted['twin'] / 1e6:.1f}" if counted else ""
 
 
 class Idea(NamedTuple):

@@ -18,10 +18,10 @@ same rates unless `--twin-lr` and `--twin-muon-lr` name those of backprop:
 
 `share_of_depth_kept` is what the chain gains on `block_1`, of what `twin_same_parts` gains on it. `cosine` is that
 between the gradient of a block's layers and the gradient of backprop through the whole chain as it stands, with the
-softmax of its last block, on the same batch, by block: `{step: […]}`. Milliseconds are of a CPU, for forward pass, loss
-and backward pass without optimizer, in turns in one process. All losses are nats a token. Every arm is written to
-`--folder` as soon as it is done, and goes on from its last checkpoint after a stop: the same command again continues.
-The last line of stdout is JSON.
+softmax of its last block, on the same batch, by block: `{step: […]}`. `rates` are those of matrices and of all else.
+Milliseconds are of a CPU, for forward pass, loss and backward pass without optimizer, in turns in one process. All
+losses are nats a token. Every arm is written to `--folder` as soon as it is done, and goes on from its last checkpoint
+after a stop: the same command again continues. The last line of stdout is JSON.
 """
 
 from __future__ import annotations
@@ -275,6 +275,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         "ms": ms["chain"],
         "twin_ms": ms["twin_same_parts"],
         "cpu_seconds": {arm: one["cpu_seconds"] for arm, one in found.items()},
+        "parameters": {arm: sum(one.numel() for one in stack.parameters()) for arm, stack in stacks.items()},
     }
 
 
@@ -320,6 +321,7 @@ def main() -> None:
     result = compare(args)
     sizes = {"tokens": args.steps * args.batch * args.context, "layers": args.layers}
     sizes |= {"layers_per_block": args.layers_per_block, "width": args.width, "negatives": args.negatives}
+    sizes |= {"rates": [args.muon_lr, args.lr], "twin_rates": [args.twin_muon_lr, args.twin_lr]}
     refresh, horizon = (args.refresh, args.horizon) if args.lookahead else (None, None)
     ahead = {"lookahead": args.lookahead, "refresh": refresh, "horizon": horizon}
     tier = ("T1" if args.negatives else "T2") + (" with lookahead" if args.lookahead else "")
