@@ -8,6 +8,7 @@ all arguments are those of `depth.py`. `--idea` is one of:
 - `none`: the arm `chain` itself, for rates and other arguments;
 - `two_ahead`: a horizon of two blocks, as `depth.py --horizon 2`;
 - `every_other`, `late`: lookahead at every second update, or in the second half of the training alone;
+- `half_of_them`: lookahead on the first half of the sequences of a batch, with its weight;
 - `fading`: the own loss of every block but the last falls to a tenth in the second half, its lookahead does not;
 - `top_readout`: every block reads with a constant copy of the last block's readout, as old as the copies of lookahead;
 - `distilled`: half of a block's own loss is the cross-entropy with what the copy of the next block predicts, or of the
@@ -55,6 +56,19 @@ class Sometimes(Lookahead):
         if context.update < self.first or context.update % self.period:
             return torch.zeros(())
         return super().forward(blocks, first, signal, context)
+
+
+class OnHalf(Lookahead):
+    """Looks ahead on the first half of the sequences: in expectation the same gradient, for half of the work."""
+
+    def forward(self, blocks: Sequence[Block], first: int, signal: Signal, context: StepContext) -> Tensor:
+        assert isinstance(signal, TextSignal)
+        assert signal.labels is not None
+        assert signal.tokens is not None
+        half = len(signal.h) // 2
+        below = signal.below if signal.below.dim() == 1 else signal.below[:half]
+        some = replace(signal, h=signal.h[:half], labels=signal.labels[:half], tokens=signal.tokens[:half], below=below)
+        return super().forward(blocks, first, some, context)
 
 
 class AnswerOf(nn.Module):
@@ -149,10 +163,11 @@ def build(args: argparse.Namespace, vocab_size: int) -> Any:
     idea, half = args.idea, args.steps // 2
     if idea == "none":
         return depth.network(args, "chain", vocab_size)
-    if idea in ("two_ahead", "every_other", "late"):
+    if idea in ("two_ahead", "every_other", "late", "half_of_them"):
         stack = depth.network(args, "chain", vocab_size)
         ahead = {
             "two_ahead": Lookahead(args.lookahead, refresh=args.refresh, horizon=2),
+            "half_of_them": OnHalf(args.lookahead, refresh=args.refresh, horizon=args.horizon),
             "every_other": Sometimes(args.lookahead, refresh=args.refresh, first=0, period=2),
             "late": Sometimes(args.lookahead, refresh=args.refresh, first=half - half % args.refresh, period=1),
         }
@@ -173,7 +188,7 @@ def _top(args: argparse.Namespace) -> Any:
     return make
 
 
-IDEAS = ("none", "two_ahead", "every_other", "late", "fading", "top_readout", "distilled")
+IDEAS = ("none", "two_ahead", "every_other", "late", "half_of_them", "fading", "top_readout", "distilled")
 
 
 def arguments() -> argparse.Namespace:
@@ -199,6 +214,7 @@ def main() -> None:
     found = depth.train(args, build(args, text.vocab_size), text, args.folder / f"{name}-{depth.key(args, 'chain')}")
     tier = ("T1" if args.negatives else "T2") + (" with lookahead" if args.lookahead else "")
     sizes = {"negatives": args.negatives, "lookahead": args.lookahead, "refresh": args.refresh, "seed": args.seed}
+    sizes |= {"rates": [args.muon_lr, args.lr]}
     print(json.dumps({"idea": args.idea, "tier": tier} | found | sizes | provenance()))
 
 
