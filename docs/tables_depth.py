@@ -113,6 +113,7 @@ DEPTH_IDEAS = Table(
     {
         "change": lambda idea: change_of(idea.runs[0]),
         "tier": lambda idea: idea.runs[0]["tier"],
+        "rates of matrices, of all else": lambda idea: ", ".join(f"{rate:g}" for rate in idea.runs[0]["rates"]),
         "blocks, from the input upwards": lambda idea: blocks_of(idea.runs),
         "last block against the chain without it, by seed": lambda idea: " ".join(
             f"{run['per_block'][-1] - usual['per_block'][-1]:+.4f}"
@@ -135,8 +136,8 @@ def change_of(run: dict[str, Any]) -> str:
 
 def depth_ideas(name: str) -> str:
     """Changes to a chain, each beside the chain without it."""
-    first = (run for runs in rows("depth_first_rates") for run in runs if "--no-channels" not in run["command"])
-    usual = {chain(run): run for run in first}
+    every = (run for file in ("depth_first_rates", "depth") for runs in rows(file) for run in runs)
+    usual = {chain(run): run for run in every if "--no-channels" not in run["command"]}
     known = ([run for run in runs if chain(run) in usual] for runs in rows(name))
     found = (Idea(runs, [usual[chain(run)] for run in runs]) for runs in known if runs)
     return DEPTH_IDEAS.written((idea, idea.runs) for idea in found)
@@ -159,6 +160,8 @@ def wide(name: str) -> str:
 
 def chain(run: dict[str, Any]) -> tuple[Any, ...]:
     """What a chain and a change to it have in common."""
-    sizes = re.findall(r"--(?:data|tokens|layers|width|context|batch|steps) \S+|--small", run["command"])
+    names = "data|tokens|layers|layers-per-block|width|context|batch|steps"
+    sizes = re.findall(rf"--(?:{names}) \S+|--small", run["command"])
     horizon = re.search(r"--horizon \d+", run["command"]) if run["lookahead"] else None
-    return (run["negatives"], run["lookahead"], run["refresh"], horizon and horizon[0], run["seed"], *sorted(sizes))
+    parts = (run["negatives"], run["lookahead"], run["refresh"], horizon and horizon[0])
+    return (*parts, *run["rates"], run["seed"], *sorted(sizes))
