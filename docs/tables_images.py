@@ -65,7 +65,8 @@ def of_twin(name: str, ours: Runs) -> Runs:
 
 def without_tier(runs: list[dict[str, Any]]) -> str:
     """The common command of some runs, as the twin sees it."""
-    return re.sub(r" --tier \S+| --with(?: \w+)+", "", training_command(runs[0]["command"]))
+    unseen = r" --tier \S+| --with(?: \w+)+| --model\.network\.lookahead\S* \S+"
+    return re.sub(unseen, "", training_command(runs[0]["command"]))
 
 
 def minutes_of(ours: list[dict[str, Any]], twins: list[dict[str, Any]]) -> str:
