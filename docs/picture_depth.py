@@ -32,8 +32,9 @@ def main() -> None:
     groups: dict[tuple[Any, ...], list[list[dict[str, Any]]]] = {}
     for runs in rows("depth"):
         groups.setdefault(setting(runs[0]), []).append(runs)
-    for key, chains in groups.items():  # of the same chain at several rates the one with the most seeds
-        groups[key] = list({parts_of(runs[0]): runs for runs in sorted(chains, key=len)}.values())
+    for key, chains in groups.items():  # of a chain at several rates that of most seeds, then that of the best twin
+        chains.sort(key=lambda runs: (len(runs), -runs[0]["twin_same_parts"]))
+        groups[key] = list({parts_of(runs[0]): runs for runs in chains}.values())
     high = -(-len(groups) // ACROSS)
     figure, every = plt.subplots(high, ACROSS, figsize=(5 * ACROSS, 4.4 * high), squeeze=False, layout="constrained")
     for axes in every.flat[len(groups) :]:

@@ -92,12 +92,13 @@ def parts_of(run: dict[str, Any]) -> str:
 
 def rates_of(run: dict[str, Any]) -> str:
     """Learning rates of a chain, and those of its twins where they differ."""
-    chain, twin = (", ".join(f"{rate:g}" for rate in run[key]) for key in ("rates", "twin_rates"))
+    every = (run["rates"], run.get("twin_rates", run["rates"]))
+    chain, twin = (", ".join(f"{rate:g}" for rate in rates) for rates in every)
     return chain + (f"; twins {twin}" if twin != chain else "")
 
 
 def parameters_of(run: dict[str, Any]) -> str:
-    """Millions of the chain, with the tables and readouts of its blocks, and of its smallest twin."""
+    """Millions of the chain, with the tables and readouts of its blocks, and of the twin without channels."""
     counted = run.get("parameters")
     return f"{counted['chain'] / 1e6:.1f}; {counted['twin'] / 1e6:.1f}" if counted else ""
 
@@ -113,7 +114,7 @@ DEPTH_IDEAS = Table(
     {
         "change": lambda idea: change_of(idea.runs[0]),
         "tier": lambda idea: idea.runs[0]["tier"],
-        "rates of matrices, of all else": lambda idea: ", ".join(f"{rate:g}" for rate in idea.runs[0]["rates"]),
+        "rates of matrices, of all else": lambda idea: rates_of(idea.runs[0]),
         "blocks, from the input upwards": lambda idea: blocks_of(idea.runs),
         "last block against the chain without it, by seed": lambda idea: " ".join(
             f"{run['per_block'][-1] - usual['per_block'][-1]:+.4f}"

@@ -40,7 +40,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from language import tokenizer
+from language import in_batches, tokenizer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from recipe import MIXED, SILENT, be_quiet, provenance, with_twins
 from torch import Tensor
@@ -61,8 +61,6 @@ ARMS = ("chain", "twin_same_parts", "twin", "twin_supervised", "block_1", "indep
 CONTROLS = ("twin_supervised", "independent")
 BY_BACKPROP = ("twin_same_parts", "twin", "twin_supervised")
 SMALL = {"tokens": "gpt2:1024", "width": 64, "context": 64, "batch": 16, "steps": 600, "muon_lr": 0.02}
-AT_ONCE = 1 << 25
-"""Logits of a batch of the evaluation."""
 
 
 class Supervised(GPT):
@@ -221,7 +219,7 @@ def judge(stacks: list[TokenStack], text: TextDataModule, args: argparse.Namespa
     """Nats a token of what networks predict together up to every block: the mean of their log-probabilities."""
     windows = text.tokens("validation")[: args.judged + 1].unfold(0, args.context + 1, args.context)
     totals: dict[int, float] = {}
-    for some in windows.split(max(1, AT_ONCE // (args.context * text.vocab_size))):
+    for some in in_batches(windows, text.vocab_size):
         for index, answers in enumerate(zip(*(stack.predictions(some[:, :-1]) for stack in stacks), strict=True)):
             logits = torch.stack([answer.log_softmax(-1) for answer in answers]).mean(0)
             nats = F.cross_entropy(logits.flatten(0, 1), some[:, 1:].flatten(), reduction="sum").item()

@@ -24,7 +24,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from language import tokenizer
+from language import in_batches, tokenizer
 from recipe import MIXED, SILENT, be_quiet, provenance
 from torch.nn import functional as F
 
@@ -35,9 +35,6 @@ from ff_lightning.language.stack import TokenStack
 from ff_lightning.optim import CosineDecay, MuonAdamW
 from ff_lightning.processor import prepare_cpu
 from ff_lightning.tasks.language import FFLanguageModel
-
-AT_ONCE = 8192
-"""Tokens of a batch of the evaluation."""
 
 
 def text(args: argparse.Namespace, path: Path) -> TextDataModule:
@@ -100,7 +97,7 @@ def judge(stack: TokenStack, data: TextDataModule) -> float:
     windows = data.tokens("validation").unfold(0, stack.context + 1, stack.context)
     total = 0.0
     stack.eval()
-    for some in windows.split(max(1, AT_ONCE // stack.context)):
+    for some in in_batches(windows, stack.vocab_size):
         total += F.cross_entropy(stack(some[:, :-1]).flatten(0, 1), some[:, 1:].flatten(), reduction="sum").item()
     stack.train()
     return round(total / (len(windows) * stack.context), 4)

@@ -26,6 +26,7 @@ import torch
 from recipe import MIXED, SILENT, be_quiet, provenance, with_twins
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 from torch.nn import functional as F
 
 from ff_lightning.candidates import CandidateLoss, LinearContrast, LogisticContrast, Softmax
@@ -45,6 +46,8 @@ from ff_lightning.tasks.twin import BackpropTwin
 WARMUP = 50
 TIERS = {"own": "T1", "logistic": "T1", "residual": "T1", "softmax": "T2", "hinton": "T1"}
 CURVE_TOKENS = 100_000
+TOKENS_AT_ONCE, LOGITS_AT_ONCE = 1 << 13, 1 << 25
+"""Most of a batch in which windows are judged."""
 
 
 def network(args: argparse.Namespace, layers: int, arm: str = "own", layers_per_block: int = 1) -> TokenStack:
@@ -78,6 +81,13 @@ def tokenizer(name: str) -> Tokenizer | None:
         return None
     encoding, _, size = name.partition(":")
     return ByteTokenizer() if name == "bytes" else TiktokenTokenizer(encoding, int(size) if size else None)
+
+
+def in_batches(windows: Tensor, vocab_size: int) -> tuple[Tensor, ...]:
+    """Windows ``(N, T + 1)`` to be judged, so many at a time that neither tokens nor their logits are too many."""
+    tokens = min(TOKENS_AT_ONCE, LOGITS_AT_ONCE // vocab_size)
+    parts: tuple[Tensor, ...] = windows.split(max(1, tokens // (windows.shape[1] - 1)))
+    return parts
 
 
 def data(args: argparse.Namespace) -> TextDataModule:
