@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ff_lightning.errors import InputError, whole
+from ff_lightning.language.chunked import LOGITS
 from ff_lightning.language.stack import TokenStack
 from ff_lightning.optim import CosineDecay
 
 EVALUATED_AT_ONCE = 8192
-"""Tokens of a batch of the evaluation."""
+"""Most tokens of a batch of the evaluation; fewer where a vocabulary is so large that their logits are too many."""
 
 
 def frozen_nats(
@@ -109,7 +110,8 @@ def _train_readout(stack: TokenStack, tokens: Tensor, steps: int, batch_size: in
 def _nats(stack: TokenStack, tokens: Tensor) -> float:
     windows = tokens.unfold(0, stack.context + 1, stack.context)
     total = 0.0
-    for some in torch.split(windows, max(1, EVALUATED_AT_ONCE // stack.context)):
+    at_once = min(EVALUATED_AT_ONCE, LOGITS // stack.vocab_size)
+    for some in torch.split(windows, max(1, at_once // stack.context)):
         batch = some.to(stack.prior.device)
         total += F.cross_entropy(stack(batch[:, :-1]).flatten(0, 1), batch[:, 1:].flatten(), reduction="sum").item()
     return total / (windows.shape[0] * stack.context)
