@@ -60,6 +60,8 @@ def chains(name: str) -> str:
         reached = [run[key] for key in BY_BACKPROP if run[key] is not None]
         best[alike(run)] = min([best.get(alike(run), math.inf), *reached])
     groups = [[run | {"best_twin": best[alike(run)]} for run in runs] for runs in groups]
+    sizes = list(dict.fromkeys(size_of(runs[0]) for runs in groups))
+    groups.sort(key=lambda runs: sizes.index(size_of(runs[0])))
     return DEPTH.written((runs, runs) for runs in groups)
 
 

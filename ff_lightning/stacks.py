@@ -167,7 +167,7 @@ class Network(Part, nn.Module, ABC):
             raise InputError(
                 f"Passed `num_classes=None` with a `{type(self).__name__}` that knows of no classes. Pass their number."
             )
-        stack = BlockStack([WholeNetwork(self, LinearGoodness(self.out_features, num_classes), Softmax())])
+        stack = BlockStack([WholeNetwork(self._alone(), LinearGoodness(self.out_features, num_classes), Softmax())])
         stack.num_classes = num_classes
         return stack
 
@@ -177,7 +177,11 @@ class Network(Part, nn.Module, ABC):
         It is what backprop trains where there are no classes, the twin; the loss is logistic.
         """
         on_top = nn.Sequential(nn.Flatten(), nn.Linear(self.out_features, 1), nn.Flatten(0))
-        return BlockStack([ContrastiveBlock(self, on_top, ThresholdLoss(0.0))])
+        return BlockStack([ContrastiveBlock(self._alone(), on_top, ThresholdLoss(0.0))])
+
+    def _alone(self) -> Network:
+        """The network with the same blocks, and nothing beside them that only local losses read."""
+        return self
 
 
 class Ahead(Protocol):
@@ -253,6 +257,14 @@ class BlockStack(Network):
             )
         self.lookahead = copy.deepcopy(lookahead)
         self.lookahead.attach(list(self))
+
+    def _alone(self) -> Network:
+        if self.lookahead is None:
+            return self
+        found = copy.copy(self)
+        found._modules = dict(self._modules)
+        found.lookahead = None
+        return found
 
     def forward(self, x: Tensor | Labelled) -> Tensor:
         """What the last block passes on, ``(N, …)``, with the gradient of the whole chain (for a twin)."""

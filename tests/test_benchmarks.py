@@ -19,6 +19,7 @@ from ff_lightning.blocks import Block
 from ff_lightning.candidates import Softmax
 from ff_lightning.errors import InputError
 from ff_lightning.networks import Lookahead
+from ff_lightning.signals import Signal
 from tests.texts import gpt, windows
 from tests.two_ranks import SLEEPING
 
@@ -107,6 +108,10 @@ def test_depth_is_compared_with_twins_and_goes_on_where_it_stopped(benchmark: An
     assert below < 0.999
     again = depth.compare(depth.arguments())
     assert {**again, "ms": 0, "twin_ms": 0, "cosine": 0} == {**found, "ms": 0, "twin_ms": 0, "cosine": 0}
+    benchmark("depth", *words, "--judged", "1024")  # what is trained is kept, and all of it judged anew
+    longer = depth.compare(depth.arguments())
+    assert longer["cpu_seconds"] == found["cpu_seconds"]
+    assert all(longer[key] != found[key] for key in ("per_block", "average", "twin", "block_1", "independent"))
     benchmark("depth", *words, "--without", "independent")
     fewer = depth.compare(depth.arguments())
     assert (fewer["independent"], fewer["twin"]) == (None, found["twin"])
@@ -197,12 +202,40 @@ def test_the_twin_is_tuned_over_ranges(tune: Any, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(
-    "grid", ["", "- 1", "a: []", "a: [1, 1]", "a: {low: 2, high: 1}", "a: {low: 0, high: 1, log: true}", "a: 3"]
+    "grid",
+    [
+        "",
+        "- 1",
+        "a: []",
+        "a: [1, 1]",
+        "a: {low: 2, high: 1}",
+        "a: {low: few, high: 1}",
+        "a: {low: 0, high: 1, log: true}",
+        "a: 3",
+    ],
 )
 def test_a_grid_that_makes_no_sense_is_refused(tune: Any, grid: str) -> None:
     module = tune(grid)
     with pytest.raises(InputError, match=r"--grid"):
         module.read_space(module.arguments().grid)
+
+
+def test_a_range_may_have_numbers_that_yaml_reads_as_text(tune: Any) -> None:
+    module = tune("a: {low: 1e-3, high: 1e-2, log: true}")
+    (found,) = module.read_space(module.arguments().grid).values()
+    assert (found.low, found.high, found.log) == (0.001, 0.01, True)
+
+
+def test_every_block_may_read_the_image(benchmark: Any) -> None:
+    torch.manual_seed(0)
+    network = benchmark("conv_image").ImageBeside((1, 8, 8), [4, 4, 4], pool_after=[0], num_classes=10)
+    x, y = torch.rand(5, 1, 8, 8), torch.arange(5)
+    below, signal = network[0].local_step(Signal(x, y))
+    assert torch.equal(signal.h[:, -1:], torch.nn.functional.avg_pool2d(x, 2))
+    _, above = network[1].local_step(signal)
+    assert torch.equal(above.h[:, -1:], signal.h[:, -1:])
+    assert [step.block for step in network.local_losses(Signal(x, y))] == [0, 1, 2]
+    assert below.loss.requires_grad
 
 
 @pytest.mark.ranks

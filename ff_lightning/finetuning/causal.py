@@ -271,13 +271,17 @@ class CausalLM(TokenStack):
         return size <= self.vocab_size
 
     def learns(self, index: int, context: StepContext) -> bool:
-        """Whether a block learns now: a lower one has to have a goal, or to look ahead to a block with a loss."""
+        """Whether a block learns now: a lower one has a goal, or looks as far ahead as to a block with a loss."""
         return super().learns(index, context) and (self._block(index).has_a_loss or self._looks_ahead(index, context))
 
     def _looks_ahead(self, index: int, context: StepContext) -> bool:
-        if self.lookahead is None:
-            return False
-        return super().learns(index + 1, context) and self._block(index + 1).has_a_loss
+        horizon = 0 if self.lookahead is None else self.lookahead.horizon
+        for above in range(index + 1, min(index + 1 + horizon, len(self))):
+            if not super().learns(above, context):
+                return False
+            if self._block(above).has_a_loss:
+                return True
+        return False
 
     def _block(self, index: int) -> CausalBlock:
         block = self[index]

@@ -21,7 +21,8 @@ between the gradient of a block's layers and the gradient of backprop through th
 softmax of its last block, on the same batch, by block: `{step: […]}`. `rates` are those of matrices and of all else.
 Milliseconds are of a CPU, for forward pass, loss and backward pass without optimizer, in turns in one process. All
 losses are nats a token. Every arm is written to `--folder` as soon as it is done, and goes on from its last checkpoint
-after a stop: the same command again continues. The last line of stdout is JSON.
+after a stop: the same command again continues, and CPU seconds of the arms in `continued` are those since the stop. The
+last line of stdout is JSON.
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ from ff_lightning.language.stack import TokenStack
 from ff_lightning.networks import Lookahead
 from ff_lightning.optim import CosineDecay, MuonAdamW
 from ff_lightning.processor import prepare_cpu
+from ff_lightning.schedules import Schedule
 from ff_lightning.signals import StepContext
 from ff_lightning.tasks.language import FFLanguageModel
 
@@ -161,7 +163,12 @@ def with_rates(args: argparse.Namespace, arm: str) -> argparse.Namespace:
 
 
 def train(
-    args: argparse.Namespace, stack: TokenStack, text: TextDataModule, folder: Path, watch: Cosines | None = None
+    args: argparse.Namespace,
+    stack: TokenStack,
+    text: TextDataModule,
+    folder: Path,
+    watch: Cosines | None = None,
+    schedule: Schedule | None = None,
 ) -> dict[str, Any]:
     """Train a network, or take what an earlier run has left of it in a folder; and judge every block."""
     pl.seed_everything(args.seed, verbose=False)
@@ -170,6 +177,7 @@ def train(
         optimizer=partial(MuonAdamW, lr=args.lr, muon_lr=args.muon_lr),
         lr_scheduler=partial(CosineDecay, warmup=min(0.2, WARMUP / args.steps), final=0.05),
         clip_norm=args.clip,
+        schedule=schedule,
     )
     module.seed = args.seed
     last = folder / "last.ckpt"
@@ -177,6 +185,8 @@ def train(
     if done.exists():
         module.load_state_dict(torch.load(last, weights_only=True)["state_dict"])
         kept: dict[str, Any] = json.loads(done.read_text())
+        if kept.get("judged", args.judged) != args.judged:
+            kept["per_block"] = judge([stack], text, args)
         return kept
     saver = ModelCheckpoint(folder, filename="last", every_n_train_steps=SAVE_EVERY, enable_version_counter=False)
     silent = SILENT | {"enable_checkpointing": True}
@@ -188,7 +198,7 @@ def train(
     seconds = time.process_time() - started
     run.save_checkpoint(last)
     found: dict[str, Any] = {"per_block": judge([stack], text, args), "continued": begun is not None}
-    found |= {"cpu_seconds": round(seconds, 1)}
+    found |= {"cpu_seconds": round(seconds, 1), "judged": args.judged}
     if watch is not None:
         found["cosine"] = watch.found
     done.write_text(json.dumps(found))
@@ -273,6 +283,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         "ms": ms["chain"],
         "twin_ms": ms["twin_same_parts"],
         "cpu_seconds": {arm: one["cpu_seconds"] for arm, one in found.items()},
+        "continued": [arm for arm, one in found.items() if one["continued"]],
         "parameters": {arm: sum(one.numel() for one in stack.parameters()) for arm, stack in stacks.items()},
     }
 

@@ -11,6 +11,8 @@ all arguments are those of `depth.py`. `--idea` is one of:
 - `half_of_them`: lookahead on the first half of the sequences of a batch, with its weight;
 - `fading`: the own loss of every block but the last falls to a tenth in the second half, its lookahead does not;
 - `top_readout`: every block reads with a constant copy of the last block's readout, as old as the copies of lookahead;
+- `rates_fall`, `rates_rise`: every block learns at .7 of the rate of the one below, or the other way round; their
+  geometric mean stays;
 - `distilled`: half of a block's own loss is the cross-entropy with what the copy of the next block predicts, or of the
   furthest one within `--horizon`.
 
@@ -38,10 +40,14 @@ from ff_lightning.language import GPT
 from ff_lightning.language.blocks import Dreams, TextSignal, TokenBlock, TokenGoodness
 from ff_lightning.networks import Lookahead
 from ff_lightning.processor import prepare_cpu
+from ff_lightning.schedules import Rates
 from ff_lightning.signals import LocalStep, Signal, StepContext, detached
 
 FADED = 0.1
 """What is left of a loss that fades."""
+
+RATIOS = {"rates_fall": 0.7, "rates_rise": 1 / 0.7}
+"""Rate of a block, of that of the one below."""
 
 
 class Sometimes(Lookahead):
@@ -161,7 +167,7 @@ class TopReadout(GPT):
 def build(args: argparse.Namespace, vocab_size: int) -> Any:
     """The chain with its idea, with the weights that the arm `chain` starts with."""
     idea, half = args.idea, args.steps // 2
-    if idea == "none":
+    if idea == "none" or idea in RATIOS:
         return depth.network(args, "chain", vocab_size)
     if idea in ("two_ahead", "every_other", "late", "half_of_them"):
         stack = depth.network(args, "chain", vocab_size)
@@ -188,7 +194,12 @@ def _top(args: argparse.Namespace) -> Any:
     return make
 
 
-IDEAS = ("none", "two_ahead", "every_other", "late", "half_of_them", "fading", "top_readout", "distilled")
+IDEAS = ("none", "two_ahead", "every_other", "late", "half_of_them", "fading", "top_readout", "distilled", *RATIOS)
+
+
+def rates(idea: str, depth: int) -> Rates | None:
+    """What share of the rate each block learns at, where that is the idea."""
+    return Rates([RATIOS[idea] ** (index - (depth - 1) / 2) for index in range(depth)]) if idea in RATIOS else None
 
 
 def arguments() -> argparse.Namespace:
@@ -211,7 +222,8 @@ def main() -> None:
     text.prepare_data()
     text.setup("fit")
     name = "chain" if args.idea == "none" else args.idea
-    found = depth.train(args, build(args, text.vocab_size), text, args.folder / f"{name}-{depth.key(args, 'chain')}")
+    stack, folder = build(args, text.vocab_size), args.folder / f"{name}-{depth.key(args, 'chain')}"
+    found = depth.train(args, stack, text, folder, schedule=rates(args.idea, len(stack)))
     tier = ("T1" if args.negatives else "T2") + (" with lookahead" if args.lookahead else "")
     sizes = {"negatives": args.negatives, "lookahead": args.lookahead, "refresh": args.refresh, "seed": args.seed}
     sizes |= {"rates": [args.muon_lr, args.lr]}

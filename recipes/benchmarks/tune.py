@@ -113,7 +113,7 @@ def _distribution(name: str, values: Any) -> BaseDistribution:
         if len(set(words)) == len(words):
             return CategoricalDistribution(words)
     if isinstance(values, dict) and {"low", "high"} <= values.keys() <= RANGE:
-        low, high, log = values["low"], values["high"], values.get("log", False)
+        low, high, log = _number(values["low"]), _number(values["high"]), values.get("log", False)
         numbers = all(isinstance(end, (int, float)) and not isinstance(end, bool) for end in (low, high))
         if numbers and isinstance(log, bool) and low < high and (low > 0 or not log):
             whole = isinstance(low, int) and isinstance(high, int)
@@ -122,6 +122,14 @@ def _distribution(name: str, values: Any) -> BaseDistribution:
         f"Passed `{name}: {values!r}` in the file of `--grid`. Use a list of different values, such as [0.01, 0.02], "
         "or {low: 0.001, high: 0.01, log: true} with low < high, above 0 if log."
     )
+
+
+def _number(value: Any) -> Any:
+    """A number that YAML reads as text, as it does with ``1e-3``; whatever else stays."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def points(space: dict[str, BaseDistribution]) -> Iterator[dict[str, Any]]:

@@ -20,6 +20,7 @@ from ff_lightning.finetuning.heads import Translation
 from ff_lightning.language.frozen import frozen_nats
 from ff_lightning.networks import Lookahead
 from ff_lightning.schedules import Rates
+from ff_lightning.signals import StepContext
 from tests.transformers_models import CONFIGS, CONTEXT, LAYERS, SIZES, VOCABULARY, model, tokens, transformers
 
 EVERY_MODEL = pytest.mark.parametrize("name", CONFIGS)
@@ -166,6 +167,19 @@ def test_looking_ahead_in_two_blocks_is_backprop_through_both() -> None:
         torch.testing.assert_close(found[f"blocks.{index // 2}.layer.part.{key}"], wanted, rtol=1e-4, atol=1e-7)
     four = step_gradients(stack(layers_per_block=1, lookahead=Lookahead()))
     assert {key.split(".")[1] for key in four} == {"2", "3"}
+
+
+def test_a_horizon_that_reaches_the_last_block_lets_all_of_them_learn_as_by_backprop() -> None:
+    """Where the last one alone has a loss; a block that rests stops those below from looking through it."""
+    expected = step_gradients(stack(layers_per_block=LAYERS))
+    network = stack(layers_per_block=1, lookahead=Lookahead(horizon=LAYERS - 1))
+    found = step_gradients(network)
+    for index in range(LAYERS):
+        wanted = expected[f"blocks.0.layer.part.layers.{index}.mlp.up_proj.weight"]
+        gradient = found[f"blocks.{index}.layer.part.layers.0.mlp.up_proj.weight"]
+        torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-7)
+    resting = StepContext(learning=[index != LAYERS - 2 for index in range(LAYERS)])
+    assert [network.learns(index, resting) for index in range(LAYERS)] == [False] * (LAYERS - 1) + [True]
 
 
 @pytest.mark.parametrize("name", ["llama, tied", "llama", "gpt2"])

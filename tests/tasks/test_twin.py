@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 import ff_lightning as ff
 from ff_lightning.data import ImageDataModule
-from ff_lightning.networks import MLP
+from ff_lightning.networks import MLP, ConvNet, Lookahead
 from tests.training import mlp, trainer, weights
 
 
@@ -24,6 +25,18 @@ def test_the_twin_learns_end_to_end_under_the_same_recipe(tmp_path: Path) -> Non
     assert len(run.optimizers) == 1
     trained = [name for name, value in weights(network).items() if not torch.equal(value, before[name])]
     assert set(trained) == set(before) - {"blocks.0.layer.label.weight"}, "all but the label's columns"
+
+
+def test_the_twin_of_a_network_that_looks_ahead_keeps_no_copies_and_leaves_them_to_the_network() -> None:
+    def network(**parts: Any) -> ConvNet:
+        return ConvNet((1, 8, 8), [4, 4, 4], pool_after=[1], num_classes=10, **parts)
+
+    ahead = network(lookahead=Lookahead(refresh=10))
+    own = set(ahead.state_dict())
+    twins = (ff.BackpropTwin(ahead), ff.BackpropTwin(network()))
+    assert twins[0].state_dict().keys() == twins[1].state_dict().keys()
+    assert set(ahead.state_dict()) == own
+    assert isinstance(ahead.lookahead, Lookahead)
 
 
 def test_the_gradient_of_the_twin_is_that_of_plain_backprop() -> None:
