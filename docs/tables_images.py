@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from tables_common import Runs, Table, means, origin, rows, spread, spread_if_any, training_command
@@ -42,45 +43,65 @@ def by_seed(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [one for run in runs for one in run["by_seed"]]
 
 
-def with_twins(name: str) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]]:
-    """Runs of Forward-Forward under one command, what each of their seeds gave, and what each seed of the twin gave.
+class Trained(NamedTuple):
+    """Runs under one command, what each seed gave, what each seed of the twin gave, and the runs of the twin."""
 
-    A twin may have been trained by a run of its own, and networks that differ in their tier have the same one.
+    runs: Runs
+    each: Runs
+    twins: Runs
+    of_twin: Runs
+
+
+def with_twins(name: str) -> Iterator[Trained]:
+    """Runs of Forward-Forward under one command, and those of the twin.
+
+    A twin may have been trained by a run of its own. Networks that differ in their tier have the same one. So have
+    those that differ in their optimizer, since each is tuned: the twin that is best on validation images is taken.
     """
-    twins: dict[str, list[dict[str, Any]]] = {}
+    twins: dict[str, dict[str, Runs]] = {}
     for runs in rows(name):
-        twins.setdefault(without_tier(runs), []).extend(one for one in by_seed(runs) if "twin_test" in one)
+        if any("twin_test" in one for one in by_seed(runs)):
+            twins.setdefault(of_network(runs), {}).setdefault(without_tier(runs), []).extend(runs)
     for runs in rows(name):
         ours = [run for run in runs if "test" in run["by_seed"][0]]
         if ours:
-            yield ours, by_seed(ours), twins[without_tier(runs)]
+            best = max(twins.get(of_network(runs), {}).values(), key=twin_reached, default=[])
+            yield Trained(ours, by_seed(ours), [one for one in by_seed(best) if "twin_test" in one], best)
 
 
-def of_twin(name: str, ours: Runs) -> Runs:
-    """Runs in which the twin of a network was trained by itself."""
-    everything = [run for runs in rows(name) for run in runs]
-    alone = [run for run in everything if "twin_test" in run["by_seed"][0] and "test" not in run["by_seed"][0]]
-    return [run for run in alone if without_tier([run]) == without_tier(ours)]
+def twin_reached(runs: Runs) -> float:
+    """What a twin reached on validation images, mean over seeds; more is better."""
+    each = [one for one in by_seed(runs) if "twin_test" in one]
+    return fmean(one.get("twin_validation", -one.get("twin_val", 0.0)) for one in each)
 
 
-def without_tier(runs: list[dict[str, Any]]) -> str:
+def without_tier(runs: Runs) -> str:
     """The common command of some runs, as the twin sees it."""
     unseen = r" --tier \S+| --with(?: \w+)+| --model\.network\.lookahead\S* \S+"
     return re.sub(unseen, "", training_command(runs[0]["command"]))
+
+
+def of_network(runs: Runs) -> str:
+    """The same without the optimizer."""
+    return re.sub(r" --model\.(?:optimizer|clip_norm)\S* \S+", "", without_tier(runs))
+
+
+def alone(row: Trained) -> Runs:
+    """Runs in which the twin of a network was trained by itself."""
+    return [run for run in row.of_twin if "test" not in run["by_seed"][0]]
+
+
+def twin_of(row: Trained) -> str:
+    """What the twin reached, and what it was told that the network was not."""
+    own = changed(row.runs[0]["command"]).split(", ")
+    apart = [one for run in row.of_twin[:1] for one in changed(run["command"]).split(", ") if one not in own]
+    return ", ".join(filter(None, [spread_if_any(row.twins, "twin_test"), *apart]))
 
 
 def minutes_of(ours: list[dict[str, Any]], twins: list[dict[str, Any]]) -> str:
     """CPU minutes of Forward-Forward, and of the twin where it was trained."""
     parts = spread(ours, "cpu_minutes", 1), spread_if_any(twins, "twin_cpu_minutes", 1)
     return " / ".join(filter(None, parts))
-
-
-class Trained(NamedTuple):
-    """Runs under one command, what each seed gave, and what each seed of the twin gave."""
-
-    runs: Runs
-    each: Runs
-    twins: Runs
 
 
 CLASS_GOODNESS = Table(
@@ -94,7 +115,7 @@ CLASS_GOODNESS = Table(
             [{"chosen": one["validation"][one["readout"]]} for one in row.each], "chosen"
         ),
         "readout": lambda row: ", ".join(dict.fromkeys(f"`{one['readout']}`" for one in row.each)),
-        "twin, test, %": lambda row: spread_if_any(row.twins, "twin_test"),
+        "twin, test, %": twin_of,
         "CPU minutes, FF / twin": lambda row: minutes_of(row.each, row.twins),
     }
 )
@@ -114,7 +135,7 @@ EXPERIMENTS = Table(
         "test error, %": lambda row: spread(row.each, "test"),
         "by block": lambda row: means(error_by_block(row.each)),
         "validation error, %": lambda row: spread(row.each, "val"),
-        "twin, test, %": lambda row: spread_if_any(row.twins, "twin_test"),
+        "twin, test, %": twin_of,
         "CPU minutes, FF / twin": lambda row: minutes_of(row.each, row.twins),
     }
 )
@@ -154,7 +175,7 @@ def error_by_block(each: Runs) -> Iterator[list[float]]:
 
 def class_goodness(name: str) -> str:
     """Networks whose blocks give every class a goodness."""
-    return CLASS_GOODNESS.written((Trained(*parts), parts[0], of_twin(name, parts[0])) for parts in with_twins(name))
+    return CLASS_GOODNESS.written((row, row.runs, alone(row)) for row in with_twins(name))
 
 
 def trials(name: str) -> str:
@@ -169,7 +190,7 @@ def early_exits(name: str) -> str:
 
 def experiments(name: str) -> str:
     """Networks whose benchmark trains several seeds in one run, with errors in percent."""
-    return EXPERIMENTS.written((Trained(*parts), parts[0], of_twin(name, parts[0])) for parts in with_twins(name))
+    return EXPERIMENTS.written((row, row.runs, alone(row)) for row in with_twins(name))
 
 
 def self_contrast_runs(name: str) -> Iterator[tuple[Runs, Runs]]:
@@ -184,7 +205,9 @@ def self_contrast_runs(name: str) -> Iterator[tuple[Runs, Runs]]:
 
 def self_contrast(name: str) -> str:
     """Networks that learn without labels, with a linear softmax on what they make of an image."""
-    return SELF_CONTRAST.written((Trained(runs, [], twins), runs, twins) for runs, twins in self_contrast_runs(name))
+    return SELF_CONTRAST.written(
+        (Trained(runs, [], twins, twins), runs, twins) for runs, twins in self_contrast_runs(name)
+    )
 
 
 def peers(name: str) -> str:

@@ -57,7 +57,7 @@ def heard_in(name: str) -> Iterator[tuple[Heard, Runs]]:
     """The official test, every speaker that was left out, and the mean over those."""
     found = [
         (Heard(test_of(runs[0]), runs[0], each, twins), [*runs, *twin_runs(name, runs[0])])
-        for runs, each, twins in with_twins(name)
+        for runs, each, twins, _ in with_twins(name)
     ]
     yield from found
     left_out = [one for one in found if one[0].first["left_out"]]

@@ -46,7 +46,7 @@ def mean(values: list[float], digits: int) -> str:
     return f"{fmean(values):.{digits}f}{FEW * (len(values) < 3)}" if values else ""
 
 
-def best_supported(found: list[tuple[Any, Any, Any]]) -> tuple[Any, Any, Any]:
+def best_supported(found: list[Any]) -> Any:
     """Of runs of one recipe and tier that differ in length, those with most seeds, then those that cost most."""
     return max(found, key=lambda one: (len(one[1]), fmean(seed["cpu_minutes"] for seed in one[1])))
 
@@ -55,7 +55,7 @@ def classifier(task: str, file: str, recipe: str) -> Iterator[Row]:
     """A recipe whose seeds have values ``test`` and ``twin_test``."""
     found = [part for part in with_twins(file) if part[0][0]["recipe"] == recipe and not part[0][0].get("left_out")]
     if found:
-        runs, each, twins = best_supported(found)
+        runs, each, twins, _ = best_supported(found)
         twin = [one["twin_test"] for one in twins]
         yield Row(task, [one["test"] for one in each], twin, runs[0]["tier"])
 
@@ -72,7 +72,7 @@ def unheard_speakers(task: str, recipe: str, tier: str) -> Iterator[Row]:
     """Every speaker left out once; a seed is the mean over them."""
     found = [
         (each, twins)
-        for runs, each, twins in with_twins("speech")
+        for runs, each, twins, _ in with_twins("speech")
         if runs[0]["left_out"] and (runs[0]["recipe"], runs[0]["tier"]) == (recipe, tier)
     ]
     if found:
