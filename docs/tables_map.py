@@ -6,13 +6,14 @@ import shlex
 from typing import Any
 
 import yaml
-from tables_common import DOCS, caution, rows
+from tables_common import DOCS, caution, escape, rows
 
 FOOTNOTE = {"quoted": "¹", "abstract": "²", "repository": "", "paper": ""}
 NOTES = (
     "¹ quoted by somebody else; ² from the abstract, rounded. Others are from the authors' repository or paper. "
-    "Networks, data augmentation and epochs differ from ours: a difference says little about the method alone. Where "
-    "nothing stands, there is no number that we could check, or none of ours yet."
+    "Networks, data augmentation and epochs differ from ours: a difference says little about the method alone. A number "
+    "of ours opens to the command that gives it, which may have other epochs or widths than the recipe. Where nothing "
+    "stands, there is no number that we could check, or none of ours yet."
 )
 
 
@@ -55,14 +56,14 @@ def values_of(run: dict[str, Any], key: str) -> list[float]:
 
 
 def our_number(entry: dict[str, Any]) -> str:
-    """Mean error over seeds, with lowest and highest; marked where there are fewer than three seeds."""
+    """Mean error over seeds, with lowest and highest, and the command; marked where there are fewer than three seeds."""
     values = [value for run in runs_of(entry) for value in values_of(run, entry["ours"]["key"])]
     if not values:
         return ""
     mean = f"{sum(values) / len(values):.2f}"
-    if len(values) < 3:
-        return f"{mean} ({len(values)} seed{'s' * (len(values) > 1)})"
-    return f"{mean} ({min(values):.2f} to {max(values):.2f})"
+    few = f"{len(values)} seed{'s' * (len(values) > 1)}"
+    shown = f"{mean} ({few if len(values) < 3 else f'{min(values):.2f} to {max(values):.2f}'})"
+    return f"<details><summary>{shown}</summary><code>{escape(entry['ours']['command'])}</code></details>"
 
 
 def source(entry: dict[str, Any]) -> str:
