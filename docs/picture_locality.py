@@ -29,8 +29,11 @@ def draw(run: dict[str, Any]) -> None:
     left.axhline(0, color="#adb5bd", linewidth=0.8)
     left.set_ylim(min(-0.05, *left.get_ylim()), 1.05)
     left.set_ylabel("cosine with backprop")
-    left.legend(frameon=False, fontsize=8)
     last = looks[-1][1]
+    if any(block["cosine"] is not None for block in last):
+        left.legend(frameon=False, fontsize=8)
+    else:
+        left.text(0.5, 0.5, "no chain: nothing to compare with", transform=left.transAxes, ha="center", fontsize=9)
     for kind, colour in COLOURS.items():
         if all(block[kind] is not None for block in last):
             right.plot(range(len(last)), [block[kind] for block in last], "o-", color=colour, label=NAMES[kind])
@@ -42,7 +45,7 @@ def draw(run: dict[str, Any]) -> None:
         axes.set_xticks(range(len(last)))
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(f"{run['network']}, tier {run['tier']}", fontsize=10)
-    figure.savefig(DOCS / "pictures" / f"{picture(run)}.png", dpi=110)
+    figure.savefig(DOCS / "pictures" / f"{picture(run)}.png", dpi=90)
 
 
 def picture(run: dict[str, Any]) -> str:
@@ -51,11 +54,10 @@ def picture(run: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Draw one figure of every network that the page shows; the others are rows of a table."""
-    page = (DOCS / "explanation" / "locality.md").read_text()
+    """Draw one figure of every network."""
     for runs in rows("locality"):
-        if f"{picture(runs[-1])}.png" in page:
-            draw(runs[-1])
+        draw(runs[-1])
+        plt.close()
 
 
 if __name__ == "__main__":

@@ -11,9 +11,9 @@ from tables_common import DOCS, caution, escape, rows
 FOOTNOTE = {"quoted": "¹", "abstract": "²", "repository": "", "paper": ""}
 NOTES = (
     "¹ quoted by somebody else; ² from the abstract, rounded. Others are from the authors' repository or paper. "
-    "Networks, data augmentation and epochs differ from ours: a difference says little about the method alone. A number "
-    "of ours opens to the command that gives it, which may have other epochs or widths than the recipe. Where nothing "
-    "stands, there is no number that we could check, or none of ours yet."
+    "Networks, data augmentation and epochs differ from ours: a difference says little about the method alone. A "
+    "number of ours opens to the command that gives it, which may have other epochs or widths than the recipe. Where "
+    "nothing stands, there is no number that we could check, or none of ours yet."
 )
 
 
@@ -56,7 +56,7 @@ def values_of(run: dict[str, Any], key: str) -> list[float]:
 
 
 def our_number(entry: dict[str, Any]) -> str:
-    """Mean error over seeds, with lowest and highest, and the command; marked where there are fewer than three seeds."""
+    """Mean error over seeds, lowest and highest, and the command; fewer than three seeds are marked."""
     values = [value for run in runs_of(entry) for value in values_of(run, entry["ours"]["key"])]
     if not values:
         return ""

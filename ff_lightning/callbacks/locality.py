@@ -6,13 +6,15 @@ What is measured changes nothing in the training: it takes passes of its own, in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import accumulate
 from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -103,6 +105,8 @@ class LocalityMonitor(pl.Callback):
             return
         with torch.enable_grad(), trainer.precision_plugin.forward_context():
             self.found[step] = locality(pl_module, batch)
+        if len(self.found) == 1 and self.found[step] == [Locality()] * len(self.found[step]):
+            rank_zero_info(f"`LocalityMonitor` finds nothing to measure in a `{type(pl_module.network).__name__}`.")
         for index, found in enumerate(self.found[step]):
             values = {f"train/{name}/block_{index}": value for name, value in vars(found).items() if value is not None}
             pl_module.log_dict(values)
@@ -195,7 +199,7 @@ def backprop(
         found: its ranks of backprop are filled in.
     """
     if isinstance(network, TokenStack):
-        return _backprop_of_text(network, signal)
+        return _backprop_of_text(network, signal, found)
     for index, block in enumerate(network):
         contrast, signal = block.local_step(signal, context.at(index), cut=False)
     parameters = [layer_parameters(block) for block in network]
@@ -208,11 +212,19 @@ def backprop(
     return [[next(some) for _ in block] for block in parameters]
 
 
-def _backprop_of_text(network: TokenStack, signal: Any) -> Gradients:
+def _backprop_of_text(network: TokenStack, signal: Any, found: Any) -> Gradients:
+    """The same of a language model, whose twin has the layers of all blocks in one."""
     (block,) = (twin := network.as_one_block()).token_blocks()
-    (top,) = twin.local_losses(twin.signal(signal.h, signal.labels))
-    gradients = iter(torch.autograd.grad(top.loss, list(block.layer.layers.parameters())))
-    return [[next(gradients) for _ in layer_parameters(each)] for each in network]
+    ends = [*accumulate(len(each.layer) for each in network.token_blocks())]
+    with outputs_of([list(block.layer)[end - 1] for end in ends]) as seen:
+        (top,) = twin.local_losses(twin.signal(signal.h, signal.labels))
+    answers = {index: h for index, h in enumerate(seen) if h is not None}
+    flat = list(block.layer.layers.parameters())
+    gradients = torch.autograd.grad(top.loss, [*flat, *answers.values()])
+    for index, error in zip(answers, gradients[len(flat) :], strict=True):
+        found[index].rank_backprop = effective_rank(units_of(error))
+    some = iter(gradients)
+    return [[next(some) for _ in layer_parameters(each)] for each in network]
 
 
 def _look(
@@ -238,18 +250,23 @@ def units_of(h: Tensor) -> Tensor:
     return h.movedim(1 if h.dim() == 4 else -1, -1).flatten(0, -2)
 
 
-@contextmanager
-def activities_of(network: Network) -> Iterator[list[Tensor | None]]:
+def activities_of(network: Network) -> AbstractContextManager[list[Tensor | None]]:
     """Meanwhile the list holds what the layer of every block made last, with its graph."""
-    seen: list[Tensor | None] = [None] * len(network)
+    return outputs_of([getattr(block, "layer", block) for block in network])
 
-    def see(index: int, layer: nn.Module, args: Any, output: Any) -> None:
+
+@contextmanager
+def outputs_of(modules: Sequence[nn.Module]) -> Iterator[list[Tensor | None]]:
+    """Meanwhile the list holds what each of some modules made last, with its graph."""
+    seen: list[Tensor | None] = [None] * len(modules)
+
+    def see(index: int, module: nn.Module, args: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.dim() > 1 and torch.is_grad_enabled():
             seen[index] = output
 
     with ExitStack() as hooks:
-        for index, block in enumerate(network):
-            hooks.callback(getattr(block, "layer", block).register_forward_hook(partial(see, index)).remove)
+        for index, module in enumerate(modules):
+            hooks.callback(module.register_forward_hook(partial(see, index)).remove)
         yield seen
 
 

@@ -16,13 +16,13 @@ import ff_lightning as ff
 from ff_lightning.callbacks import LocalityMonitor
 from ff_lightning.callbacks.locality import cosines, effective_rank, layer_parameters, locality
 from ff_lightning.candidates import Softmax
-from ff_lightning.data import TextDataModule
+from ff_lightning.data import ImageDataModule, TextDataModule
 from ff_lightning.errors import InputError
 from ff_lightning.language import GPT
-from ff_lightning.networks import ConvNet, RecurrentMLP
+from ff_lightning.networks import ConvNet, LatencyEncoding, RecurrentMLP, SpikingMLP
 from ff_lightning.normalization import frozen_statistics
 from ff_lightning.signals import Signal
-from tests.texts import CONTEXT, model
+from tests.texts import CONTEXT, gpt, model, windows
 from tests.training import assert_same_weights, classifier, digits, mlp, trainer, weights
 
 X, Y = digits(40)
@@ -104,6 +104,30 @@ def test_a_language_model_is_compared_with_its_twin(tmp_path: Path) -> None:
     (found,) = watch.found.values()
     assert all(-1 <= each.cosine <= 1 for each in found)
     assert all(each.rank_activities >= 1 for each in found)
+    assert all(each.rank_backprop >= 1 for each in found)
+
+
+def test_the_rank_of_backprop_in_a_language_model_is_that_of_its_gradient_at_the_end_of_a_block() -> None:
+    network = gpt(layers=4, layers_per_block=2, loss=Softmax())
+    module, batch = model(network=network).train(), windows(4)
+    found = locality(module, batch)
+    (block,) = (twin := network.as_one_block()).token_blocks()
+    h, middle = batch[:, :-1], None
+    h = block.layer.embedding(h)
+    for index, layer in enumerate(block.layer):
+        h = layer(h)
+        if index == 1:
+            (middle := h).retain_grad()
+    nn.functional.cross_entropy(block.predict(h, twin.prior, None).flatten(0, 1), batch[:, 1:].flatten()).backward()
+    assert found[0].rank_backprop == pytest.approx(effective_rank(middle.grad.flatten(0, 1)), rel=1e-2)
+
+
+def test_a_network_in_which_nothing_can_be_measured_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    module = classifier(network=SpikingMLP(64, [16, 12], encoding=LatencyEncoding(4)))
+    run = trainer(tmp_path, callbacks=[LocalityMonitor(every=1)], max_steps=2, limit_val_batches=0)
+    with caplog.at_level("INFO"):
+        run.fit(module, ImageDataModule("digits", batch_size=50))
+    assert caplog.text.count("finds nothing to measure in a `SpikingMLP`") == 1
 
 
 def fit(folder: Path, callbacks: list[Any]) -> Any:
