@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from inspect import signature
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ff_lightning.data.images import ImageDataModule
+    from ff_lightning.stacks import Network
     from ff_lightning.tasks.evaluation import ImageClassification
 
 
@@ -27,9 +30,9 @@ class ProbeData:
         image_column: name of the image column of a table.
         label_column: name of the label column of a table.
         resize: side, in pixels, that pictures are brought to.
-        validation: share (with a point) or number of training images that choose and judge; that of the training by
-            default.
-        limit: most training images that are read.
+        validation: share (with a point) or number of training images that choose and judge; that of the training for
+            its own images, a tenth of others by default.
+        limit: most training images that are read; that of the training for its own images, all of others by default.
     """
 
     source: str | None = None
@@ -40,10 +43,10 @@ class ProbeData:
     limit: int | None = None
 
 
-KEPT = ("validation", "stratified", "split_seed", "limit", "memory", "workers", "mode", "ground")
-"""Arguments of the training's data that hold for other images, too."""
-OF_ITS_OWN = ("source", "image_column", "label_column", "resize")
-"""Arguments that belong to the images of the training."""
+KEPT = ("mode", "ground", "memory", "workers")
+"""Arguments of the training's data that hold for other images, too; a size holds as that of the network."""
+OF_ITS_OWN = ("source", "resize", "image_column", "label_column", "limit", "validation", "stratified", "split_seed")
+"""Arguments that hold for the images of the training alone."""
 
 
 def probe(
@@ -119,12 +122,8 @@ def opened(
     """
     from ff_lightning.data.images import ImageDataModule
 
-    asked = {name: value for name, value in vars(data).items() if value is not None}  # the parser's own, or a ProbeData
-    if "source" not in asked and "source" not in trained_on:
-        raise InputError("The checkpoint does not say what it was trained on. Pass `data.source`.")
-    known = {name: trained_on[name] for name in KEPT if name in trained_on}
-    known |= {} if "source" in asked else {name: trained_on[name] for name in OF_ITS_OWN if name in trained_on}
-    module = ImageDataModule(**{**known, **asked, "batch_size": batch_size, "eval_batch_size": batch_size})
+    arguments = arguments_of(data, trained_on, image_shape)
+    module = ImageDataModule(**{**arguments, "batch_size": batch_size, "eval_batch_size": batch_size})
     if module.num_classes is None:
         raise InputError(f"Passed `data.source={module.source}`. Its images have no classes.")
     if module.image_shape != image_shape:
@@ -137,6 +136,57 @@ def opened(
     if not module.val_dataloader():
         raise InputError("Passed `data.validation=0`. A probe is chosen and judged on validation images.")
     return module
+
+
+def arguments_of(data: ProbeData, trained_on: Mapping[str, Any], image_shape: tuple[int, ...]) -> dict[str, Any]:
+    """Arguments of the images to probe with: what is asked for, else of the training, as far as it is about them.
+
+    What is left out of the training's, and is not the default, is said in the log.
+
+    Args:
+        data: what is asked for.
+        trained_on: arguments of the data of the training.
+        image_shape: that the network takes.
+
+    Raises:
+        InputError: nobody says which images.
+    """
+    from lightning.pytorch.utilities import rank_zero_info
+
+    from ff_lightning.data.images import ImageDataModule
+
+    asked = {name: value for name, value in vars(data).items() if value is not None}  # the parser's own, or a ProbeData
+    if "source" not in asked and "source" not in trained_on:
+        raise InputError("The checkpoint does not say what it was trained on. Pass `data.source`.")
+    known = {name: trained_on[name] for name in KEPT if name in trained_on}
+    own = {name: trained_on[name] for name in OF_ITS_OWN if name in trained_on}
+    if "source" not in asked or place(asked["source"]) == place(str(own.get("source"))):
+        return {**known, **own, **asked}
+    if own.get("resize") is not None:
+        known["resize"] = list(image_shape[1:])
+    usual = signature(ImageDataModule).parameters
+    left = [
+        f"`{name}={value}`"
+        for name, value in own.items()
+        if name not in ("source", "resize") and name not in asked and value != usual[name].default
+    ]
+    if left:
+        rank_zero_info(
+            f"Left out, since {asked['source']} is not what the network was trained on: {', '.join(left)} of the "
+            "training."
+        )
+    return {**known, **asked}
+
+
+def place(source: str) -> str:
+    """What tells the images of one source from those of another: where they lie, or a name.
+
+    >>> place("digits"), place("ylecun/mnist") == place("mnist"), place("./a.npz") == place("a.npz")
+    ('digits', True, True)
+    """
+    from ff_lightning.data.sources import LOCAL_COPIES
+
+    return source if source == "digits" else str(Path(LOCAL_COPIES.get(source, source)).expanduser().resolve())
 
 
 def probed(
@@ -166,22 +216,36 @@ def features_of(
     model: "ImageClassification", block: int, batches: Iterable[Any], most: int
 ) -> tuple["Tensor", "Tensor"]:
     """What a block passes on of images, ``(N, D)``, or their pixels for block -1; and their classes ``(N,)``."""
-    from itertools import islice
-
     import torch
 
     from ff_lightning.readouts.probe import pooled
 
-    network, rows, labels = model.network, [], []
+    rows, labels = [], []
     with torch.no_grad():
         for x, y in batches:
             x = x.to(model.device)
             if block >= 0:
-                (h,) = islice(network.activities(x), block, block + 1)
-                x = network[block].norm(h)
+                x = passed_on(model.network, block, x)
             rows.append(pooled(x, most if block >= 0 else x[0].numel()))
             labels.append(y.to(model.device))
     return torch.cat(rows), torch.cat(labels)
+
+
+def passed_on(network: "Network", block: int, x: "Tensor") -> "Tensor":
+    """What a block passes on of images ``(B, …)``, as the next one reads it, ``(B, …)``.
+
+    Of spikes that is their rate over all time steps. Where several tensors travel, the first is what is read, as that
+    of :class:`~ff_lightning.networks.residual.Carried`; the others go past the next block.
+    """
+    from ff_lightning.networks import RecurrentMLP
+
+    passed: Any = x
+    for below, h in zip(islice(network, block + 1), network.activities(x), strict=False):
+        passed = below.pass_on(passed, h)
+    if isinstance(network, RecurrentMLP):  # its blocks hand on what they are themselves; neighbours read it normalised
+        passed = network[block].norm(h)
+    read: Tensor = getattr(passed, fields(passed)[0].name) if is_dataclass(passed) else passed
+    return read
 
 
 def as_table(lines: list[dict[str, Any]], *, test: bool) -> str:
