@@ -18,7 +18,7 @@ from ff_lightning.goodness import Goodness, accumulation_dtype, as_goodness
 from ff_lightning.networks.heads import classes_of
 from ff_lightning.optim import HiddenMatrix
 from ff_lightning.signals import UNJUDGED, BlockContext, Contrast, Signal, true_and_hardest
-from ff_lightning.stacks import BlockStack
+from ff_lightning.stacks import BlockStack, HandedUp
 
 
 class CausalConvReLU(nn.Module):
@@ -147,6 +147,7 @@ class CausalConvNet(BlockStack):
         goodness: one a class and frame; sized for every block; :class:`FrameEnergy` by default.
         loss: copied for every block; :class:`~ff_lightning.candidates.LinearContrast` by default (tier T1).
         dropout: share of the activities of each layer that is dropped in training.
+        handed_up: see :class:`~ff_lightning.stacks.BlockStack`.
 
     Raises:
         InputError: sizes that make no sense or do not fit each other.
@@ -163,6 +164,7 @@ class CausalConvNet(BlockStack):
         goodness: Goodness | None = None,
         loss: CandidateLoss | None = None,
         dropout: float = 0.0,
+        handed_up: HandedUp = "before_update",
     ) -> None:
         if bands < 1 or kernel_size < 1 or not widths or min(widths) < 1 or not 0 <= dropout < 1:
             raise InputError(
@@ -191,7 +193,7 @@ class CausalConvNet(BlockStack):
             )
             for stop in range(layers_per_block, len(widths) + 1, layers_per_block)
         ]
-        super().__init__(blocks)
+        super().__init__(blocks, handed_up=handed_up)
         self.num_classes = num_classes
         self.context = 1 + (kernel_size - 1) * (2 ** len(widths) - 1)
         """Frames that the last layer reads, the current one among them."""

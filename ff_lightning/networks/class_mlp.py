@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from itertools import pairwise
 
 from torch import nn
 
-from ff_lightning.blocks import ClassBlock
 from ff_lightning.candidates import CandidateLoss, LinearContrast
 from ff_lightning.goodness import Goodness, ProjectedActivity, as_goodness
-from ff_lightning.networks.heads import classes_of
+from ff_lightning.losses import SimilarityMatching
+from ff_lightning.networks.heads import ClassParts, Head, classes_of
 from ff_lightning.networks.mlp import DenseReLU, check_sizes
-from ff_lightning.stacks import BlockStack
+from ff_lightning.normalization import UnitRMS
+from ff_lightning.stacks import BlockStack, HandedUp
 
 
 class ClassMLP(BlockStack):
@@ -33,6 +33,9 @@ class ClassMLP(BlockStack):
         norm: copied for every block; what is done to activities that are passed on,
             :class:`~ff_lightning.normalization.UnitRMS` by default.
         dropout: share of what each block receives that is dropped in training.
+        matching: beside the loss, matches activities with labels (tier T2); sized for every block.
+        head: private layers below the goodness of every block, discarded upward.
+        handed_up: see :class:`~ff_lightning.stacks.BlockStack`.
 
     Raises:
         InputError: sizes that make no sense or do not fit each other.
@@ -48,23 +51,19 @@ class ClassMLP(BlockStack):
         loss: CandidateLoss | None = None,
         norm: nn.Module | None = None,
         dropout: float = 0.0,
+        matching: SimilarityMatching | None = None,
+        head: Head | None = None,
+        handed_up: HandedUp = "before_update",
     ) -> None:
         check_sizes(in_features, widths, num_classes, dropout=dropout, peer_weight=0.0)
         if goodness is None:
             goodness = ProjectedActivity(10 if num_classes is None else num_classes)
         goodness = as_goodness(goodness)
         num_classes = classes_of(goodness, num_classes)
-        super().__init__(
-            [
-                ClassBlock(
-                    nn.Sequential(nn.Dropout(dropout), DenseReLU(*sizes)),
-                    goodness.sized((sizes[1],)),
-                    copy.deepcopy(loss) or LinearContrast(),
-                    norm=copy.deepcopy(norm),
-                )
-                for sizes in pairwise([in_features, *widths])
-            ]
-        )
+        layers = [nn.Sequential(nn.Dropout(dropout), DenseReLU(*sizes)) for sizes in pairwise([in_features, *widths])]
+        norm = UnitRMS() if norm is None else norm
+        parts = ClassParts(goodness, loss or LinearContrast(), norm, matching, head)
+        super().__init__(parts.blocks(layers, [(width,) for width in widths]), handed_up=handed_up)
         self.in_features = in_features
         self.num_classes = num_classes
         self.out_features = widths[-1]

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from ff_lightning.blocks import ClassBlock
-from ff_lightning.candidates import CandidateLoss
+from ff_lightning.candidates import CandidateLoss, EachLabel
 from ff_lightning.distributed import is_sharded
 from ff_lightning.errors import InputError, whole
 from ff_lightning.goodness import FollowingGoodness, Goodness
@@ -174,6 +174,9 @@ class ClassParts:
         norm: what is done to activities that are passed on.
         matching: beside the loss; ``None`` for nothing.
         head: below the goodness; ``None`` for none.
+
+    Raises:
+        InputError: ``matching`` with a loss of several labels at once.
     """
 
     goodness: Goodness
@@ -181,6 +184,13 @@ class ClassParts:
     norm: nn.Module
     matching: SimilarityMatching | None = None
     head: Head | None = None
+
+    def __post_init__(self) -> None:
+        if self.matching is not None and isinstance(self.loss, EachLabel):
+            raise InputError(
+                "Passed `matching` with `loss=EachLabel`. It compares samples by the one class of each: leave it out, "
+                "or use a loss of one true class, such as `Softmax()`."
+            )
 
     def blocks(
         self,
@@ -235,8 +245,10 @@ def classes_of(goodness: Goodness, num_classes: int | None = None) -> int:
 
 
 def first_layer(layer: nn.Module) -> nn.Module:
-    """The first of the layers of a block."""
-    return layer[0] if isinstance(layer, nn.Sequential) else layer
+    """The first of the layers of a block that has weights."""
+    if not isinstance(layer, nn.Sequential):
+        return layer
+    return next(part for part in layer if any(True for _ in part.parameters()))
 
 
 def _layer(shape: Sequence[int]) -> list[nn.Module]:

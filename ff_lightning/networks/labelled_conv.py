@@ -19,7 +19,7 @@ from ff_lightning.networks.label_planes import LabelPart, WavePlanes
 from ff_lightning.normalization import Standardise
 from ff_lightning.optim import HiddenMatrix
 from ff_lightning.signals import Labelled
-from ff_lightning.stacks import BlockStack
+from ff_lightning.stacks import BlockStack, HandedUp
 
 
 class LabelledConvReLU(nn.Module):
@@ -129,6 +129,7 @@ class LabelledConvNet(BlockStack):
         loss: copied for every block; :class:`~ff_lightning.losses.SymBa` by default.
         norm: copied for every block; what is done to activities that are passed on. By default every sample is brought
             to mean 0 and variance 1 (layer normalisation, as Scodellaro's), so that its goodness cannot be read off.
+        handed_up: see :class:`~ff_lightning.stacks.BlockStack`.
 
     Raises:
         InputError: sizes that make no sense or do not fit each other.
@@ -146,6 +147,7 @@ class LabelledConvNet(BlockStack):
         goodness: Goodness | None = None,
         loss: ContrastiveLoss | None = None,
         norm: nn.Module | None = None,
+        handed_up: HandedUp = "before_update",
     ) -> None:
         sides = [kernel_sizes] * len(widths) if isinstance(kernel_sizes, int) else list(kernel_sizes)
         check_sizes(image_shape, widths, sides, pool_after, 1, 0.0)
@@ -175,7 +177,7 @@ class LabelledConvNet(BlockStack):
             )
             if layer.pool:
                 height, width = height // 2, width // 2
-        super().__init__(blocks)
+        super().__init__(blocks, handed_up=handed_up)
         self.image_shape = tuple(image_shape)
         self.num_classes = num_classes
         self.out_features = torch.Size((widths[-1], height, width)).numel()

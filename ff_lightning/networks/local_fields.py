@@ -16,7 +16,7 @@ from ff_lightning.losses import ContrastiveLoss, SymBa
 from ff_lightning.networks.mlp import check_sizes, labelled_relu, refuse_other_size
 from ff_lightning.normalization import PeerNormalisation, UnitRMS
 from ff_lightning.signals import Labelled
-from ff_lightning.stacks import BlockStack
+from ff_lightning.stacks import BlockStack, HandedUp
 
 
 class LocalLinear(nn.Module):
@@ -148,6 +148,7 @@ class LocalFields(BlockStack):
         image_norm: what an image passes first, which leaves it a unit RMS;
             :class:`~ff_lightning.normalization.UnitRMS` by default. Photographs want
             :class:`~ff_lightning.normalization.Standardise`, without which all units see mostly their brightness.
+        handed_up: see :class:`~ff_lightning.stacks.BlockStack`.
 
     Raises:
         InputError: sizes that make no sense, or a field larger than what it looks at.
@@ -168,6 +169,7 @@ class LocalFields(BlockStack):
         peer_weight: float = 0.0,
         dropout: float = 0.0,
         image_norm: nn.Module | None = None,
+        handed_up: HandedUp = "before_update",
     ) -> None:
         norm = UnitRMS() if image_norm is None else image_norm
         paddings = [0] * len(channels) if paddings is None else paddings
@@ -194,7 +196,8 @@ class LocalFields(BlockStack):
                     peer=PeerNormalisation(linear.out_features, weight=peer_weight) if peer_weight else None,
                 )
                 for layer, linear in zip([first, *map(LocalReLU, maps[1:])], maps, strict=True)
-            ]
+            ],
+            handed_up=handed_up,
         )
         self.image_shape = tuple(image_shape)
         self.num_classes = num_classes

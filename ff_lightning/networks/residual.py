@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -16,12 +15,13 @@ from ff_lightning.blocks import ClassBlock
 from ff_lightning.candidates import CandidateLoss, Softmax
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import ChannelGroups, Goodness, MeanActivity, as_goodness
+from ff_lightning.losses import SimilarityMatching
 from ff_lightning.networks.conv import StandardImage
-from ff_lightning.networks.heads import classes_of
+from ff_lightning.networks.heads import AveragedHead, ClassParts, Head, classes_of
 from ff_lightning.normalization import GroupStandard
 from ff_lightning.optim import HiddenMatrix
 from ff_lightning.signals import Labelled
-from ff_lightning.stacks import BlockStack
+from ff_lightning.stacks import BlockStack, HandedUp
 
 
 @dataclass(frozen=True)
@@ -53,18 +53,23 @@ class StridedReLU(nn.Module):
         out_channels: filters.
         stride: 2 halves height and width.
         dropout: share of the activities that is dropped in training.
+        slope: of the ReLU below 0.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, dropout: float = 0.0) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, stride: int = 1, dropout: float = 0.0, slope: float = 0.0
+    ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False)
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
         self.conv.weight = HiddenMatrix(self.conv.weight.data)
         self.dropout = nn.Dropout(dropout)
+        self.slope = slope
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        h: Tensor = self.dropout(F.relu(self.conv(x.contiguous(memory_format=torch.channels_last)), inplace=True))
-        return h
+        z = self.conv(x.contiguous(memory_format=torch.channels_last))
+        h: Tensor = F.leaky_relu(z, self.slope, inplace=True) if self.slope else F.relu(z, inplace=True)
+        return self.dropout(h)  # type: ignore[no-any-return]
 
 
 class ResidualBlock(ClassBlock):
@@ -75,6 +80,7 @@ class ResidualBlock(ClassBlock):
         goodness: of the activities before the shortcut joins them.
         loss: see :class:`~ff_lightning.blocks.ClassBlock`.
         norm: of the activities that are passed on, before the shortcut joins them.
+        matching: of the activities before the shortcut joins them; see :class:`~ff_lightning.blocks.ClassBlock`.
         joint: what becomes of the shortcut behind this block.
         starts: whether what this block passes on is the next shortcut.
         halves: whether the map will have been halved where that shortcut ends, so that it is pooled.
@@ -87,11 +93,12 @@ class ResidualBlock(ClassBlock):
         loss: CandidateLoss,
         *,
         norm: nn.Module | None = None,
+        matching: SimilarityMatching | None = None,
         joint: Joint = Joint.WAIT,
         starts: bool = False,
         halves: bool = False,
     ) -> None:
-        super().__init__(layer, goodness, loss, norm=norm)
+        super().__init__(layer, goodness, loss, norm=norm, matching=matching)
         self.joint = joint
         self.starts = starts
         self.halves = halves
@@ -134,9 +141,14 @@ class ResNet(BlockStack):
         norm: copied for every block; :class:`~ff_lightning.normalization.GroupStandard` of ``num_classes`` groups by
             default.
         dropout: share of the activities of each layer that is dropped in training.
+        slope: of the ReLU below 0.
+        matching: beside the loss, matches activities with labels (tier T2); sized for every block.
+        head: private layers below the goodness of every block, discarded upward; no
+            :class:`~ff_lightning.networks.AveragedHead`, since shortcuts join what the next block reads.
+        handed_up: see :class:`~ff_lightning.stacks.BlockStack`.
 
     Raises:
-        InputError: sizes that make no sense or do not fit each other.
+        InputError: sizes that make no sense or do not fit each other, or a head that does not fit.
     """
 
     def __init__(
@@ -151,11 +163,18 @@ class ResNet(BlockStack):
         loss: CandidateLoss | None = None,
         norm: nn.Module | None = None,
         dropout: float = 0.2,
+        slope: float = 0.0,
+        matching: SimilarityMatching | None = None,
+        head: Head | None = None,
+        handed_up: HandedUp = "before_update",
     ) -> None:
-        check_sizes(image_shape, width, stages, layers_per_stage, num_classes, dropout)
+        check_sizes(image_shape, width, stages, layers_per_stage, num_classes, dropout, slope)
+        check_head(head)
         goodness = ChannelGroups(num_classes, MeanActivity()) if goodness is None else as_goodness(goodness)
         classes_of(goodness, num_classes)
-        blocks: list[ResidualBlock] = []
+        layers: list[nn.Module] = []
+        shapes: list[tuple[int, ...]] = []
+        joints: list[Joint] = []
         channels, side = image_shape[0], tuple(image_shape[1:])
         for index in range((last := stages * layers_per_stage) + 1):
             stage, inside = divmod(max(index - 1, 0), layers_per_stage)
@@ -165,20 +184,26 @@ class ResNet(BlockStack):
             joint = Joint.ADD if index and index % 2 == 0 else Joint.WAIT
             if 0 < index < last and index % layers_per_stage == 0:
                 joint = Joint.CONCAT
-            layer = StridedReLU(channels, wide, stride=stride, dropout=dropout)
-            blocks.append(
-                ResidualBlock(
-                    layer if blocks else nn.Sequential(StandardImage(image_shape), layer),
-                    goodness.sized((wide, *side)),
-                    copy.deepcopy(loss) or Softmax(),
-                    norm=copy.deepcopy(norm) or GroupStandard(num_classes),
-                    joint=joint,
-                    starts=index % 2 == 0,
-                    halves=joint is Joint.CONCAT,
-                )
-            )
+            layers.append(StridedReLU(channels, wide, stride=stride, dropout=dropout, slope=slope))
+            shapes.append((wide, *side))
+            joints.append(joint)
             channels = 2 * wide if joint is Joint.CONCAT else wide
-        super().__init__(blocks)
+        layers[0] = nn.Sequential(StandardImage(image_shape), layers[0])
+        parts = ClassParts(goodness, loss or Softmax(), norm or GroupStandard(num_classes), matching, head)
+        blocks = [
+            ResidualBlock(
+                block.layer,
+                block.goodness,
+                block.loss,
+                norm=block.norm,
+                matching=block.matching,
+                joint=joint,
+                starts=index % 2 == 0,
+                halves=joint is Joint.CONCAT,
+            )
+            for index, (block, joint) in enumerate(zip(parts.blocks(layers, shapes), joints, strict=True))
+        ]
+        super().__init__(blocks, handed_up=handed_up)
         self.image_shape = tuple(image_shape)
         self.num_classes = num_classes
         self.out_features = torch.Size((channels, *side)).numel()
@@ -192,8 +217,27 @@ class ResNet(BlockStack):
         return last
 
 
+def check_head(head: Head | None) -> None:
+    """Check that a :class:`ResNet` can have a head.
+
+    Raises:
+        InputError: it copies the next block's layer, which reads more than what the block below makes.
+    """
+    if isinstance(head, AveragedHead):
+        raise InputError(
+            f"Passed `head={type(head).__name__}` to a `ResNet`. It judges a block by the next block's layer, which "
+            "reads the activities joined with a shortcut here: use `PrivateHead()`, or leave `head` out."
+        )
+
+
 def check_sizes(
-    image_shape: Sequence[int], width: int, stages: int, layers_per_stage: int, num_classes: int, dropout: float
+    image_shape: Sequence[int],
+    width: int,
+    stages: int,
+    layers_per_stage: int,
+    num_classes: int,
+    dropout: float,
+    slope: float,
 ) -> None:
     """Check the arguments of :class:`ResNet`.
 
@@ -216,3 +260,5 @@ def check_sizes(
         )
     if not 0 <= dropout < 1:
         raise InputError(f"Passed `dropout={dropout}`. `dropout` must be in [0, 1).")
+    if not 0 <= slope < 1:
+        raise InputError(f"Passed `slope={slope}`. `slope` must be in [0, 1).")

@@ -10,12 +10,12 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
-from ff_lightning.candidates import LinearContrast, Softmax
+from ff_lightning.candidates import EachLabel, LinearContrast, Softmax
 from ff_lightning.data import ImageDataModule
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import ChannelGroups, LocalPrediction, MeanOfSquares
 from ff_lightning.losses import SimilarityMatching, SymBa
-from ff_lightning.networks import MLP, AveragedHead, ConvNet, PrivateHead
+from ff_lightning.networks import MLP, AveragedHead, ClassMLP, ConvNet, PrivateHead, ResNet
 from ff_lightning.normalization import UnitRMS
 from ff_lightning.signals import Signal, StepContext
 from ff_lightning.stacks import BlockStack
@@ -23,7 +23,8 @@ from tests import references_predsim as reference
 from tests.networks.every import CLASSES, MAPS, seeded
 from tests.training import assert_same_weights, classifier, trainer, weights
 
-PREDSIM: dict[str, Any] = {"goodness": LocalPrediction(features=64), "loss": Softmax(), "slope": 0.01}
+LOCAL: dict[str, Any] = {"goodness": LocalPrediction(features=64), "loss": Softmax()}
+PREDSIM = LOCAL | {"slope": 0.01}
 SIGNAL = Signal(MAPS.double(), CLASSES)
 
 
@@ -37,7 +38,19 @@ def mlp(**kwargs: Any) -> MLP:
     return MLP(64, [12, 12, 12], batch_norm=True, norm=nn.Identity(), **PREDSIM | kwargs).double()
 
 
-MAKERS = pytest.mark.parametrize("make", [mlp, conv], ids=["mlp", "conv"])
+def class_mlp(**kwargs: Any) -> ClassMLP:
+    torch.manual_seed(0)
+    return ClassMLP(64, [12, 12, 14], norm=nn.Identity(), **LOCAL | kwargs).double()
+
+
+def resnet(**kwargs: Any) -> ResNet:
+    torch.manual_seed(0)
+    return ResNet((1, 8, 8), 10, stages=2, layers_per_stage=2, dropout=0.0, **PREDSIM | kwargs).double()
+
+
+FOLLOWING = [mlp, conv, class_mlp]
+"""Chains whose blocks read the one below and nothing else, so that a head may copy the next one."""
+MAKERS = pytest.mark.parametrize("make", [*FOLLOWING, resnet])
 
 
 def awake(network: BlockStack) -> BlockStack:
@@ -64,7 +77,7 @@ def test_a_block_minimises_predsim(make: Any, share: float) -> None:
         predicted = reference.prediction(samples, labels, weight.tolist(), block.goodness.bias.tolist(), pool)
         assert step.loss.item() == pytest.approx(share * similar + (1 - share) * predicted, rel=1e-6)
         step.loss.backward()
-    assert [block.loss.scale for block in network] == [1.0] * 3
+    assert [block.loss.scale for block in network] == [1.0] * len(network)
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
@@ -83,15 +96,16 @@ def test_the_labels_of_a_batch_are_as_similar_as_one_hot_vectors_are() -> None:
 
 @MAKERS
 def test_a_private_head_learns_with_its_block_and_is_not_handed_up(make: Any) -> None:
-    network = awake(make(head=PrivateHead(2)))
+    network = awake(make(head=PrivateHead(2), matching=SimilarityMatching()))
     before = [signal.clone() for signal in network.activities(SIGNAL.h)]
     g = network.goodness(SIGNAL.h)
-    assert not hasattr(network[2].goodness, "head"), "the last block hands up nothing"
+    last = len(network) - 1
+    assert not hasattr(network[last].goodness, "head"), "the last block hands up nothing"
     for step in network.local_losses(SIGNAL):
         step.loss.backward()
         private = list(network[step.block].goodness.parameters())
         assert all(parameter.grad is not None for parameter in network[step.block].parameters())
-        assert len(private) == (8 if step.block < 2 else 2)
+        assert len(private) == (8 if step.block < last else 2)
         assert all(p.grad is None for block in network for p in block.parameters() if block is not network[step.block])
         network.zero_grad(set_to_none=True)
     with torch.no_grad():
@@ -102,7 +116,7 @@ def test_a_private_head_learns_with_its_block_and_is_not_handed_up(make: Any) ->
     assert not torch.allclose(g, network.goodness(SIGNAL.h))
 
 
-@MAKERS
+@pytest.mark.parametrize("make", FOLLOWING)
 def test_an_averaged_head_is_the_average_of_the_next_layer_and_no_gradient_comes_down(make: Any) -> None:
     network, momentum = awake(make(head=AveragedHead(0.8))), 0.8
     average = [p.detach().clone() for p in network[0].goodness.average.parameters()]
@@ -129,7 +143,7 @@ def test_an_averaged_head_is_the_average_of_the_next_layer_and_no_gradient_comes
 
 
 def layer_of(block: nn.Module) -> nn.Module:
-    return block.layer[0] if isinstance(block.layer, nn.Sequential) else block.layer
+    return block.layer[-1] if isinstance(block.layer, nn.Sequential) else block.layer
 
 
 def test_a_head_in_a_block_of_layers_copies_the_first_of_the_next_block() -> None:
@@ -214,6 +228,17 @@ def test_streamed_is_fused_and_a_resumed_training_one_without_a_stop(tmp_path: P
             "other: leave it out, or use a loss of two streams.",
         ),
         (lambda: ConvNet(slope=1.5), "Passed `slope=1.5`. `slope` must be in [0, 1)."),
+        (lambda: ResNet(slope=1.5), "Passed `slope=1.5`. `slope` must be in [0, 1)."),
+        (
+            lambda: ResNet(head=AveragedHead()),
+            "Passed `head=AveragedHead` to a `ResNet`. It judges a block by the next block's layer, which reads the "
+            "activities joined with a shortcut here: use `PrivateHead()`, or leave `head` out.",
+        ),
+        (
+            lambda: ClassMLP(64, [8], loss=EachLabel(), matching=SimilarityMatching()),
+            "Passed `matching` with `loss=EachLabel`. It compares samples by the one class of each: leave it out, or "
+            "use a loss of one true class, such as `Softmax()`.",
+        ),
     ],
 )
 def test_parts_that_do_not_go_together_are_refused(make: Any, message: str) -> None:

@@ -1,7 +1,9 @@
-"""ResNet against DeeperForward written down plainly; sizes; the twin."""
+"""ResNet against DeeperForward written down plainly; sizes; the twin; the recipe under predsim."""
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +12,11 @@ from torch.nn import functional as F
 
 import ff_lightning as ff
 from ff_lightning.errors import InputError
+from ff_lightning.losses import SimilarityMatching
 from ff_lightning.networks import ResNet
 from ff_lightning.signals import Signal
 from tests import references_conv
+from tests.command_line import RECIPES
 from tests.training import digits
 
 PIXELS, CLASSES = digits(6, torch.float64)
@@ -40,6 +44,27 @@ def test_goodness_and_gradients_equal_the_paper(layers: int) -> None:
         reference.backward()
     for conv, weight in zip(convolutions, filters, strict=True):
         torch.testing.assert_close(conv.weight.grad, weight.grad)
+
+
+def test_a_layer_leaks_below_zero_by_its_slope() -> None:
+    x = torch.randn(3, 10, 8, 8, dtype=torch.float64)
+    for slope in (0.0, 0.2):
+        layer = network(slope=slope)[1].layer
+        torch.testing.assert_close(layer(x), F.leaky_relu(layer.conv(x), slope))
+
+
+def test_the_recipe_takes_predsim_and_keeps_its_readout(few_images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FF_LIGHTNING_DATA", str(few_images))
+    monkeypatch.syspath_prepend(str(RECIPES / "benchmarks"))
+    load = importlib.import_module("recipe").load
+    model = load(["cifar_resnet", "with/predsim"], ["--model.network.width", "10"]).model
+    images, classes = torch.rand(2, 3, 32, 32), torch.tensor([0, 1])
+    assert all(isinstance(block.matching, SimilarityMatching) for block in model.network)
+    assert {block.layer.slope for block in list(model.network)[1:]} == {0.01}
+    for step in model.network.local_losses(Signal(images, classes)):
+        step.loss.backward()
+    assert all(parameter.grad is not None for parameter in model.network.parameters())
+    assert model.readout.combine(model.network.goodness(images)).shape == (2, 10)
 
 
 def test_the_papers_network_has_17_layers_of_100_to_800_channels() -> None:
