@@ -195,8 +195,11 @@ def passing_norm(norm: nn.Module | None) -> nn.Module:
     """The norm between a block and the next, :class:`UnitRMS` by default.
 
     Raises:
-        InputError: it has parameters, which belong to no block's loss.
+        InputError: it is no module, or has parameters, which belong to no block's loss.
     """
+    if norm is not None and not isinstance(norm, nn.Module):
+        name = getattr(norm, "__name__", type(norm).__name__)
+        raise InputError(f"Passed `norm={name}`. It must be a module, such as `ff_lightning.normalization.UnitRMS()`.")
     if norm is not None and any(True for _ in norm.parameters()):
         raise InputError(
             f"Passed `norm={type(norm).__name__}` with parameters. It acts between blocks, where no loss trains it: "

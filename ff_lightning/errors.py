@@ -1,6 +1,7 @@
 """The one exception for input that cannot work, and the check that most of it fails."""
 
 import math
+from collections.abc import Sequence
 from fractions import Fraction
 from numbers import Integral, Real
 from typing import Any
@@ -32,9 +33,33 @@ def whole(name: str, value: int, *, least: int, owner: object = None) -> int:
     Raises:
         InputError: names the argument, what was given, and what is allowed.
     """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+    if not is_whole(value, least=least):
         raise InputError(f"Passed `{_passed(name, value, owner)}`. `{name}` must be a whole number, at least {least}.")
     return int(value)
+
+
+def whole_numbers(name: str, values: Sequence[int], *, least: int, some: bool = True) -> list[int]:
+    """``values`` as a list if they are whole numbers, each at least ``least``.
+
+    Args:
+        name: of the argument.
+        values: what was passed.
+        least: the smallest number allowed.
+        some: whether there must be one at least.
+
+    Raises:
+        InputError: names the argument, what was given, and what is allowed.
+    """
+    listed = isinstance(values, Sequence) and not isinstance(values, (str, bytes))
+    if not listed or not all(is_whole(value, least=least) for value in values) or (some and not values):
+        given, many = " ".join(repr(values).split()), "one or more " * some
+        raise InputError(f"Passed `{name}={given}`. `{name}` must be a list of {many}whole numbers, at least {least}.")
+    return [int(value) for value in values]
+
+
+def is_whole(value: Any, *, least: int) -> bool:
+    """Whether a value is a whole number, of Python or NumPy, at least ``least``; ``True`` is none."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= least
 
 
 def is_number(value: Any) -> bool:
@@ -60,6 +85,17 @@ def finite(name: str, value: float, *, least: float = -math.inf, owner: object =
     if not is_number(value) or abs(value) > MOST or value < least:
         sign = "" if least == -math.inf else " and not negative" if least == 0 else f" and at least {least}"
         raise InputError(f"Passed `{_passed(name, value, owner)}`. `{name}` must be finite{sign}.")
+    return float(value)
+
+
+def share(name: str, value: float) -> float:
+    """``value`` if it is a number in ``[0, 1)``.
+
+    Raises:
+        InputError: names the argument and what was given.
+    """
+    if not is_number(value) or not 0 <= value < 1:
+        raise InputError(f"Passed `{name}={value!r}`. `{name}` must be in [0, 1).")
     return float(value)
 
 

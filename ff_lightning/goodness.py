@@ -40,6 +40,8 @@ class Goodness(Part, nn.Module, ABC):
         - Output: ``(B, …)``, float32 (float64 for float64 input).
     """
 
+    others_serve = True
+
     @abstractmethod
     def forward(self, h: Tensor) -> Tensor:
         """Goodness of the activities ``h``."""
@@ -386,10 +388,11 @@ class OwnGoodness(Goodness):
 
     def __init__(self, of: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        if not callable(of):
+        if not callable(of) or isinstance(of, type):
+            kind = of if isinstance(of, type) else type(of)
             raise InputError(
-                f"Passed `goodness={type(of).__name__}`. It must be a `Goodness`, or a module or function that turns "
-                "activities (B, …) into goodness (B, …)."
+                f"Passed `goodness={kind.__name__}`. It must be an object: a `Goodness`, or a module or function that "
+                "turns activities (B, …) into goodness (B, …)."
             )
         self.of = of
         if isinstance(classes := getattr(of, "num_classes", None), int):

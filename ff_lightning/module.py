@@ -25,7 +25,7 @@ from ff_lightning.engine.batches import refuse_non_finite, seed_default_generato
 from ff_lightning.engine.casting import pair_of
 from ff_lightning.engine.checkpoints import AtomicCheckpointIO
 from ff_lightning.engine.compilation import compile_steps, leave_steps
-from ff_lightning.engine.completeness import check_gradients, watch_optimizers
+from ff_lightning.engine.completeness import check_gradients, not_finite, watch_optimizers
 from ff_lightning.engine.hyperparameters import save_plain_hyperparameters
 from ff_lightning.engine.lightning import batches_trained, trainer_of
 from ff_lightning.engine.plateau import PlateauWatch
@@ -383,6 +383,15 @@ class FFLightningModule(Part, pl.LightningModule):
         """Let metrics go on that an earlier evaluation left in inference mode, whatever the order of the methods."""
         leave_inference_mode(self)
 
+    def on_train_epoch_end(self) -> None:
+        """Refuse weights that are not finite at the end of the last epoch, before anybody writes or draws them."""
+        if self.trainer.current_epoch + 1 == self.trainer.max_epochs or self.global_step == self.trainer.max_steps:
+            self._refuse_diverged_weights()
+
+    def on_train_end(self) -> None:
+        """Refuse weights that are not finite, however the training came to its end."""
+        self._refuse_diverged_weights()
+
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Refuse NaN and inf in validation data."""
         refuse_non_finite(batch, f"Validation batch {batch_idx}")
@@ -391,12 +400,26 @@ class FFLightningModule(Part, pl.LightningModule):
         """Refuse NaN and inf in test data."""
         refuse_non_finite(batch, f"Test batch {batch_idx}")
 
+    def on_predict_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Refuse NaN and inf in what is to be predicted; labels beside it are not looked at."""
+        refuse_non_finite(batch[:1] if isinstance(batch, tuple | list) else batch, f"Prediction batch {batch_idx}")
+
     def _refuse_divergence(self) -> None:
         losses = [loss for loss in self.network.stage.gather(self._last_loss) if loss is not None]
         if not all(bool(torch.isfinite(loss)) for loss in losses):
             raise DivergedError(
                 f"The local losses are no longer finite at step {self.trainer.global_step}; training stops and no "
                 "checkpoint is written. Lower the learning rate of `optimizer`, or set `clip_norm`."
+            )
+
+    def _refuse_diverged_weights(self) -> None:
+        """Refuse weights that are not finite on any rank; the last update comes after the last look at the losses."""
+        name = not_finite(self)
+        if not self.trainer.strategy.reduce_boolean_decision(name is None):
+            raise DivergedError(
+                f"The training ends at step {self.trainer.global_step} with weights that are NaN or infinite"
+                f"{f', such as `{name}`' if name else ''}. Lower the learning rate of `optimizer`, set `clip_norm`, or "
+                "begin with finite weights."
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -8,12 +8,16 @@ was given, and :func:`described` turns it into plain values: ``{"class_path": â€
 from __future__ import annotations
 
 import inspect
+import reprlib
 from collections.abc import Mapping
-from functools import partial
-from typing import Any, Self
+from functools import cache, partial
+from types import NoneType, UnionType
+from typing import Any, Self, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
+
+from ff_lightning.errors import InputError
 
 PLAIN = (type(None), bool, int, float, str)
 
@@ -25,14 +29,83 @@ class Undescribed(Exception):  # noqa: N818
 class Part:
     """Base of what a checkpoint can describe: it remembers the arguments it was built with.
 
-    They are kept as they are, and looked at when somebody asks for a description.
+    They are kept as they are, and looked at when somebody asks for a description. What must be an object, as its type
+    says, is checked at once: the name of a loss is none, and neither is its class.
     """
 
+    others_serve = False
+    """Whether another object may be passed in its place, which what takes it wraps, or refuses in words of its own."""
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
-        """Make an object that knows what it was given; a copy takes that from the original."""
+        """Make an object that knows what it was given; a copy takes that from the original.
+
+        Raises:
+            InputError: it was given plain values, a class or another object in place of a part.
+        """
+        refuse_other_kinds(cls, args, kwargs)
         made = super().__new__(cls)
         object.__setattr__(made, "built_with", (args, kwargs))
         return made
+
+
+def refuse_other_kinds(maker: type, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Refuse what is no object of the kind, where the constructor of a class asks for a part or a module.
+
+    Args:
+        maker: the class.
+        args: what it is given.
+        kwargs: the same by names.
+
+    Raises:
+        InputError: names the argument, and what it must be.
+    """
+    try:
+        given = by_name(maker, args, kwargs)
+    except Undescribed:  # the constructor says what it does not take
+        return
+    for name, value in given.items():
+        kinds = kinds_of(maker).get(name, ())
+        plain = isinstance(value, (*PLAIN, list, tuple, Mapping))
+        strict = not any(getattr(kind, "others_serve", True) for kind in kinds)
+        if not kinds or value is None or isinstance(value, kinds):
+            continue
+        if isinstance(value, type):
+            raise InputError(
+                f"Passed `{maker.__name__}({name}={value.__name__})`, a class. Pass an object of it: "
+                f"`{value.__name__}(â€¦)`."
+            )
+        if plain or strict:
+            what = reprlib.repr(value) if plain else type(value).__name__
+            names = [(kind.__module__, kind.__qualname__) for kind in kinds]
+            wanted = " or ".join(f"`{shortest(*name)}.{name[1]}`" for name in names)
+            raise InputError(f"Passed `{maker.__name__}({name}={what})`. It must be an object, a {wanted}.")
+
+
+@cache
+def kinds_of(maker: type) -> dict[str, tuple[type, ...]]:
+    """Of the arguments of a class that must be parts or modules, the classes that they may be of.
+
+    What a constructor hands on by ``**kwargs`` is said by the class above.
+    """
+    found: dict[str, tuple[type, ...]] = {}
+    for each in maker.__mro__:
+        if "__init__" not in vars(each):
+            continue
+        constructor = vars(each)["__init__"]
+        parameters = inspect.signature(constructor).parameters
+        try:
+            hints = get_type_hints(constructor)
+        except (NameError, TypeError):  # of a class of a user, with names that are known while types are checked alone
+            hints = {}
+        for name, parameter in parameters.items():
+            hint = None if parameter.kind is inspect.Parameter.VAR_POSITIONAL else hints.get(name)
+            members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+            kinds = tuple(member for member in members if member is not NoneType)
+            parts = all(isinstance(kind, type) and issubclass(kind, Part | nn.Module) for kind in kinds)
+            found.setdefault(name, kinds if parts else ())
+        if all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+            break
+    return {name: kinds for name, kinds in found.items() if kinds}
 
 
 def described(value: Any) -> Any:
@@ -140,9 +213,10 @@ def torch_layer(layer: nn.Module) -> dict[str, Any]:
     try:
         with torch.device("meta"):
             again = maker(**arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
+        same = alike(layer, again)
+    except (TypeError, ValueError, RuntimeError) as error:  # of lazy modules, too, whose weights have no shape yet
         raise Undescribed(f"a `{maker.__name__}`") from error
-    if not alike(layer, again):
+    if not same:
         raise Undescribed(f"a `{maker.__name__}`")
     path = path_of(maker)
     return {"class_path": path, "init_args": arguments} if arguments else {"class_path": path}

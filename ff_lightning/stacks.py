@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice, pairwise
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +48,8 @@ class Network(Part, nn.Module, ABC):
     Raises:
         InputError: no block, or a parameter shared between blocks (the update of one would move the other).
     """
+
+    others_serve = True
 
     repeats_blocks = False
     """Whether :meth:`local_losses` yields a block more than once a batch."""
@@ -261,10 +263,9 @@ class BlockStack(Network):
     def _alone(self) -> Network:
         if self.lookahead is None:
             return self
-        found = copy.copy(self)
-        found._modules = dict(self._modules)
-        found.lookahead = None
-        return found
+        shared = [*self.children(), *self.parameters(recurse=False), *self.buffers(recurse=False)]
+        known: dict[int, Any] = {id(part): part for part in shared}
+        return copy.deepcopy(self, known | {id(self.lookahead): None})
 
     def forward(self, x: Tensor | Labelled) -> Tensor:
         """What the last block passes on, ``(N, …)``, with the gradient of the whole chain (for a twin)."""

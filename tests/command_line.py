@@ -38,6 +38,12 @@ def error_of(capsys: pytest.CaptureFixture[str], *args: str) -> str:
     return last.removeprefix("ff-lightning: error: ")
 
 
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder, without locks."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(".lock")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
 SMALL = ["--model.network.width", "32", "--model.network.layers", "2", "--model.network.layers_per_block", "1"]
 SMALL += ["--data.context", "24"]
 """A language model of two blocks that trains in a second."""

@@ -247,6 +247,8 @@ def test_signals_between_blocks_carry_no_graph(norm: nn.Module | None) -> None:
 def test_a_norm_between_blocks_must_have_no_weights() -> None:
     with pytest.raises(InputError, match="`norm=LayerNorm` with parameters"):
         ContrastiveBlock(DenseReLU(6, 8), MeanOfSquares(), SymBa(), norm=nn.LayerNorm(8))
+    with pytest.raises(InputError, match=r"Passed `norm=relu`. It must be a module"):
+        ContrastiveBlock(DenseReLU(6, 8), MeanOfSquares(), SymBa(), norm=torch.relu)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="put it into the layer"):
         ClassBlock(DenseReLU(6, 8), ChannelGroups(2), Softmax(), norm=nn.LayerNorm(8))
 

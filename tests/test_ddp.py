@@ -49,7 +49,8 @@ def test_nothing_else_is_sent(two_ranks: Path) -> None:
         "gloo:all_reduce [[1040]]": BATCHES,  # 64 to 16 units, with their biases
         "gloo:all_reduce [[272]]": 2 * BATCHES,
         "gloo:all_reduce [[16]]": 3,  # the first batch sets peer means
-        "gloo:all_reduce [[]]": 3,  # and θ
+        "gloo:all_reduce [[]]": 3 + 1,  # and θ; at the end, whether all weights are finite
+        "gloo:barrier []": 1,
         "gloo:all_reduce [[102]]": BATCHES,  # afterwards the running values of all blocks travel together
         "gloo:broadcast [[1]]": BATCHES,  # Lightning asks whether a rank is to stop
         "gloo:broadcast [[2]]": 1,  # DDP sends all buffers once, before the first step

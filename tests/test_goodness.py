@@ -305,7 +305,9 @@ def test_any_module_or_function_is_a_goodness() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: MLP(8, [4], goodness=3, overlay=False, num_classes=None), "`goodness=int`. It must be a `Goodness`"),
+        (lambda: MLP(8, [4], goodness=3, overlay=False, num_classes=None), r"MLP\(goodness=3\)`. It must be an object"),
+        (lambda: OwnGoodness(3), "`goodness=int`. It must be an object: a `Goodness`"),
+        (lambda: OwnGoodness(WeightedEnergy), "`goodness=WeightedEnergy`. It must be an object: a `Goodness`"),
         (lambda: ConvNet((1, 4, 4), (4,), pool_after=(), goodness=lambda h: h.mean((1, 2, 3))), "attribute `num_class"),
         (lambda: OwnGoodness(torch.sum)(torch.rand(3, 2)), r"`goodness=sum`.*a row for each of 3 samples"),
         (lambda: OwnGoodness(lambda h: h.argmax(1))(torch.rand(3, 2)), "torch.int64.*must return floating goodness"),

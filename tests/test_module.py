@@ -19,6 +19,7 @@ import ff_lightning as ff
 from ff_lightning.blocks import ClassBlock
 from ff_lightning.candidates import Softmax
 from ff_lightning.data import ImageDataModule
+from ff_lightning.errors import DivergedError
 from ff_lightning.goodness import ChannelGroups
 from ff_lightning.losses import MovingThresholdLoss, SymBa
 from ff_lightning.negatives import HardWrongLabel
@@ -166,6 +167,50 @@ def test_a_diverged_training_writes_no_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(ff.InputError, match="no longer finite at step 1"):
         run.fit(classifier(network=mlp(loss=Explodes())), loader(40, 20))
     assert not list(tmp_path.glob("*.ckpt"))
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_training_that_ends_with_bad_weights_is_refused_before_anybody_writes_them(
+    tmp_path: Path, epochs: int
+) -> None:
+    """One update an epoch, and none of its losses is looked at."""
+    saved = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
+    run = trainer(tmp_path, enable_checkpointing=True, callbacks=[saved], max_epochs=epochs)
+    module = classifier()
+
+    class Poison(pl.Callback):
+        def on_train_batch_end(self, run: pl.Trainer, *_: Any) -> None:
+            if run.current_epoch + 1 == epochs:
+                module.network[1].layer.linear.weight.data[0, 0] = torch.nan
+
+    run.callbacks.append(Poison())
+    says = rf"ends at step {epochs} with weights that are NaN or infinite, such as `network\.blocks\.1\.layer\.linear\."
+    with pytest.raises(DivergedError, match=says):
+        run.fit(module, loader(20, 20))
+    assert len(list(tmp_path.glob("*.ckpt"))) == epochs - 1
+
+
+@pytest.mark.parametrize("rate", [1e30, 0.05])
+def test_a_short_training_without_checkpoints_is_refused_if_it_diverged(tmp_path: Path, rate: float) -> None:
+    module = classifier(optimizer=partial(torch.optim.SGD, lr=rate))
+    run = trainer(tmp_path, max_steps=2, max_epochs=-1)
+    if rate < 1:
+        run.fit(module, loader(40, 20))
+        with torch.no_grad():
+            module.network[0].layer.image.weight.fill_(torch.nan)  # as a model may come from elsewhere
+    with pytest.raises(DivergedError, match="with weights that are NaN or infinite"):
+        trainer(tmp_path, max_steps=2, max_epochs=-1).fit(module, loader(40, 20))
+
+
+@pytest.mark.parametrize("form", [tuple, list, lambda batch: {"image": batch[0], "label": batch[1]}])
+def test_nan_in_what_is_predicted_is_refused(tmp_path: Path, form: Any) -> None:
+    x, y = digits(60)
+    whole = [form((x[:20], y[:20])), form((x[20:40], y[20:40]))]
+    assert len(trainer(tmp_path).predict(classifier(), DataLoader(whole, batch_size=None))) == 2  # type: ignore[arg-type]
+    x[25, 3] = torch.nan
+    bad = [form((x[:20], y[:20])), form((x[20:40], y[20:40]))]
+    with pytest.raises(ff.InputError, match="Prediction batch 1 holds NaN or infinite values"):
+        trainer(tmp_path).predict(classifier(), DataLoader(bad, batch_size=None))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

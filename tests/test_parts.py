@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 import torch
@@ -16,16 +17,25 @@ from torch.optim.lr_scheduler import StepLR
 
 import ff_lightning as ff
 from ff_lightning.blocks import ClassBlock
-from ff_lightning.candidates import LogisticContrast, Softmax
+from ff_lightning.candidates import CandidateLoss, LogisticContrast, Softmax
 from ff_lightning.engine.building import Builder
 from ff_lightning.engine.restoring import build_module
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import ChannelGroups, MeanActivity
 from ff_lightning.language import GPT
-from ff_lightning.losses import SymBa, TwoThresholdLoss
+from ff_lightning.losses import ContrastiveLoss, SymBa, TwoThresholdLoss
 from ff_lightning.negatives import HardWrongLabel
-from ff_lightning.networks import MLP, ConvNet, LabelBias, LabelledConvNet, RecurrentMLP, ResNet, SelfContrastConv
-from ff_lightning.parts import Undescribed, described
+from ff_lightning.networks import (
+    MLP,
+    CollaborativeMLP,
+    ConvNet,
+    LabelBias,
+    LabelledConvNet,
+    RecurrentMLP,
+    ResNet,
+    SelfContrastConv,
+)
+from ff_lightning.parts import Part, Undescribed, described, kinds_of
 from ff_lightning.pretrained import load, save_pretrained
 from ff_lightning.readouts import LinearReadout
 from ff_lightning.schedules import Staggered
@@ -175,9 +185,62 @@ def test_layers_of_torch_are_described_so_that_they_are_built_alike(layer: nn.Mo
 
 
 def test_what_has_no_words_is_said() -> None:
-    for value, says in ((OwnLayer(3), "a `OwnLayer`"), (lambda: 3, "a `function`"), (torch.zeros(1), "a `Tensor`")):
+    lazy = nn.LazyLinear(3)
+    for value, says in (
+        *((OwnLayer(3), "a `OwnLayer`"), (lambda: 3, "a `function`")),
+        *((torch.zeros(1), "a `Tensor`"), (lazy, "a `LazyLinear`")),
+    ):
         with pytest.raises(Undescribed, match=says):
             described(value)
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda: MLP(64, [8], loss="swish"), r"`MLP\(loss='swish'\)`.*an object, a `[\w.]*ContrastiveLoss` or `"),
+        (lambda: MLP(64, [8], loss=SymBa), r"`MLP\(loss=SymBa\)`, a class. Pass an object of it: `SymBa\(…\)`"),
+        (lambda: MLP(64, [8], loss=nn.CrossEntropyLoss()), r"`MLP\(loss=CrossEntropyLoss\)`. It must be an object"),
+        (lambda: MLP(64, [8], norm={"class_path": "x"}), r"norm={'class_path': 'x'}\)`.*or `torch.nn.Module`"),
+        (lambda: MLP(64, [8], goodness=ChannelGroups), r"`MLP\(goodness=ChannelGroups\)`, a class"),
+        (lambda: CollaborativeMLP(64, [8], loss=3), r"`CollaborativeMLP\(loss=3\)`. It must be an object"),
+        (lambda: ConvNet(loss=SymBa()), r"`ConvNet\(loss=SymBa\)`.*`ff_lightning.candidates.CandidateLoss`"),
+        (lambda: GPT(30, loss=Softmax), r"`GPT\(loss=Softmax\)`, a class"),
+        (lambda: SelfContrastConv((1, 8, 8), [4], losses=["x"]), r"`SelfContrastBlock\(loss='x'\)`"),
+        (lambda: ff.FFClassifier(MLP(64, [8]), readout="linear"), r"`FFClassifier\(readout='linear'\)`.*Readout`"),
+        (lambda: ff.FFClassifier(MLP(64, [8]), readout=nn.Linear(8, 10)), r"`FFClassifier\(readout=Linear\)`"),
+        (lambda: ff.FFClassifier(MLP(64, [8]), negatives=HardWrongLabel), r"\(negatives=HardWrongLabel\)`"),
+        (lambda: ff.FFClassifier(MLP(64, [8]), schedule="greedy"), r"`FFClassifier\(schedule='greedy'\)`.*Schedule`"),
+        (lambda: ff.BackpropTwin(MLP(64, [8]), schedule=Staggered), r"Twin\(schedule=Staggered\)`, a class"),
+    ],
+)
+def test_a_name_a_class_or_another_object_in_place_of_a_part_is_refused(build: Callable[[], object], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        build()
+
+
+def test_the_kinds_of_parts_are_known_of_every_class() -> None:
+    """Else its arguments would not be checked: a name in a type may be known while types are checked alone."""
+
+    def kinds(kind: type) -> Iterator[type]:
+        for each in kind.__subclasses__():
+            yield each
+            yield from kinds(each)
+
+    for kind in kinds(Part):
+        assert get_type_hints(kind.__init__) is not None, kind
+    assert kinds_of(MLP)["loss"] == (ContrastiveLoss, CandidateLoss)
+
+
+class OwnLoss(SymBa):
+    """A part of a user, with arguments of its own and of any kind."""
+
+    def __init__(self, *parts: SymBa, loss: Any = None, **more: Any) -> None:
+        super().__init__(**more)
+
+
+def test_what_a_constructor_does_not_say_is_not_checked() -> None:
+    OwnLoss(SymBa(), loss="swish")
+    MLP(64, [8], norm=None, loss=OwnLoss(), goodness=lambda h: h.square().mean(1))
 
 
 def test_copies_say_the_same() -> None:

@@ -28,9 +28,9 @@ def export(ckpt_path: str, output: str, int8: bool = False, check: bool = False,
     Raises:
         InputError: another ending, a checkpoint that does not know the form of its data, or packages are missing.
     """
-    path = Path(output)
-    if path.suffix not in (".pt2", ".onnx"):
-        raise InputError(f"Passed `output={output}`. It must end in .pt2 or .onnx.")
+    from ff_lightning.engine.outputs import output_file
+
+    path = output_file(output, ".pt2", ".onnx", reads=[ckpt_path])
     if path.suffix != ".onnx" and (int8 or check):
         raise InputError(f"Passed `int8={int8}, check={check}` with `output={output}`. It must end in .onnx for them.")
 

@@ -6,6 +6,7 @@ import difflib
 import errno
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from typing import NoReturn
 
@@ -148,6 +149,8 @@ def explain(error: BaseException) -> str | None:
         return f"A name is no UTF-8: {error.object[max(0, error.start - 40) : error.end + 40]!r}. Rename it."
     if isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric"):
         return str(error)
+    if type(error) is ValueError and "`" in str(error) and _is_of_lightning(error):
+        return " ".join(str(error).split())
     if isinstance(error, (ValueError, OSError, *mended)):
         for cause in _causes(error):
             if isinstance(cause, mended):
@@ -156,6 +159,12 @@ def explain(error: BaseException) -> str | None:
                 where = f" ({cause.filename})" if cause.filename else ""
                 return f"{cause.strerror}{where}. What was written before is untouched."
     return None
+
+
+def _is_of_lightning(error: BaseException) -> bool:
+    """Whether Lightning's own code raised an error, as it does for arguments that it sees late."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return bool(frames) and frames[-1].f_globals.get("__name__", "").startswith("lightning.")
 
 
 def missing_package(error: BaseException) -> str | None:

@@ -39,7 +39,8 @@ def predict_folder(
         trust: packages of your own of which the checkpoint may name classes, with commas in between.
 
     Raises:
-        InputError: there are no pictures, one cannot be read, or the checkpoint is not of an image classifier.
+        InputError: there are no pictures, one cannot be read, the checkpoint is not of an image classifier, or
+            ``output`` is no CSV file or would destroy something.
     """
     import torch
     from lightning.pytorch.utilities import rank_zero_info
@@ -48,13 +49,13 @@ def predict_folder(
     from ff_lightning.cli.predictions import write_table
     from ff_lightning.cli.recordings import is_of_recordings, predict_recordings
     from ff_lightning.data.pictures import find_pictures, picture_batches
+    from ff_lightning.engine.outputs import output_file
     from ff_lightning.pretrained import read_content
 
+    path = output_file(output, ".csv", reads=[ckpt_path], folder=folder)
     content, packages = read_content(ckpt_path), trusted(trust)
     if is_of_recordings(content):
-        predict_recordings(
-            folder, content, ckpt_path, output, tolerance=tolerance, batch_size=batch_size, trust=packages
-        )
+        predict_recordings(folder, content, ckpt_path, path, tolerance=tolerance, batch_size=batch_size, trust=packages)
         return
     paths = find_pictures(folder)
     model, images, arguments = classifier_of(content, ckpt_path, packages)
@@ -66,7 +67,7 @@ def predict_folder(
             paths, images["image_shape"], batch_size=batch_size, ground=images.get("ground", "white")
         )
         found = [model.predicted(x.to(model.device)) for x in batches]
-    write_table(Path(output), "file", list(map(str, paths)), found, images["class_names"])
+    write_table(path, "file", list(map(str, paths)), found, images["class_names"])
     rank_zero_info(f"Wrote {output}: {len(paths)} pictures.")
 
 
@@ -92,7 +93,8 @@ def predict_table(
         trust: packages whose classes the checkpoint may name, with commas in between.
 
     Raises:
-        InputError: the table lacks a column or holds what is no number, or the checkpoint is of other data.
+        InputError: the table lacks a column or holds what is no number, the checkpoint is of other data, or ``output``
+            is no CSV file or would destroy something.
     """
     import torch
     from lightning.pytorch.utilities import rank_zero_info
@@ -101,16 +103,19 @@ def predict_table(
     from ff_lightning.cli.predictions import write_table
     from ff_lightning.data.columns import Columns
     from ff_lightning.data.rows import read_rows
+    from ff_lightning.engine.outputs import output_file
 
+    file = local_table(table)
+    path = output_file(output, ".csv", reads=[file, ckpt_path])
     model, known = load_of_table(ckpt_path, trusted(trust))
     columns, names = Columns.from_dict(known["columns"]), list(known["class_names"])
-    rows = list(read_rows(local_table(table), encoding=encoding))
+    rows = list(read_rows(file, encoding=encoding))
     features = columns.features(rows, table) if rows else torch.zeros(0, columns.in_features)
     for name, count in columns.unseen.items():
         rank_zero_info(f"{count} values of {name!r} occur in no training row.")
     with torch.inference_mode():
         found = [model.predicted(x) for x in torch.split(features, batch_size)] if rows else []
-    write_table(Path(output), "row", [str(number) for number in range(1, len(rows) + 1)], found, names)
+    write_table(path, "row", [str(number) for number in range(1, len(rows) + 1)], found, names)
     rank_zero_info(f"Wrote {output}: {len(rows)} rows.")
 
 
@@ -118,12 +123,15 @@ def local_table(path: str) -> Path:
     """The file of a table.
 
     Raises:
-        InputError: there is none.
+        InputError: there is none, or it has another ending.
     """
     from ff_lightning.data.rows import ENDINGS, is_table
 
     file = Path(path).expanduser()
-    if not file.is_file() or not is_table(file):
+    if not file.is_file():
+        told = "It is a folder." if file.is_dir() else "There is no such file."
+        raise InputError(f"Passed `table={path}`. {told}")
+    if not is_table(file):
         raise InputError(f"Passed `table={path}`. It must be a file that ends in {', '.join(ENDINGS)}.")
     return file
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 
-from ff_lightning.cli.tables import as_text
+from ff_lightning.cli.tables import write_csv
 from ff_lightning.data.order import OrderedLoader
 from ff_lightning.tasks.evaluation import headings_of_classes
 
@@ -54,14 +53,15 @@ def write_table(
     count = next((part.shape[1] for batch in batches for part in batch if part.dim() == 2), len(class_names or ()))
     labels = list(class_names or map(str, range(count)))
     headings = batches[0].headings(labels) if batches else headings_of_classes(labels)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(as_text([what, *headings]))
-        rows = iter(names)
+    rows = iter(names)
+
+    def lines() -> Iterator[list[Any]]:
+        yield [what, *headings]
         for batch in batches:
             for line in batch.lines(labels):
-                table.writerow(as_text([next(rows), *(_short(value) for value in line)]))
+                yield [next(rows), *(_short(value) for value in line)]
+
+    write_csv(path, lines())
 
 
 def _short(value: Any) -> Any:

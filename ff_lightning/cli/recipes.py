@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pydoc import locate
+from traceback import format_exception_only, walk_tb
 from typing import Any
 
 import torch
@@ -15,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
 from ff_lightning.callbacks import BestCheckpoint
-from ff_lightning.cli.parser import Parser, explain, missing_package
+from ff_lightning.cli.parser import Parser, explain, missing_package, shorten
 from ff_lightning.engine.lightning import subcommand_parser
 from ff_lightning.errors import InputError
 from ff_lightning.processor import Answer, ask
@@ -42,11 +44,27 @@ MIXED = {
 """By type of device, the values of ``precision`` that Lightning takes for mixed precision, and in which type."""
 
 
+OTHER_KIND = re.compile(r"^.*Import path \S+ does not correspond to a subclass of .*$", re.MULTILINE)
+"""What jsonargparse says where an argument may be of several classes, of those that were not meant."""
+
+
 class RecipeParser(Parser, LightningArgumentParser):
     """Parser whose configurations can be read again."""
 
     taken: Sequence[str] = ()
     """Keys of what is taken from the data, and not told."""
+
+    def parse_path(self, cfg_path: Any, *args: Any, **kwargs: Any) -> Namespace:
+        """Read a configuration.
+
+        Raises:
+            InputError: the file holds something else than text.
+        """
+        try:
+            found: Namespace = super().parse_path(cfg_path, *args, **kwargs)
+        except UnicodeDecodeError as error:
+            raise InputError(f"Passed `--config {cfg_path}`, which is no text. It must be a recipe in YAML.") from error
+        return found
 
     def dump(self, namespace: Namespace, *args: Any, skip_link_targets: bool = True, **kwargs: Any) -> str:
         """Write a configuration, without what comes back when it is read.
@@ -71,7 +89,7 @@ class RecipeCLI(LightningCLI):
         """Let a recipe say what the best checkpoint is, and the model take from the data what it knows."""
         parser.add_lightning_class_args(BestCheckpoint, "best")
         for place in LINKED:
-            parser.link_arguments(f"data.{_name(place)}", key_of(place), apply_on="instantiate")
+            parser.link_arguments("data", key_of(place), compute_fn=self._taker(place), apply_on="instantiate")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Keep what was said, in files or the command, and whether the command itself names a precision."""
@@ -111,15 +129,14 @@ class RecipeCLI(LightningCLI):
         """Build data, network and Trainer.
 
         Raises:
-            InputError: the network was told something else than what it takes from the data, or nobody knows it.
+            InputError: the network was told something else than what it takes from the data, or nobody knows it; or a
+                class cannot be built, and said so in an error of its own.
         """
         try:
             super().instantiate_classes()
         except (TypeError, ValueError) as error:
             if explain(error) is None:
-                if missing := missing_package(error):
-                    raise InputError(missing) from error
-                self._refuse_unknown(error)
+                raise InputError(missing_package(error) or _why_not_built(error)) from error
             raise
         self._refuse_other()
 
@@ -146,16 +163,22 @@ class RecipeCLI(LightningCLI):
         keys = {place: key_of(place).removeprefix("model.") for place in LINKED}
         return {place: said.get(key) for place, key in keys.items() if key in said}
 
-    def _refuse_unknown(self, error: Exception) -> None:
-        """Name what the model needs, and nobody says."""
-        config = self._passed().model
-        for place, source in LINKED.items():
-            key = key_of(place).removeprefix("model.")
-            if config.get(key, "") is None and _needs(config, place):
+    def _taker(self, place: str) -> Callable[[Any], Any]:
+        """What reads an argument of the model off the data, or leaves its default where the data does not know it."""
+
+        def take(data: Any) -> Any:
+            if hasattr(data, _name(place)):
+                return getattr(data, _name(place))
+            config = self._passed().model
+            if _needs(config, place):
                 raise InputError(
-                    f"Passed no `model.{place}`, and data that does not offer it. Use `ff_lightning.data.{source}`, or "
-                    "say what it is."
-                ) from error
+                    f"Passed no `model.{place}`, and data that does not offer it. Use "
+                    f"`ff_lightning.data.{LINKED[place]}`, or say what it is."
+                )
+            return config[key_of(place).removeprefix("model.")]
+
+        take.__name__ = _name(place)  # which `--help` shows
+        return take
 
     def _refuse_other(self) -> None:
         """Refuse what the model was told where the data knows better; ``None`` says that there is no such thing."""
@@ -198,6 +221,28 @@ def device_type(accelerator: Any) -> str:
         return str(accelerator)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return device.type if device else "cpu"
+
+
+def _why_not_built(error: Exception) -> str:
+    """One line of what a class said when it was built, which jsonargparse wraps in messages of its own."""
+    own = next((cause for cause in _wrapped(error) if not _is_of_jsonargparse(cause)), None)
+    if own is None:
+        return f"What was passed cannot be built: {shorten(OTHER_KIND.sub('', str(error)))}."
+    if said := explain(own):
+        return said
+    return f"What was passed cannot be built: {' '.join(''.join(format_exception_only(own)).split())}"
+
+
+def _wrapped(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and those that it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _is_of_jsonargparse(error: BaseException) -> bool:
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    return str(frame.f_globals.get("__name__")).startswith("jsonargparse.")
 
 
 def _needs(model: Namespace, place: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from ff_lightning.cli.tables import as_text
+from ff_lightning.cli.tables import write_csv
 from ff_lightning.data.recordings import at_peak, find_recordings, fitted, read_recording
 from ff_lightning.data.spectrograms import LogMel
 from ff_lightning.engine.lightning import class_and_arguments
@@ -30,7 +29,7 @@ def predict_recordings(
     folder: str,
     content: Mapping[str, Any],
     ckpt_path: str,
-    output: str,
+    output: Path,
     *,
     tolerance: float | None,
     batch_size: int,
@@ -69,11 +68,7 @@ def predict_recordings(
             for path in paths
             for row in _heard(model, read_recording(path, sounds["rate"], str(path)), sounds, batch_size)
         ]
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    with Path(output).open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file)
-        table.writerow(as_text(["file", "start", "end", "label", *scores]))
-        table.writerows(map(as_text, rows))
+    write_csv(output, [["file", "start", "end", "label", *scores], *rows])
     rank_zero_info(f"Wrote {output}: {len(rows)} lines about {len(paths)} recordings.")
 
 

@@ -43,13 +43,13 @@ def run_folder(config: Namespace, subcommand: str) -> Path:
         return Path(config.trainer.default_root_dir)
     stems = [Path(str(path)).stem for path in config.config or ()]
     usual = "-".join(stems) or config.model.class_path.rsplit(".", 1)[-1]
-    folder = _own(usual, subcommand) if name == AUTO else HOME / _checked(name or usual)
+    folder = _own(usual, subcommand) if name == AUTO else HOME / _checked(usual if name is None else name)
     config.trainer.default_root_dir = str(folder)
     return folder
 
 
 def _checked(name: str) -> str:
-    if Path(name).name != name:
+    if Path(name).name != name or name in ("", ".."):
         raise InputError(
             f"Passed `run_name={name}`. It must be the name of a folder in `{HOME}`; `--trainer.default_root_dir` "
             "names one elsewhere."

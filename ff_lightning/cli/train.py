@@ -50,13 +50,13 @@ from ff_lightning.cli.run_folder import requeued, run_folder, trial_folder
 from ff_lightning.cli.weights import chosen_weights
 from ff_lightning.data.tokenizers import Tokenizer
 from ff_lightning.engine.checkpoints import check_checkpoint, check_fit
-from ff_lightning.engine.folder import locked, set_aside
+from ff_lightning.engine.folder import locked, prepared, refuse_foreign
 from ff_lightning.engine.lightning import subcommand_parser
 from ff_lightning.engine.reading import local_path
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
 from ff_lightning.report.curves import MetricsFile
-from ff_lightning.report.records import read_record
+from ff_lightning.report.records import read_record, start_record
 from ff_lightning.tasks.language_modelling import LanguageModelling
 
 CHECKPOINT_WORDS = ("last", "best", "hpc")
@@ -64,14 +64,31 @@ CHECKPOINT_WORDS = ("last", "best", "hpc")
 
 
 class SaveConfig(SaveConfigCallback):
-    """Keeps the resolved configuration in the run folder, and sends it to loggers that take one."""
+    """Keeps the resolved configuration in the run folder, and sends it to loggers that take one.
+
+    That of a training is written when its first batch is through, since all that can be refused has been by then.
+    """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Write the configuration of an evaluation."""
+        if stage != "fit":
+            super().setup(trainer, pl_module, stage)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write that of a training."""
+        if not self.already_saved:
+            super().setup(trainer, pl_module, "fit")
 
     def save_config(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Write ``config.yaml``."""
         name = str(getattr(stage, "value", stage))  # Lightning passes its own enumeration
         folder = Path(trainer.default_root_dir) / ("" if name == "fit" else name)
         folder.mkdir(parents=True, exist_ok=True)
-        self.parser.save(self.config, folder / self.config_filename, skip_none=False, overwrite=True, multifile=False)
+        part = folder / f"{self.config_filename}.part"
+        self.parser.save(self.config, part, skip_none=False, overwrite=True, multifile=False)
+        part.replace(folder / self.config_filename)
         for logger in trainer.loggers:
             if not isinstance(logger, CSVLogger):
                 logger.log_hyperparams({"trainer": self.config.trainer.as_dict()})
@@ -98,10 +115,13 @@ class FFLightningCLI(RecipeCLI):
         parser.add_argument("--run_name", type=str | None, help=told)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Keep the command as it was given, for the record of the run."""
+        """Keep the command as it was given, for the record of the run; refuse a seed that can be none."""
         self.words = list(args)
         self.command = shlex.join(["ff-lightning", *args])
         super().parse_arguments(parser, with_own_recipes(args))
+        seed = self.config[self.config.subcommand].seed_everything
+        if not isinstance(seed, bool) and seed is not None and not 0 <= seed < 2**32:
+            raise InputError(f"Passed `seed_everything={seed}`. It must be a whole number from 0 to 2**32 - 1.")
 
     def setup_parser(self, *args: Any) -> None:
         """Leave the results of an evaluation to our own table, and let a training begin with trained weights."""
@@ -182,24 +202,29 @@ class FFLightningCLI(RecipeCLI):
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise InputError(f"The Trainer cannot be built: {error}") from error
         # Before what a recipe brings, too, which would otherwise print while the bar is still there.
-        # What looks for misspelt names comes before those who would wait for them.
-        first = (ProgressBar, MonitorCheck)
+        # What looks for misspelt names comes before those who would wait for them, and what keeps the configuration
+        # before those who end a training.
+        first = (ProgressBar, MonitorCheck, SaveConfig)
         trainer.callbacks.sort(key=lambda callback: not isinstance(callback, first))  # type: ignore[attr-defined]
         return trainer
 
     def before_fit(self) -> None:
         """Say where the run is kept, and what becomes of an earlier one there."""
-        folder = Path(self.trainer.default_root_dir)
-        metrics = folder / "metrics.csv"
+        folder, path = Path(self.trainer.default_root_dir), self.config.fit.ckpt_path
+        anew, earlier = path is None and not requeued(folder), None
         if self.trainer.is_global_zero:
+            if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]  # which keeps nothing
+                refuse_foreign(folder, path)
             self.held.enter_context(locked(folder))
-        if self.config.fit.ckpt_path is not None or requeued(folder):
+            if not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+                earlier = self.held.enter_context(prepared(folder, anew=anew))
+            if anew:  # who is killed before the first batch leaves what can be told from files of others
+                start_record(folder, {"run": {"command": self.command}})
+        if anew:
+            aside = f" The earlier one there is now in {earlier}." if earlier else ""
+            rank_zero_info(f"The run is kept in {folder}.{aside}")
+        else:
             rank_zero_info(f"The run goes on in {folder}.")
-            if self.trainer.is_global_zero and metrics.exists():  # the logger would delete it
-                metrics.rename(folder / f"metrics_{len(list(folder.glob('metrics_*.csv'))) + 1}.csv")
-            return
-        earlier = set_aside(folder) if self.trainer.is_global_zero else None
-        rank_zero_info(f"The run is kept in {folder}." + f" The earlier one there is now in {earlier}." * bool(earlier))
 
     def predict(self, **kwargs: Any) -> None:
         """Predict, and write what :func:`prediction_lines` makes of it; each process writes its own file."""

@@ -144,15 +144,19 @@ def observe(model: nn.Module, example: Tensor) -> Call:
         with evaluated(model):
             model(example)
     except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
-        text = " ".join(str(error).split())[:200].rstrip(".")
         raise InputError(
             f"Passed `model={type(model).__name__}`, which cannot take an input of shape {tuple(example.shape)}: "
-            f"{text}. Pass one that it takes as `example`, or its shape without the batch."
+            f"{error_line(error)}. Pass one that it takes as `example`, or its shape without the batch."
         ) from error
     finally:
         for hook in hooks:
             hook.remove()
     return root.within[0]
+
+
+def error_line(error: Exception) -> str:
+    """What an error of torch says, in one line that is not too long, without a full stop."""
+    return " ".join(str(error).split())[:200].rstrip(".")
 
 
 @contextmanager

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ff_lightning.blocks import ClassBlock, ContrastiveBlock
+from ff_lightning.blocks import ClassBlock, ContrastiveBlock, passing_norm
 from ff_lightning.candidates import CandidateLoss, LinearContrast
-from ff_lightning.conversion.chains import evaluated, has_weights, observed_cut
+from ff_lightning.conversion.chains import error_line, evaluated, has_weights, observed_cut
 from ff_lightning.conversion.families import Cut, known_cut
+from ff_lightning.conversion.given import built_of, example_of, refuse_unready
 from ff_lightning.conversion.origin import constructor_of
 from ff_lightning.conversion.tokens import OfLastChannels, OfTokens, OnTokens, Tokens, pooled
-from ff_lightning.errors import InputError, whole
+from ff_lightning.errors import InputError, is_whole
 from ff_lightning.goodness import Goodness, WeightedEnergy, as_goodness
 from ff_lightning.losses import ContrastiveLoss
 from ff_lightning.normalization import UnitRMS
@@ -69,10 +70,10 @@ class ConvertedStack(BlockStack):
         shown = example_of(example)
         options = {"num_classes": num_classes, "blocks": blocks, "goodness": goodness, "loss": loss, "norm": norm}
         origin = _origin(model, shown, options)
-        built = model() if callable(model) and not isinstance(model, nn.Module) else model
-        cut = cut_of(built, shown)
+        cut = cut_of(built_of(model), shown)
         loss = LinearContrast() if loss is None else loss
         goodness = _goodness(goodness, loss, num_classes, cut)
+        passing_norm(norm)
         if cut.tokens:
             norm = OnTokens(copy.deepcopy(norm) or UnitRMS(), alone=True)
         layers = grouped(cut, blocks)
@@ -182,13 +183,6 @@ def _origin(model: Any, example: Tensor | None, options: dict[str, Any]) -> dict
     return {"class_path": "ff_lightning.conversion.ConvertedStack", "init_args": arguments}
 
 
-def example_of(example: Tensor | Sequence[int] | None) -> Tensor | None:
-    """An input, of one or of its shape without the batch."""
-    if example is None or isinstance(example, Tensor):
-        return example
-    return torch.zeros(1, *(whole("example", side, least=1) for side in example))
-
-
 def cut_of(model: Any, example: Tensor | None) -> Cut:
     """Cut a model or a list of modules into parts.
 
@@ -196,6 +190,7 @@ def cut_of(model: Any, example: Tensor | None) -> Cut:
         InputError: it is neither, or cannot be cut.
     """
     if isinstance(model, nn.Module) and not isinstance(model, nn.ModuleList):
+        refuse_unready(model)
         known = known_cut(model, example)
         return observed_cut(model, example) if known is None else known
     if not isinstance(model, Iterable):
@@ -203,9 +198,9 @@ def cut_of(model: Any, example: Tensor | None) -> Cut:
     parts = list(model)
     for part in parts:
         if not isinstance(part, nn.Module):
-            raise InputError(
-                f"Passed a `{type(part).__name__}` among the modules of `model`. They must be `nn.Module`s."
-            )
+            kind = f"class `{part.__name__}`" if isinstance(part, type) else f"`{type(part).__name__}`"
+            raise InputError(f"Passed a {kind} among the modules of `model`. They must be objects of `nn.Module`.")
+        refuse_unready(part)
     if not any(map(has_weights, parts)):
         raise InputError("Passed a `model` without weights. A block needs a weight matrix or filters to learn.")
     if example is None:
@@ -256,19 +251,34 @@ def grouped(cut: Cut, blocks: int | None = None) -> list[Layers]:
     """Make blocks of the parts of a model: one a stage, or as many as are asked for.
 
     Raises:
-        InputError: more blocks than there are parts with weights.
+        InputError: more blocks than there are parts with weights, or no whole number of them.
     """
     stages = cut.stages
     if blocks is not None:
         most = sum(map(has_weights, cut.parts))
-        if blocks > max(stages) + 1:  # stages are divided
+        if is_whole(blocks, least=max(stages) + 2):  # stages are divided
             counts = [sum(map(has_weights, cut.parts[: index + 1])) for index in range(len(cut.parts))]
             stages = [max(count - 1, 0) for count in counts]
-        if not 1 <= blocks <= max(stages) + 1:
-            raise InputError(f"Passed `blocks={blocks}` for a model of {most} parts with weights. Pass 1 to {most}.")
+        if not is_whole(blocks, least=1) or blocks > max(stages) + 1:
+            raise InputError(f"Passed `blocks={blocks!r}` for a model of {most} parts with weights. Pass 1 to {most}.")
         stages = [stage * blocks // (max(stages) + 1) for stage in stages]
     groups = groupby(zip(stages, cut.parts, strict=True), key=lambda pair: pair[0])
     return [Layers(*(part for _, part in group)) for _, group in groups]
+
+
+def _normed(norm: nn.Module, h: Any) -> Any:
+    """Activities of a block as the next one gets them.
+
+    Raises:
+        InputError: the norm cannot take them.
+    """
+    try:
+        with evaluated(norm):
+            return norm(h)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        raise InputError(
+            f"Passed a `norm` that cannot take what a block passes on, shape {tuple(h.shape)}: {error_line(error)}."
+        ) from error
 
 
 @torch.no_grad()
@@ -281,10 +291,11 @@ def _shapes(layers: list[Layers], norm: nn.Module | None, x: Any) -> list[torch.
                 h = layer(x)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise InputError(
-                f"Passed a `model` whose block {index} cannot take what it gets, shape {tuple(x.shape)}: {error}"
+                f"Passed a `model` whose block {index} cannot take what it gets, shape {tuple(x.shape)}: "
+                f"{error_line(error)}."
             ) from error
         if not isinstance(h, Tensor | Tokens):
             raise InputError(f"Passed a `model` whose block {index} returns a `{type(h).__name__}`, not a tensor.")
         shapes.append(h.shape[1:])
-        x = h if norm is None else norm(h)
+        x = h if norm is None else _normed(norm, h)
     return shapes

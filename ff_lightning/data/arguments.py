@@ -1,5 +1,7 @@
 """Checks of arguments that the data modules share."""
 
+import os
+from collections.abc import Mapping
 from typing import Any
 
 from ff_lightning.errors import InputError, whole
@@ -18,6 +20,41 @@ def check_whole(owner: object, name: str, value: Any, *, least: int) -> None:
         InputError: It is not, or is too small.
     """
     whole(name, value, least=least, owner=owner)
+
+
+def check_source(owner: object, source: Any, *, instead: str) -> str:
+    """A path, a name or an id, as text.
+
+    Args:
+        owner: Whose argument it is, for the message.
+        source: What was passed.
+        instead: What to do with data that are in memory, a sentence.
+
+    Raises:
+        InputError: It is no such thing.
+    """
+    if isinstance(source, os.PathLike):
+        source = os.fspath(source)
+    if not isinstance(source, str) or not source.strip():
+        given = repr(source) if source is None or isinstance(source, str) else type(source).__name__
+        raise InputError(
+            f"Passed `{type(owner).__name__}(source={given})`. `source` must be a path or a name. {instead}"
+        )
+    return source
+
+
+def check_encoding(encoding: Any) -> None:
+    """Check that an argument is an encoding of texts.
+
+    Raises:
+        InputError: Python knows none of that name.
+    """
+    try:
+        "".encode(encoding)
+    except (LookupError, ValueError, TypeError) as error:
+        raise InputError(
+            f"Passed `encoding={encoding!r}`. It must be one that Python knows, such as 'utf-8', 'latin-1' or 'cp1252'."
+        ) from error
 
 
 def check_validation(owner: object, value: int | float, *, rows: str, name: str = "validation") -> None:
@@ -41,21 +78,28 @@ def check_validation(owner: object, value: int | float, *, rows: str, name: str 
         )
 
 
-def check_count(passed: str, part: str, count: int, total: int, *, rows: str) -> None:
-    """Check that a part that is cut from the training rows has some, and leaves some.
+def check_counts(passed: str, counts: Mapping[str, int], total: int, *, rows: str) -> None:
+    """Check that every part that is cut from the training rows has some, and that some are left.
 
     Args:
         passed: What was passed, as code, for the message.
-        part: "validation" or "test".
-        count: Rows that this asks for.
+        counts: By part, "validation" or "test", the rows that this asks for.
         total: Rows that there are.
         rows: What is counted, in the plural.
 
     Raises:
-        InputError: One of both would be empty.
+        InputError: One of the parts, or what is left, would be empty.
     """
-    if not 0 < count < total:
-        raise InputError(
-            f"Passed `{passed}`. Of {total} {rows} this leaves {max(0, total - count)} for training and "
-            f"{min(count, total)} for {part}. Pass a share, such as `--data.{part} 0.1`."
-        )
+    least, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    left = total - sum(counts.values())
+    if counts[least] > 0 and left > 0:
+        return
+    parts = {"training": max(0, left)} | {part: min(count, total) for part, count in counts.items()}
+    said = [f"{count} for {part}" for part, count in parts.items()]
+    if left <= 0:
+        remedy = f"a share, such as `--data.{most} 0.1`" if total >= 10 else f"`--data.{most} 0` for none"
+    else:
+        remedy = f"a number, such as `--data.{least} 1`, or 0 for none" if left > 1 else f"`--data.{least} 0` for none"
+    raise InputError(
+        f"Passed `{passed}`. Of {total} {rows} this leaves {', '.join(said[:-1])} and {said[-1]}. Pass {remedy}."
+    )

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from ff_lightning.data.classes import count_classes
 from ff_lightning.data.files import SPLIT_OF, SPLITS
 from ff_lightning.data.folders import LABELS
 from ff_lightning.data.loader import Images
@@ -53,7 +54,7 @@ class ArraySource:
                     f"training images {self.image_shape}. Pass `resize` to bring them to one size."
                 )
         labels = self._images["train"].labels
-        self.num_classes = 0 if labels is None else 1 + int(labels.max())
+        self.num_classes = 0 if labels is None else count_classes(set(labels.tolist()), source)
         self.class_names: list[str] | None = None
         counts = ", ".join(f"{len(images)} {split}" for split, images in self._images.items())
         rank_zero_info(f"Read {source}: {counts} images of shape {self.image_shape}, {self.num_classes} classes.")

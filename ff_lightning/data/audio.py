@@ -10,7 +10,8 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from ff_lightning.data.arguments import check_whole
+from ff_lightning.data.arguments import check_source, check_whole
+from ff_lightning.data.classes import check_same_classes
 from ff_lightning.data.order import rank_of
 from ff_lightning.data.recordings import at_peak, fitted
 from ff_lightning.data.sound_augment import SoundAugment
@@ -88,6 +89,7 @@ class AudioDataModule(LightningDataModule):
         shuffle_seed: int = 0,
     ) -> None:
         super().__init__()
+        source = check_source(self, source, instead="Write recordings as .wav files, in one folder a class.")
         for name, value, least in (
             ("rate", rate, 1),
             ("batch_size", batch_size, 1),
@@ -144,7 +146,20 @@ class AudioDataModule(LightningDataModule):
             "rate": self.rate,
             "seconds": self.seconds,
             "features": asdict(self.features),
+            "named": self._source.named,
         }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Check that a checkpoint was trained with the same classes.
+
+        Args:
+            state_dict: What `state_dict` returned.
+
+        Raises:
+            InputError: It was not.
+        """
+        names = self.class_names if self._source.named and state_dict.get("named", True) else None
+        check_same_classes(state_dict.get("class_names"), names, len(self.class_names), self.source)
 
     def prepare_data(self) -> None:
         """Download what is on the hub, in one process a machine."""

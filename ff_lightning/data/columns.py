@@ -14,6 +14,9 @@ from ff_lightning.errors import InputError
 
 MISSING = ("", "na", "n/a", "nan", "null", "none", "?")
 """How tables write that a value is missing, in any case."""
+MEND = "Pass `missing='mean'`, leave the column out with `leave_out`, or leave out the rows."
+MEND_NEW = "Fill them in, leave out the rows, or train with `missing='mean'`."
+"""What to do about values that are missing, in a training and after it."""
 Row = Mapping[str, Any]
 
 
@@ -52,11 +55,13 @@ class Columns:
         columns: in their order.
         fill: whether a missing number becomes the mean, and a missing category none; they are refused otherwise.
         unseen: how many texts were met that no training row has, by column.
+        mixed: what to say of columns of texts that hold numbers, too.
     """
 
     columns: list[Column]
     fill: bool = False
     unseen: dict[str, int] = field(default_factory=dict, compare=False)
+    mixed: list[str] = field(default_factory=list, compare=False)
 
     @classmethod
     def of(
@@ -64,17 +69,19 @@ class Columns:
         rows: Sequence[Row],
         names: Sequence[str],
         *,
+        training: Sequence[int] | None = None,
         most_categories: int,
         fill: bool,
         source: str,
         texts: Sequence[str] = (),
         most_words: int = 2000,
     ) -> "Columns":
-        """Look at training rows.
+        """Look at the rows of a table.
 
         Args:
-            rows: of training.
+            rows: of the table that training rows are of. Values that cannot be used are refused in all of them.
             names: of the columns to use.
+            training: which of the rows are for training; None for all.
             most_categories: more different texts in a column are refused.
             fill: see the class.
             source: of the rows, in messages.
@@ -84,24 +91,26 @@ class Columns:
         Raises:
             InputError: a column holds neither numbers nor few enough texts, or values are missing.
         """
-        found = []
+        found: list[Column] = []
+        mixed: list[str] = []
         for name in names:
             values = [row.get(name) for row in rows]
+            chosen = values if training is None else [values[row] for row in training]
             if name in texts:
-                found.append(_words(name, [text or "" for text in values], most_words, source))
+                found.append(_words(name, [text or "" for text in chosen], most_words, source))
                 continue
             if not fill:
-                _refuse_missing(values, name, source)
-            present = [value for value in values if not _is_missing(value)]
+                _refuse_missing(values, name, source, MEND)
+            present = [value for value in chosen if not _is_missing(value)]
             if not present:
                 raise InputError(f"The column {name!r} of {source!r} is empty. Leave it out with `leave_out`.")
-            numbers = _numbers(present)
-            found.append(
-                _categories(name, present, most_categories, source)
-                if numbers is None
-                else _standard(name, numbers, source)
-            )
-        return cls(found, fill)
+            if _numbers([value for value in values if not _is_missing(value)]) is None:
+                mixed += _mixed(name, values, most_categories, source)
+                found.append(_categories(name, present, most_categories, source))
+            else:
+                _refuse_infinite(name, values, source)
+                found.append(_standard(name, _numbers(present) or [], source))
+        return cls(found, fill, mixed=mixed)
 
     @property
     def in_features(self) -> int:
@@ -134,12 +143,12 @@ class Columns:
         return Columns([Column(**column) for column in state["columns"]], bool(state["fill"]))
 
     def _one(self, column: Column, values: list[Any], source: str, rows: Sequence[Row]) -> Tensor:
-        if rows and column.name not in rows[0]:
+        if rows and not any(column.name in row for row in rows):
             raise InputError(f"{source!r} has no column {column.name!r}, only {', '.join(rows[0])}.")
         if column.words is not None:
             return _word_numbers(column, [str(value or "") for value in values])
         if not self.fill:
-            _refuse_missing(values, column.name, source)
+            _refuse_missing(values, column.name, source, MEND_NEW)
         if column.categories is not None:
             numbers = {name: index for index, name in enumerate(column.categories)}
             places = [-1 if _is_missing(value) else numbers.get(str(value), -2) for value in values]
@@ -149,10 +158,20 @@ class Columns:
         present = [column.mean if _is_missing(value) else value for value in values]
         found = _numbers(present)
         if found is None:
-            wrong = next(value for value in present if _numbers([value]) is None)
-            raise InputError(f"{source!r} has {wrong!r} in {column.name!r}, whose training values are numbers.")
+            row, wrong = next((row, value) for row, value in enumerate(present, 1) if _numbers([value]) is None)
+            raise InputError(
+                f"The column {column.name!r} of {source!r} holds {wrong!r} in row {row}, and its training values are "
+                "numbers. Correct it, or leave out the row."
+            )
         scaled = (np.array(found) - column.mean) / column.deviation
-        return torch.from_numpy(scaled).float()[:, None]
+        finite = torch.from_numpy(scaled).float()
+        if not bool(finite.isfinite().all()):
+            row = int(finite.isfinite().int().argmin())
+            raise InputError(
+                f"The column {column.name!r} of {source!r} holds {values[row]} in row {row + 1}, which is infinite, or "
+                "too large for float32. Correct it, or leave out the row."
+            )
+        return finite[:, None]
 
 
 def classes_of(rows: Sequence[Row], target: str, source: str) -> list[str]:
@@ -162,7 +181,7 @@ def classes_of(rows: Sequence[Row], target: str, source: str) -> list[str]:
         InputError: a value is missing, or they are measurements and no classes.
     """
     values = [row.get(target) for row in rows]
-    _refuse_missing(values, target, source)
+    _refuse_missing(values, target, source, "Leave out the rows, or name another column with `target_column`.")
     names = sorted({str(value) for value in values}, key=natural)
     numbers = _numbers(values)
     if numbers is not None and (
@@ -187,11 +206,11 @@ def targets_of(rows: Sequence[Row], target: str, names: Sequence[str], source: s
     """
     numbers = {name: index for index, name in enumerate(names)}
     values = [str(row.get(target)) for row in rows]
-    wrong = [value for value in values if value not in numbers]
+    wrong = [row for row, value in enumerate(values) if value not in numbers]
     if wrong:
         raise InputError(
-            f"{source!r} has {wrong[0]!r} in {target!r}, which no training row has; {len(wrong)} rows are like it. The "
-            f"classes are {', '.join(names[:20])}."
+            f"{source!r} has {values[wrong[0]]!r} in {target!r} in row {wrong[0] + 1}, which no training row has; "
+            f"{len(wrong)} rows are like it. The classes are {', '.join(names[:20])}."
         )
     return torch.tensor([numbers[value] for value in values])
 
@@ -202,13 +221,45 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _refuse_missing(values: Sequence[Any], name: str, source: str) -> None:
+def _refuse_missing(values: Sequence[Any], name: str, source: str, remedy: str) -> None:
     missing = [index for index, value in enumerate(values) if _is_missing(value)]
     if missing:
         raise InputError(
             f"The column {name!r} of {source!r} has no value in row {missing[0] + 1}; {len(missing)} of {len(values)} "
-            "are missing. Pass `missing='mean'`, leave the column out with `leave_out`, or leave out the rows."
+            f"are missing. {remedy}"
         )
+
+
+def _refuse_infinite(name: str, values: Sequence[Any], source: str) -> None:
+    """Refuse infinity among numbers, some of which may be missing."""
+    wrong = [row for row, value in enumerate(values) if not _is_missing(value) and not math.isfinite(float(value))]
+    if wrong:
+        raise InputError(
+            f"The column {name!r} of {source!r} holds {values[wrong[0]]} in row {wrong[0] + 1}, which is no finite "
+            f"number; {len(wrong)} rows are like it. Correct it, or leave out the row."
+        )
+
+
+def _mixed(name: str, values: Sequence[Any], most: int, source: str) -> list[str]:
+    """What to say of a column of texts some of which are numbers.
+
+    Raises:
+        InputError: most are numbers, and so many different ones that they are measured: the others are mistakes.
+    """
+    present = [(row, value) for row, value in enumerate(values, 1) if not _is_missing(value)]
+    texts = [(row, value) for row, value in present if _numbers([value]) is None]
+    numbers = len(present) - len(texts)
+    if not numbers:
+        return []
+    row, text = texts[0]
+    said = f"{numbers} of {len(present)} values of {name!r} are numbers, row {row} is {text!r}"
+    different = len({str(value) for _, value in present})
+    if 2 * numbers > len(present) and (2 * different > len(present) > 20 or different > most):
+        raise InputError(
+            f"The column {name!r} of {source!r} holds numbers and texts: {said}; {len(texts)} rows are like it. "
+            "Correct it, leave out the row, or leave the column out with `leave_out`."
+        )
+    return [f"{said}: all are read as texts."]
 
 
 def _numbers(values: Sequence[Any]) -> list[float] | None:
@@ -220,9 +271,13 @@ def _numbers(values: Sequence[Any]) -> list[float] | None:
 
 
 def _standard(name: str, numbers: Sequence[float], source: str) -> Column:
-    deviation = float(np.std(numbers))
+    with np.errstate(over="ignore", invalid="ignore"):
+        deviation = float(np.std(numbers))
     if not math.isfinite(deviation):
-        raise InputError(f"The column {name!r} of {source!r} holds an infinite number.")
+        raise InputError(
+            f"The column {name!r} of {source!r} holds numbers up to {max(map(abs, numbers))}, too large to be "
+            "standardised. Give them in another unit, or leave the column out with `leave_out`."
+        )
     return Column(name, float(np.mean(numbers)), deviation or 1.0)
 
 

@@ -3,7 +3,6 @@
 All give documents: a file is one, and so is a row of a table.
 """
 
-import codecs
 import lzma
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,6 +13,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
+from ff_lightning.data.arguments import check_encoding
 from ff_lightning.data.files import SPLIT_OF, SPLITS, by_split, endings, ends_with, find_files, left_out
 from ff_lightning.data.rows import ENDINGS, columns_of, is_table, open_text, read_rows
 from ff_lightning.data.tables import load_tables, local_path
@@ -49,13 +49,7 @@ class TextOptions:
     encoding: str = "utf-8"
 
     def __post_init__(self) -> None:
-        try:
-            codecs.lookup(self.encoding)
-        except LookupError as error:
-            raise InputError(
-                f"Passed `encoding={self.encoding!r}`. It must be one that Python knows, such as 'utf-8', 'latin-1' or "
-                "'cp1252'."
-            ) from error
+        check_encoding(self.encoding)
 
 
 def read_documents(

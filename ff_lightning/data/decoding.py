@@ -91,12 +91,11 @@ class PictureSource(ABC):
         labels = None if labels is None else labels[rows]
         if len(rows) * float(np.prod(self.image_shape)) <= self.memory * 1e9:
             return Images(self._decoded(split, rows, say=True), labels)
-        if self.look.resize is None:  # now, and not when a batch needs them
-            self._check_sizes(split, rows)
         rank_zero_info(
             f"The {len(rows)} {split} pictures of {self.source!r} are decoded as they are needed, by {self.workers} "
             f"threads: they would take more than `memory={self.memory}` gigabytes."
         )
+        self._check(split, rows)  # now, and not when a batch needs them
         return PicturesOnDisk(lambda some: self._decoded(split, some), rows, labels, self.workers)
 
     def _decoded(self, split: str, rows: Tensor, *, say: bool = False) -> Tensor:
@@ -133,11 +132,11 @@ class PictureSource(ABC):
             changed.append("made grey")
         return pixels, changed
 
-    def _check_sizes(self, split: str, rows: Tensor) -> None:
-        """Refuse pictures of another size than that of the training, from their beginnings alone."""
+    def _check(self, split: str, rows: Tensor) -> None:
+        """Refuse pictures that are broken or of another size than in training, as far as beginnings and ends say."""
         height, width = self.image_shape[1:]
-        for row, (_, size) in self._glances_at(split, rows).items():
-            if size != (height, width):
+        for row, (_, size) in self._glances_at(split, rows, all_of_them=True).items():
+            if size != (height, width) and self.look.resize is None:
                 raise self._differs(self.name(split, row), size, (height, width))
 
     def _glances(self) -> dict[int, tuple[Mode, tuple[int, int]]]:
@@ -146,21 +145,24 @@ class PictureSource(ABC):
         rows = torch.linspace(0, total - 1, min(total, LOOKED_AT), dtype=torch.float64).round().long()
         return self._glances_at("train", rows)
 
-    def _glances_at(self, split: str, rows: Tensor) -> dict[int, tuple[Mode, tuple[int, int]]]:
+    def _glances_at(
+        self, split: str, rows: Tensor, *, all_of_them: bool = False
+    ) -> dict[int, tuple[Mode, tuple[int, int]]]:
+        """Mode and size of pictures by their row; one that cannot be read is refused if all must be, or none can."""
         found, wrong = {}, None
         for row, file in zip(rows.tolist(), self.encoded(split, rows), strict=True):
             try:
                 if file is None:
                     raise ValueError("there is none")
-                found[row] = glance(file)
+                found[row] = glance(file, to_the_end=all_of_them)
             except UNREADABLE as error:
                 wrong = wrong or self._unreadable(split, row, error)
-        if wrong is not None and not found:
+        if wrong is not None and (all_of_them or not found):
             raise wrong
         return found
 
     def _unreadable(self, split: str, row: int, error: Exception) -> InputError:
-        return InputError(f"Cannot read {self.name(split, row)}: {error}.")
+        return InputError(f"Cannot read {self.name(split, row)}: {error}. Replace it, or take it out of the set.")
 
     def _size(self, sizes: dict[int, tuple[int, int]]) -> tuple[int, int]:
         """The size of more than half of the pictures, or the median height and width."""

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ff_lightning.data.classes import count_classes
 from ff_lightning.data.loader import Images
 from ff_lightning.data.tables import local_path
 from ff_lightning.errors import InputError
@@ -97,7 +98,7 @@ class EventSource:
         archives = sorted(path.glob("*.tar*")) if path.is_dir() and not any(path.rglob("*.bs2")) else []
         self.path = archives[0] if len(archives) == 1 else path
         self.lists = {split: self._list(split) for split in ("train", "test")}
-        self.num_classes = 1 + max(max(rows.values()) for rows in self.lists.values())
+        self.num_classes = count_classes({label for rows in self.lists.values() for label in rows.values()}, source)
 
     def size(self, split: str) -> int:
         """Number of recordings that a split's list names."""

@@ -3,7 +3,7 @@
 import math
 from functools import cached_property
 
-from ff_lightning.data.arguments import check_whole
+from ff_lightning.data.arguments import check_source, check_whole
 from ff_lightning.data.event_files import EventSource
 from ff_lightning.data.images import ImageDataModule
 from ff_lightning.errors import positive
@@ -47,6 +47,7 @@ class EventDataModule(ImageDataModule):
         limit: int | None = None,
         shuffle_seed: int = 0,
     ) -> None:
+        source = check_source(self, source, instead="It names a folder or an archive of recordings, or is 'nmnist'.")
         super().__init__(
             source,
             batch_size=batch_size,

@@ -68,6 +68,7 @@ class FolderSource(PictureSource):
         self.separator = separator
         self._unused: list[Path] = []
         self._empty: list[Path] = []
+        self._around = ""
         self._hidden = find_files(folder).hidden
         self._pictures: dict[str, list[Path]] = {}
         self._classes: dict[str, list[str | None]] = {}
@@ -116,6 +117,7 @@ class FolderSource(PictureSource):
         while len(inside) == 1 and split_of(inside[0].name) is None and not any(map(_is_read, self._here(folder))):
             self._unused += self._here(folder)
             folder, inside = inside[0], _folders(inside[0])  # a folder in a folder, as archives have it
+            self._around = folder.name
         splits = {place: split for place in inside if (split := split_of(place.name))}
         if self._table(folder, inside) is not None or not splits:
             yield from (((picture.split or "train"), picture) for picture in self._split(folder, inside))
@@ -244,7 +246,8 @@ class FolderSource(PictureSource):
 
     def _say(self) -> None:
         counts = ", ".join(f"{len(self._pictures[split])} {split}" for split in self.splits)
-        classes = f"{self.num_classes} classes" if self.class_names else "no classes"
+        alone = f": all are in one folder, {self._around!r}" * bool(self._around)
+        classes = f"{self.num_classes} classes" if self.class_names else f"no classes{alone}"
         said = left_out(self._hidden, self._unused)
         if self._empty and self.class_names:
             folders = ", ".join(sorted({path.name for path in self._empty if split_of(path.name) is None}))

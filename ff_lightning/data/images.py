@@ -9,8 +9,9 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from ff_lightning.data.arguments import check_count, check_validation, check_whole
+from ff_lightning.data.arguments import check_counts, check_source, check_validation, check_whole
 from ff_lightning.data.augment import Distort, ShiftAndFlip
+from ff_lightning.data.classes import check_same_classes
 from ff_lightning.data.loader import ImageSet, MemoryLoader, ShuffledLoader
 from ff_lightning.data.order import rank_of
 from ff_lightning.data.pictures import Look, Mode, Size
@@ -118,6 +119,11 @@ class ImageDataModule(LightningDataModule):
         workers: int = 4,
     ) -> None:
         super().__init__()
+        source = check_source(
+            self,
+            source,
+            instead="Write arrays with `numpy.savez('set.npz', x_train=…, y_train=…)`, and pass its path.",
+        )
         check_whole(self, "batch_size", batch_size, least=1)
         check_whole(self, "eval_batch_size", eval_batch_size, least=1)
         check_whole(self, "shift", shift, least=0)
@@ -159,8 +165,18 @@ class ImageDataModule(LightningDataModule):
 
     @property
     def num_classes(self) -> int | None:
-        """Number of classes or labels; None for images without classes, and where anomalies are to be found."""
-        return None if self.normal else self._open().num_classes or None
+        """Number of classes or labels; None for images without classes, and where anomalies are to be found.
+
+        Raises:
+            InputError: There is one class alone.
+        """
+        if self.normal:
+            return None
+        source = self._open()
+        if source.num_classes == 1:
+            name = repr(source.class_names[0]) if source.class_names else "0"
+            raise InputError(f"{self.source!r} has one class, {name}. A classifier needs two or more.")
+        return source.num_classes or None
 
     @property
     def class_names(self) -> list[str] | None:
@@ -195,6 +211,17 @@ class ImageDataModule(LightningDataModule):
             "class_names": self.class_names,
             "ground": self.look.ground,
         }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Check that a checkpoint was trained with the same classes, where both have names.
+
+        Args:
+            state_dict: What `state_dict` returned.
+
+        Raises:
+            InputError: It was not.
+        """
+        check_same_classes(state_dict.get("class_names"), self.class_names, self.num_classes, self.source)
 
     def prepare_data(self) -> None:
         """Download what is on the hub, in one process a machine."""
@@ -307,7 +334,7 @@ class ImageDataModule(LightningDataModule):
         count = round(total * asked) if isinstance(asked, float) else asked
         if asked:
             passed = f"{type(self).__name__}(validation={asked})"
-            check_count(passed, "validation", count, total, rows="training images")
+            check_counts(passed, {"validation": count}, total, rows="training images")
         even = source.stratified if self.stratified is None else self.stratified
         return stratified(source.labels("train") if even else None, total, count, order)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from io import BytesIO
+from io import SEEK_END, BytesIO
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
-from PIL import Image, ImageColor, ImageOps
+from PIL import Image, ImageColor, ImageFile, ImageOps
 from torch import Tensor
 
 from ff_lightning.data.files import find_files, left_out
@@ -24,6 +24,9 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF")
 
 UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises on broken files."""
+
+ENDS = {"PNG": b"IEND\xaeB`\x82", "JPEG": b"\xff\xd9", "GIF": b";"}
+"""How files end that are whole, as a rule; WebP says its length, which Pillow checks as it opens one."""
 
 GREY = ("1", "L", "LA", "La", "I", "F")
 ORIENTATION = 0x0112
@@ -134,8 +137,12 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     raise ValueError(f"its values go from {least} to {most}; read are 8 or 16 bits a channel, or float in [0, 1]")
 
 
-def glance(file: str | Path | BytesIO) -> tuple[Mode, tuple[int, int]]:
+def glance(file: str | Path | BytesIO, *, to_the_end: bool = False) -> tuple[Mode, tuple[int, int]]:
     """Mode, and height and width of a picture, from its beginning alone.
+
+    Args:
+        file: the picture.
+        to_the_end: look at its end, too, and decode it if it does not end as whole ones do.
 
     Raises:
         OSError, SyntaxError, ValueError, DecompressionBombError: it is none that can be read.
@@ -144,7 +151,17 @@ def glance(file: str | Path | BytesIO) -> tuple[Mode, tuple[int, int]]:
         width, height = image.size
         if "exif" in image.info and image.getexif().get(ORIENTATION, 1) >= 5:  # it lies on its side
             width, height = height, width
+        if to_the_end and not _ends_well(image):
+            open_picture(file)
         return "grey" if image.mode.startswith(GREY) else "rgb", (height, width)
+
+
+def _ends_well(image: ImageFile.ImageFile) -> bool:
+    """Whether a picture that was opened, and not decoded, ends as its format asks for."""
+    end = ENDS.get(image.format or "", b"")
+    assert image.fp is not None
+    image.fp.seek(-len(end), SEEK_END)
+    return image.fp.read() == end
 
 
 def shaped(image: Image.Image, shape: Sequence[int]) -> NDArray[np.uint8]:
@@ -168,7 +185,8 @@ def find_pictures(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise InputError(f"Passed `folder={folder}`. There is no such folder.")
+        told = "It is a file: name the folder around it." if folder.exists() else "There is no such folder."
+        raise InputError(f"Passed `folder={folder}`. {told}")
     files, hidden = find_files(folder)
     found = [path for path in files if is_picture(path)]
     if not found:

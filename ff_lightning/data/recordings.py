@@ -55,7 +55,8 @@ def find_recordings(folder: str | Path) -> list[Path]:
     """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
-        raise InputError(f"Passed `folder={folder}`. There is no such folder.")
+        told = "It is a file: name the folder around it." if folder.exists() else "There is no such folder."
+        raise InputError(f"Passed `folder={folder}`. {told}")
     found = [path for path in find_files(folder).files if is_recording(path)]
     if not found:
         raise InputError(f"Passed `folder={folder}`. It holds no recording: no file that ends in {', '.join(ENDINGS)}.")

@@ -5,10 +5,12 @@ import gzip
 import json
 import lzma
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO, cast
 
+from ff_lightning.data.arguments import check_encoding
 from ff_lightning.data.files import ends_with
 from ff_lightning.errors import InputError
 
@@ -42,6 +44,7 @@ def read_rows(path: Path, *, columns: Sequence[str] | None = None, encoding: str
     Raises:
         InputError: the file cannot be read, or is no table; its name and what was wrong are said.
     """
+    check_encoding(encoding)
     try:
         yield from _rows(path, columns, encoding)
     except (OSError, EOFError, ValueError, lzma.LZMAError, csv.Error) as error:  # pyarrow's are ValueErrors
@@ -78,7 +81,9 @@ def _rows(path: Path, columns: Sequence[str] | None, encoding: str) -> Iterator[
     if path.suffix.lower() == ".parquet":
         import pyarrow.parquet as pq
 
-        for batch in pq.ParquetFile(path).iter_batches(1000, columns=None if columns is None else list(columns)):
+        parquet = pq.ParquetFile(path)
+        _refuse_twice(parquet.schema_arrow.names)
+        for batch in parquet.iter_batches(1000, columns=None if columns is None else list(columns)):
             yield from batch.to_pylist()
         return
     with open_text(path, encoding) as file:
@@ -93,6 +98,7 @@ def _rows(path: Path, columns: Sequence[str] | None, encoding: str) -> Iterator[
 def _csv(path: Path, file: TextIO) -> Iterator[dict[str, Any]]:
     csv.field_size_limit(sys.maxsize)
     rows = csv.DictReader(file, delimiter="\t" if ends_with(".tsv")(path) else ",", strict=True)
+    _refuse_twice(rows.fieldnames or [])
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values():
             raise InputError(
@@ -106,7 +112,7 @@ def _lines(path: Path, lines: Iterator[str] | TextIO) -> Iterator[dict[str, Any]
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = json.loads(line, object_pairs_hook=_object)
         except ValueError as error:
             raise InputError(f"Cannot read the table {str(path)!r}: line {number} is no JSON: {error}.") from error
         if not isinstance(row, dict):
@@ -117,7 +123,7 @@ def _lines(path: Path, lines: Iterator[str] | TextIO) -> Iterator[dict[str, Any]
 def _json(path: Path, text: str) -> Iterator[dict[str, Any]]:
     """Read a list of rows, an object with one such list in it, or lines of JSON under another name."""
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         if not error.msg.startswith("Extra data"):
             raise
@@ -127,6 +133,19 @@ def _json(path: Path, text: str) -> Iterator[dict[str, Any]]:
     if len(lists) != 1 or not _is_table(lists[0]):
         raise InputError(f"Cannot read the table {str(path)!r}: it must hold one list of JSON objects [{{…}}, …].")
     yield from lists[0]
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object with every name once."""
+    _refuse_twice([name for name, _ in pairs])
+    return dict(pairs)
+
+
+def _refuse_twice(names: Sequence[str]) -> None:
+    """Refuse two columns of one name, of which a row would keep the last."""
+    if len(set(names)) < len(names):
+        name, count = Counter(names).most_common(1)[0]
+        raise ValueError(f"{count} columns are called {name!r}; give each a name of its own")
 
 
 def _is_table(value: Any) -> bool:

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from ff_lightning.data.classes import count_classes
 from ff_lightning.data.files import find_files, is_hidden, left_out, natural, split_of
 from ff_lightning.data.recordings import ENDINGS, is_recording, read_recording
 from ff_lightning.data.tables import load_tables, local_path
@@ -89,10 +90,12 @@ class SoundSource:
     Attributes:
         splits: By name, "train" first; "validation" and "test" where the set has them.
         class_names: One each class.
+        named: Whether the names are more than their numbers.
     """
 
     splits: dict[str, Rows]
     class_names: list[str]
+    named: bool = True
 
 
 def open_sounds(
@@ -200,10 +203,12 @@ def _open_tables(
         contents = table.select_columns([audio]).cast_column(audio, datasets.Audio(decode=False))
         called = [f"{row} of the {split} split of {source!r}" for row in range(len(table))]
         splits[split_of(split) or split] = Rows(called, _labels(source, split, table, label, names), groups, contents)
-    return SoundSource(splits, names)
+    named = isinstance(features[label], datasets.ClassLabel) or not _dtype(features[label]).startswith(_NUMBERS)
+    return SoundSource(splits, names, named)
 
 
-_LABELS = ("int", "uint", "string", "large_string")
+_NUMBERS = ("int", "uint")
+_LABELS = (*_NUMBERS, "string", "large_string")
 
 
 def _dtype(feature: Any) -> str:
@@ -232,8 +237,8 @@ def _class_names(source: str, label: str, feature: Any, table: "datasets.Dataset
     if names is not None:
         return list(names)
     values = {value for value in table[label] if value is not None}
-    if _dtype(feature).startswith(("int", "uint")):
-        return [str(number) for number in range(max(values, default=0) + 1)]
+    if _dtype(feature).startswith(_NUMBERS):
+        return [str(number) for number in range(count_classes(values, source))]
     return sorted(values)
 
 

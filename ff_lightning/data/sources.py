@@ -15,6 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from ff_lightning.data.arrays import ArraySource, read_npz, read_pixel_table, resized
+from ff_lightning.data.classes import count_classes
 from ff_lightning.data.decoding import Encoded, PictureSource
 from ff_lightning.data.files import SPLIT_OF, by_split, ends_with, find_files, natural
 from ff_lightning.data.folders import LABELS, FolderSource
@@ -219,7 +220,7 @@ class TableSource(PictureSource):
     def _count_classes(self) -> int:
         if self.class_names is not None:
             return len(self.class_names)
-        return max(1, 1 + max(self._label_values("train").drop_null().to_pylist(), default=0))
+        return count_classes(self._label_values("train").drop_null().unique().to_pylist(), self.source)
 
     def _table(self, split: str) -> "datasets.Dataset":
         if split not in self.tables:

@@ -7,7 +7,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from ff_lightning.data.arguments import check_count
+from ff_lightning.data.arguments import check_counts
 from ff_lightning.errors import InputError
 
 Part = int | float | str | list[str]
@@ -69,7 +69,7 @@ def parted(
             )
         count = round(len(labels) * asked) if isinstance(asked, float) else asked
         if asked:
-            check_count(f"{argument}={asked}", argument, count, len(labels), rows="recordings")
+            check_counts(f"{argument}={asked}", {argument: count}, len(labels), rows="recordings")
         if groups is not None:
             chosen = _rows_of(groups, _some_groups(groups, count, seed))
         else:

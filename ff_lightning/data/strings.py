@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from ff_lightning.data.arguments import check_whole
+from ff_lightning.data.arguments import check_source, check_whole
 from ff_lightning.data.corpora import read_documents
 from ff_lightning.data.order import OrderedLoader, PermutedLoader, rank_of
 from ff_lightning.data.tokenizers import CharacterTokenizer
@@ -56,6 +56,7 @@ class StringsDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        source = check_source(self, source, instead="Write a text that is in memory to a file, and pass its path.")
         check_whole(self, "length", length, least=2)
         for name, value in {"strings": strings, "held_out": held_out, "batch_size": batch_size}.items():
             check_whole(self, name, value, least=1)

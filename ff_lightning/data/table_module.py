@@ -1,6 +1,6 @@
 """`TableDataModule`: rows of a table as standardised numbers, with a class, a number or several labels each."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from ff_lightning.data.arguments import check_count, check_validation, check_whole
+from ff_lightning.data.arguments import check_counts, check_encoding, check_source, check_validation, check_whole
 from ff_lightning.data.columns import Columns, Row, classes_of, targets_of
 from ff_lightning.data.files import by_split, find_files, left_out
 from ff_lightning.data.folders import LABELS
@@ -112,6 +112,10 @@ class TableDataModule(LightningDataModule):
         shuffle_seed: int = 0,
     ) -> None:
         super().__init__()
+        source = check_source(
+            self, source, instead="Write a DataFrame with `to_csv('table.csv', index=False)`, and pass that path."
+        )
+        check_encoding(encoding)
         for name, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
             check_whole(self, name, value, least=1)
         check_whole(self, "most_words", most_words, least=1)
@@ -199,13 +203,7 @@ class TableDataModule(LightningDataModule):
         if self._columns is not None:
             return
         rows = self._read()
-        names = list(rows["train"][0])
-        self._target = self._named_target(names)
-        for argument, named in {"leave_out": self.leave_out, "text_columns": self.text_columns}.items():
-            if unknown := [name for name in named if name not in names]:
-                raise InputError(
-                    f"Passed `{argument}={unknown}`. The columns of {self.source!r} are {', '.join(names)}."
-                )
+        names = self._named_columns(rows)
         self._classes = self._names_of(rows["train"])
         for split in [split for split, some in rows.items() if self._target not in some[0]]:
             del rows[split]
@@ -215,8 +213,9 @@ class TableDataModule(LightningDataModule):
             )
         cut = self._cut(rows)
         self._columns = Columns.of(
-            cut["train"],
+            rows["train"],
             [name for name in names if name != self._target and name not in self.leave_out],
+            training=self._numbers["train"],
             most_categories=self.most_categories,
             fill=self.missing == "mean",
             source=self.source,
@@ -234,6 +233,20 @@ class TableDataModule(LightningDataModule):
         self._say()
         if self.normal:
             self._call_normal()
+
+    def _named_columns(self, rows: Mapping[str, Sequence[Row]]) -> list[str]:
+        """Names of the columns of training rows, of which those that arguments name must be some."""
+        names = list(rows["train"][0])
+        self._target = self._named_target(names)
+        for argument, named in {"leave_out": self.leave_out, "text_columns": self.text_columns}.items():
+            if unknown := [name for name in named if name not in names]:
+                raise InputError(
+                    f"Passed `{argument}={unknown}`. The columns of {self.source!r} are {', '.join(names)}."
+                )
+        others = dict.fromkeys(name for some in rows.values() for name in some[0] if name not in names)
+        if others:
+            rank_zero_info(f"Left out of {self.source}: the columns {', '.join(others)}, which no training row has.")
+        return names
 
     def _names_of(self, rows: Sequence[Row]) -> list[str]:
         """Names of the classes or labels of training rows."""
@@ -336,7 +349,10 @@ class TableDataModule(LightningDataModule):
         return by_split(tables, path) if path.is_dir() else {"train": tables}
 
     def _rows_of(self, files: Sequence[Path]) -> list[Row]:
-        return [row for file in files for row in read_rows(file, encoding=self.encoding)]
+        """Rows of tables, each with all of their columns: of JSON a row may lack some, whose value is missing then."""
+        rows = [row for file in files for row in read_rows(file, encoding=self.encoding)]
+        names = dict.fromkeys(name for row in rows for name in row)
+        return [row if len(row) == len(names) else {**names, **row} for row in rows]
 
     def _named_target(self, names: Sequence[str]) -> str:
         found = (
@@ -355,11 +371,13 @@ class TableDataModule(LightningDataModule):
         order = torch.randperm(total, generator=torch.Generator().manual_seed(self.split_seed))
         targets = self._targets(rows["train"])
         left, places = order, {}
-        for split, asked in (("test", self.test), ("validation", self.validation)):
-            if split in rows or not asked:
-                continue
-            count = round(total * asked) if isinstance(asked, float) else asked
-            check_count(f"TableDataModule({split}={asked})", split, count, len(left), rows="rows")
+        wanted = {"test": self.test, "validation": self.validation}
+        wanted = {split: asked for split, asked in wanted.items() if split not in rows and asked}
+        counts = {split: round(total * asked) if isinstance(asked, float) else asked for split, asked in wanted.items()}
+        if counts:
+            passed = ", ".join(f"{split}={asked}" for split, asked in wanted.items())
+            check_counts(f"TableDataModule({passed})", counts, total, rows="rows")
+        for split, count in counts.items():
             classes = targets[left] if self.target == "class" else None
             places[split] = left[stratified(classes, len(left), count, torch.arange(len(left)))].sort().values
             left = left[~torch.isin(left, places[split])]
@@ -387,7 +405,8 @@ class TableDataModule(LightningDataModule):
         lacking = [name for number, name in enumerate(self._classes) if number not in there]
         notes = [f"Left out: the columns {', '.join(self.leave_out)}."] if self.leave_out else []
         notes += [f"No training row is of {', '.join(lacking)}."] if lacking else []
-        unseen = self._columns.unseen if self._columns is not None else {}
+        notes += self.columns.mixed
+        unseen = self.columns.unseen
         notes += [f"{count} values of {name!r} occur in no training row." for name, count in unseen.items()]
         rank_zero_info(" ".join([said, *notes]))
 

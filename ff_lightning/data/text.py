@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from ff_lightning.data.arguments import check_count, check_validation, check_whole
+from ff_lightning.data.arguments import check_counts, check_source, check_validation, check_whole
 from ff_lightning.data.corpora import TextOptions, fingerprint, read_documents, splits_of
 from ff_lightning.data.order import rank_of
 from ff_lightning.data.packing import Packed, TokenFiles, cut_documents, pack
@@ -15,6 +15,8 @@ from ff_lightning.data.subwords import byte_pairs_asked, open_tokenizer, train_b
 from ff_lightning.data.tokenizers import CharacterTokenizer, Tokenizer
 from ff_lightning.data.windows import OrderedWindows, RandomWindows
 from ff_lightning.errors import InputError
+
+WRITTEN = "Write texts that are in memory to a file, such as 'train.txt', and pass its path."
 
 
 class TextDataModule(LightningDataModule):
@@ -88,6 +90,7 @@ class TextDataModule(LightningDataModule):
         cache_dir: str | None = None,
     ) -> None:
         super().__init__()
+        source = check_source(self, source, instead=WRITTEN)
         check_whole(self, "context", context, least=1)
         check_whole(self, "batch_size", batch_size, least=1)
         check_whole(self, "eval_batch_size", eval_batch_size, least=1)
@@ -253,7 +256,7 @@ class TextDataModule(LightningDataModule):
         asked, total = self.validation, sum(map(len, documents))
         count = total - int(total * (1 - asked)) if isinstance(asked, float) else asked  # as nanoGPT rounds
         if asked:
-            check_count(f"TextDataModule(validation={asked})", "validation", count, total, rows="characters")
+            check_counts(f"TextDataModule(validation={asked})", {"validation": count}, total, rows="characters")
         return cut_documents(documents, total - count)
 
     def _load(self, split: str) -> None:

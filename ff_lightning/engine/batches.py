@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -20,6 +21,17 @@ def seed_default_generator(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
+
+
+def seeded_generator(seed: int, device: torch.device) -> torch.Generator:
+    """A source of randomness of its own.
+
+    Raises:
+        InputError: the seed is no whole number, or beyond what torch takes.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not -(2**63) <= seed < 2**64:
+        raise InputError(f"Passed `seed={seed!r}`. `seed` must be a whole number from -2**63 to 2**64 - 1.")
+    return torch.Generator(device=device).manual_seed(int(seed))
 
 
 def refuse_non_finite(batch: Any, name: str) -> None:

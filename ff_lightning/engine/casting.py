@@ -31,7 +31,7 @@ def images_and_labels(
         dtype: of the network; see :func:`as_images`.
 
     Returns:
-        Images ``(B, …)`` in floating point, float64 as torch's default, and labels ``(B,)`` int64.
+        Images ``(B, …)`` in floating point, and labels ``(B,)`` int64.
 
     Raises:
         InputError: the batch has another form, or something would be lost.
@@ -42,11 +42,12 @@ def images_and_labels(
     return as_images(x, dtype), as_labels(y, num_classes=num_classes, look=look)
 
 
-def images_and_numbers(batch: Any) -> tuple[Tensor, Tensor]:
+def images_and_numbers(batch: Any, *, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
     """Samples and the number of each, whatever loader made the batch.
 
     Args:
         batch: as of :func:`images_and_labels`; numbers of any real type, ``(B,)`` or ``(B, 1)``.
+        dtype: of the network; see :func:`as_images`.
 
     Returns:
         Samples ``(B, …)`` in floating point, and numbers ``(B,)`` of torch's default type.
@@ -61,16 +62,19 @@ def images_and_numbers(batch: Any) -> tuple[Tensor, Tensor]:
             f"Passed {len(x)} samples and numbers of shape {tuple(y.shape)}, {y.dtype}. There must be a real "
             "number for each, (B,) or (B, 1)."
         )
-    return as_images(x), y.to(torch.get_default_dtype())
+    return as_images(x, dtype), y.to(torch.get_default_dtype())
 
 
-def images_and_label_sets(batch: Any, *, num_classes: int, look: bool = True) -> tuple[Tensor, Tensor]:
+def images_and_label_sets(
+    batch: Any, *, num_classes: int, look: bool = True, dtype: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
     """Samples and all labels of each, whatever loader made the batch.
 
     Args:
         batch: as of :func:`images_and_labels`; labels ``(B, num_classes)`` of 0 and 1, of any type.
         num_classes: number of labels.
         look: whether values may be looked at, which makes the host wait for a device.
+        dtype: of the network; see :func:`as_images`.
 
     Returns:
         Samples ``(B, …)`` and labels ``(B, num_classes)``, both in floating point.
@@ -86,15 +90,16 @@ def images_and_label_sets(batch: Any, *, num_classes: int, look: bool = True) ->
         )
     if look and not bool(((y == 0) | (y == 1)).all()):
         raise InputError("Passed labels that are neither 0 nor 1. Several labels at once are there, 1, or not, 0.")
-    return as_images(x), y.to(torch.get_default_dtype())
+    return as_images(x, dtype), y.to(torch.get_default_dtype())
 
 
-def images_and_anomalies(batch: Any, *, look: bool = True) -> tuple[Tensor, Tensor]:
+def images_and_anomalies(batch: Any, *, look: bool = True, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
     """Samples and whether each is an anomaly, whatever loader made the batch.
 
     Args:
         batch: as of :func:`images_and_labels`; labels ``(B,)`` or ``(B, 1)``, 1 or True for an anomaly, else 0.
         look: whether values may be looked at, which makes the host wait for a device.
+        dtype: of the network; see :func:`as_images`.
 
     Returns:
         Samples ``(B, …)`` in floating point, and labels ``(B,)`` int64.
@@ -113,47 +118,67 @@ def images_and_anomalies(batch: Any, *, look: bool = True) -> tuple[Tensor, Tens
             f"Passed labels such as {y[(y != 0) & (y != 1)][0].item()}. For anomalies they must be 0, normal, or 1, an "
             "anomaly; our data modules make them of classes by `normal=[…]`."
         )
-    return as_images(x), y.long()
+    return as_images(x, dtype), y.long()
 
 
-def images_of(batch: Any) -> Tensor:
+def images_of(batch: Any, dtype: torch.dtype | None = None) -> Tensor:
     """Images of a batch, with or without labels; see :func:`images_and_labels`.
 
     Raises:
         InputError: the batch has another form, or something would be lost.
     """
     if isinstance(batch, Tensor):
-        return as_images(batch)
+        return as_images(batch, dtype)
     if isinstance(batch, Mapping):
         _refuse_masks(batch)
-        return as_images(_named(batch, IMAGES, "images"))
+        return as_images(_named(batch, IMAGES, "images"), dtype)
     if isinstance(batch, tuple | list) and batch and isinstance(batch[0], Tensor):
-        return as_images(batch[0])
+        return as_images(batch[0], dtype)
     raise InputError(f"Passed {_form(batch)} as a batch. It must be images (B, …), or (images, labels).")
 
 
 def as_images(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """Bring images to floating point: uint8 to [0, 1], float64 to torch's default, others as they are.
+    """Bring images to floating point, uint8 to [0, 1].
 
     Args:
         x: ``(B, …)``.
-        dtype: of the network; one in float64 gets its images so.
+        dtype: of the network, in which it gets them; without one float64 becomes torch's default, and other precisions
+            stay as they are.
 
     Raises:
         InputError: they are whole numbers of which nobody knows the largest, or complex.
     """
     if x.dtype == torch.uint8:
-        return x.float() / 255
-    if x.dtype == torch.bool:
-        return x.float()
-    if x.dtype == torch.float64:
-        return x if dtype == torch.float64 else x.to(torch.get_default_dtype())
-    if not x.is_floating_point():
+        x = x.float() / 255
+    elif x.dtype == torch.bool:
+        x = x.float()
+    elif x.dtype == torch.float64 and dtype is None:
+        x = x.to(torch.get_default_dtype())
+    elif not x.is_floating_point():
         raise InputError(
             f"Passed images of dtype {x.dtype}. They must be floating point, for images in [0, 1], or uint8 from 0 to "
             "255, which are divided by 255."
         )
-    return x
+    return x if dtype in (None, x.dtype) else x.to(dtype)  # an exported program keeps what changes nothing
+
+
+def as_tensor(values: Any, what: str) -> Tensor:
+    """A tensor as it is, or made of an array or of lists of numbers.
+
+    Args:
+        values: what was passed.
+        what: it is, for the error.
+
+    Raises:
+        InputError: it is none of these, or its lists differ in length.
+    """
+    try:
+        return torch.as_tensor(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"Passed {what} as a {type(values).__name__}. They must be a tensor, an array, or lists of numbers, all of "
+            "one length."
+        ) from error
 
 
 def as_labels(y: Tensor, *, num_classes: int, look: bool = True) -> Tensor:

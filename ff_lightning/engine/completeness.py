@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from ff_lightning.errors import InputError
@@ -144,6 +145,15 @@ def check_gradients(gradients: Any, parameters: Sequence[Sequence[nn.Parameter]]
                         f"{refusal}have shape {shape} in local module {index}, where the parameter has "
                         f"{tuple(parameter.shape)}."
                     )
+
+
+def not_finite(module: nn.Module) -> str | None:
+    """Name of the first parameter with a NaN or infinite value, of what this rank has; ``None`` if all are finite."""
+    for name, parameter in module.named_parameters():
+        mine = parameter.to_local() if isinstance(parameter, DTensor) else parameter
+        if not bool(torch.isfinite(mine).all()):
+            return name
+    return None
 
 
 def check_finite(module: nn.Module, state: Mapping[str, Tensor], what: str = "The checkpoint") -> None:

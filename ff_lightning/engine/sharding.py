@@ -20,7 +20,7 @@ from torch.optim import Optimizer
 
 from ff_lightning.distributed import take_from_first_rank
 from ff_lightning.engine.checkpoints import check_checkpoint, unfinished
-from ff_lightning.engine.completeness import check_optimizer
+from ff_lightning.engine.completeness import check_optimizer, not_finite
 from ff_lightning.engine.folders import load_folder
 from ff_lightning.engine.integrity import write_sums
 from ff_lightning.engine.lightning import writes_folders
@@ -182,13 +182,11 @@ def check_shards(module: nn.Module, path: Path) -> None:
     Raises:
         InputError: names the first one that is.
     """
-    for name, parameter in module.named_parameters():
-        mine = parameter.to_local() if isinstance(parameter, DTensor) else parameter
-        if not bool(torch.isfinite(mine).all()):
-            raise InputError(
-                f"Passed `ckpt_path={path}`. It is of a training that has diverged: values of `{name}` are not finite. "
-                "Take an earlier checkpoint."
-            )
+    if name := not_finite(module):
+        raise InputError(
+            f"Passed `ckpt_path={path}`. It is of a training that has diverged: values of `{name}` are not finite. "
+            "Take an earlier checkpoint."
+        )
 
 
 def load_whole_state(optimizer: Optimizer, state: dict[str, Any]) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,9 +93,19 @@ def begin_from(module: FFLightningModule, source: Any, *, trust: Sequence[str] =
             f"Passed `init_from={name}`, a model of transformers, to a `{type(network).__name__}`. Such weights fit "
             "`ff_lightning.finetuning.CausalLM`."
         )
-    content = read_content(source)
+    with _named(source):
+        content = read_content(source)
     state = {key: value for key, value in content["state_dict"].items() if key.startswith(NETWORK)}
     return _take(module, state, name)
+
+
+@contextmanager
+def _named(source: Any) -> Iterator[None]:
+    """Let what is wrong with a model name the option by which it was passed."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(str(error).replace(f"`ckpt_path={source}`", f"`init_from={source}`")) from error
 
 
 def transformers_weights(source: Any, *, trust: Sequence[str] = ()) -> Mapping[str, Tensor]:
@@ -107,7 +118,8 @@ def transformers_weights(source: Any, *, trust: Sequence[str] = ()) -> Mapping[s
     if isinstance(source, nn.Module) or is_of_transformers(source):
         found: Mapping[str, Tensor] = open_model(source).state_dict()
         return found
-    trained = read_pretrained(source, LanguageModelling, trust=trust).model.network
+    with _named(source):
+        trained = read_pretrained(source, LanguageModelling, trust=trust).model.network
     if not isinstance(trained, CausalLM):
         raise InputError(
             f"Passed `init_from={source}`, which holds a `{type(trained).__name__}`, to a `CausalLM`. Its weights do "
@@ -149,7 +161,8 @@ def kept_tokenizer(source: str) -> dict[str, Any] | None:
     Args:
         source: a checkpoint, a folder of ours, or a name on the hub.
     """
-    state: dict[str, Any] | None = known_of(read_content(source)).get("tokenizer")
+    with _named(source):
+        state: dict[str, Any] | None = known_of(read_content(source)).get("tokenizer")
     return state
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ff_lightning.candidates import Softmax
 from ff_lightning.distributed import whole
-from ff_lightning.errors import InputError, positive
+from ff_lightning.errors import InputError, is_whole, positive
 from ff_lightning.language.attention import TransformerLayer
 from ff_lightning.language.blocks import Dreams, Readout, SequenceContrast, TextSignal, TokenBlock, TokenLayers
 from ff_lightning.language.candidate_blocks import CandidateBlock
@@ -205,7 +205,7 @@ class TokenStack(BlockStack):
 
 
 def check_sizes(owner: str, **sizes: int) -> None:
-    """Check that all sizes of a network are at least 1.
+    """Check that all sizes of a network are whole numbers, at least 1.
 
     Args:
         owner: whose arguments they are, for the message.
@@ -215,8 +215,8 @@ def check_sizes(owner: str, **sizes: int) -> None:
         InputError: names the first that is not.
     """
     for name, value in sizes.items():
-        if value < 1:
-            raise InputError(f"Passed `{owner}({name}={value})`. `{name}` must be at least 1.")
+        if not is_whole(value, least=1):
+            raise InputError(f"Passed `{owner}({name}={value!r})`. `{name}` must be a whole number, at least 1.")
 
 
 def sequence_contrast(width: int, dream_weight: float) -> SequenceContrast | None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from ff_lightning.candidates import CandidateLoss, LinearContrast
-from ff_lightning.errors import InputError
+from ff_lightning.errors import whole, whole_numbers
 from ff_lightning.language.blocks import TokenBlock, TokenGoodness, TokenLayers
 from ff_lightning.language.stack import TokenStack, check_sizes, sequence_contrast
 from ff_lightning.language.window_layers import DenseLayer, WindowLayer
@@ -59,9 +59,8 @@ class WindowMLP(TokenStack):
 
 def window_layers(vocab_size: int, window: int, widths: Sequence[int]) -> list[TokenLayers]:
     """One ReLU layer a block, the first over a window of tokens."""
-    sizes = {"vocab_size": vocab_size, "window": window, "the smallest of `widths`": min(widths, default=0)}
-    for name, value in sizes.items():
-        if value < 1:
-            raise InputError(f"Passed {name}: {value}. It must be at least 1.")
+    whole("vocab_size", vocab_size, least=1)
+    whole("window", window, least=1)
+    whole_numbers("widths", widths, least=1)
     first = TokenLayers([WindowLayer(vocab_size, window, widths[0])])
     return [first] + [TokenLayers([DenseLayer(*pair)]) for pair in pairwise(widths)]

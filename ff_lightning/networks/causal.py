@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ff_lightning.blocks import ClassBlock
 from ff_lightning.candidates import CandidateLoss, LinearContrast
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, share, whole, whole_numbers
 from ff_lightning.goodness import Goodness, accumulation_dtype, as_goodness
 from ff_lightning.networks.heads import classes_of
 from ff_lightning.optim import HiddenMatrix
@@ -166,12 +166,11 @@ class CausalConvNet(BlockStack):
         dropout: float = 0.0,
         handed_up: HandedUp = "before_update",
     ) -> None:
-        if bands < 1 or kernel_size < 1 or not widths or min(widths) < 1 or not 0 <= dropout < 1:
-            raise InputError(
-                f"Passed `bands={bands}`, `widths={list(widths)}`, `kernel_size={kernel_size}`, `dropout={dropout}`. "
-                "Sizes must be at least 1, and `dropout` in [0, 1)."
-            )
-        if layers_per_block < 1 or len(widths) % layers_per_block:
+        whole("bands", bands, least=1)
+        whole_numbers("widths", widths, least=1)
+        whole("kernel_size", kernel_size, least=1)
+        share("dropout", dropout)
+        if len(widths) % whole("layers_per_block", layers_per_block, least=1):
             raise InputError(
                 f"Passed `layers_per_block={layers_per_block}` with {len(widths)} layers. It must divide their number."
             )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ff_lightning.candidates import CandidateLoss, LinearContrast
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, share, whole, whole_numbers
 from ff_lightning.goodness import Goodness, WeightedEnergy, as_goodness
 from ff_lightning.losses import SimilarityMatching
 from ff_lightning.networks.heads import ClassParts, Head, classes_of
@@ -138,7 +138,7 @@ class ConvNet(BlockStack):
         head: Head | None = None,
         handed_up: HandedUp = "before_update",
     ) -> None:
-        sides = [kernel_sizes] * len(widths) if isinstance(kernel_sizes, int) else list(kernel_sizes)
+        sides = sides_of(kernel_sizes, widths)
         check_sizes(image_shape, widths, sides, pool_after, layers_per_block, dropout, slope)
         channels = pairwise([image_shape[0], *widths])
         layers: list[nn.Module] = [
@@ -175,6 +175,32 @@ def map_shape(
     return widths[layer], image_shape[1] // halved, image_shape[2] // halved
 
 
+def sides_of(kernel_sizes: int | Sequence[int], widths: Sequence[int]) -> list[int]:
+    """Side of the filters of every layer.
+
+    Args:
+        kernel_sizes: one of all layers, or one of each.
+        widths: filters of each layer.
+
+    Raises:
+        InputError: one of both is no list of whole numbers.
+    """
+    layers = len(whole_numbers("widths", widths, least=1))
+    if isinstance(kernel_sizes, Sequence):
+        return whole_numbers("kernel_sizes", kernel_sizes, least=1)
+    return [whole("kernel_sizes", kernel_sizes, least=1)] * layers
+
+
+def check_image_shape(image_shape: Sequence[int]) -> None:
+    """Check the shape of an image.
+
+    Raises:
+        InputError: it is something else than channels, height and width.
+    """
+    if len(whole_numbers("image_shape", image_shape, least=1)) != 3:
+        raise InputError(f"Passed `image_shape={list(image_shape)}`. It must be channels, height, width.")
+
+
 def check_sizes(
     image_shape: Sequence[int],
     widths: Sequence[int],
@@ -189,14 +215,12 @@ def check_sizes(
     Raises:
         InputError: names the one that makes no sense.
     """
-    if len(image_shape) != 3 or min(image_shape) < 1:
-        raise InputError(f"Passed `image_shape={list(image_shape)}`. It must be channels, height, width.")
-    if not widths or min(widths) < 1:
-        raise InputError(f"Passed `widths={list(widths)}`. `widths` needs one or more positive numbers of filters.")
+    check_image_shape(image_shape)
     if len(kernel_sizes) != len(widths):
         raise InputError(
             f"Passed `kernel_sizes={list(kernel_sizes)}` with {len(widths)} `widths`. Pass one number, or one a layer."
         )
+    whole_numbers("pool_after", pool_after, least=0, some=False)
     if len(set(pool_after)) != len(pool_after) or not set(pool_after) <= set(range(len(widths))):
         raise InputError(
             f"Passed `pool_after={list(pool_after)}`. It must name different layers of 0 to {len(widths) - 1}."
@@ -206,11 +230,9 @@ def check_sizes(
             f"Passed `pool_after={list(pool_after)}` with images of {image_shape[1]} x {image_shape[2]} pixels. "
             "Halved so often, nothing is left of them."
         )
-    if layers_per_block < 1 or len(widths) % layers_per_block:
+    if len(widths) % whole("layers_per_block", layers_per_block, least=1):
         raise InputError(
             f"Passed `layers_per_block={layers_per_block}` with {len(widths)} layers. It must divide their number."
         )
-    if not 0 <= dropout < 1:
-        raise InputError(f"Passed `dropout={dropout}`. `dropout` must be in [0, 1).")
-    if not 0 <= slope < 1:
-        raise InputError(f"Passed `slope={slope}`. `slope` must be in [0, 1).")
+    share("dropout", dropout)
+    share("slope", slope)

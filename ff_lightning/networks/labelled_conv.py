@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ff_lightning.blocks import ContrastiveBlock
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, whole
 from ff_lightning.goodness import Goodness, MeanOfSquares
 from ff_lightning.losses import ContrastiveLoss, SymBa
-from ff_lightning.networks.conv import StandardImage, check_sizes
+from ff_lightning.networks.conv import StandardImage, check_sizes, sides_of
 from ff_lightning.networks.label_planes import LabelPart, WavePlanes
 from ff_lightning.normalization import Standardise
 from ff_lightning.optim import HiddenMatrix
@@ -149,10 +149,9 @@ class LabelledConvNet(BlockStack):
         norm: nn.Module | None = None,
         handed_up: HandedUp = "before_update",
     ) -> None:
-        sides = [kernel_sizes] * len(widths) if isinstance(kernel_sizes, int) else list(kernel_sizes)
+        sides = sides_of(kernel_sizes, widths)
         check_sizes(image_shape, widths, sides, pool_after, 1, 0.0)
-        if num_classes < 2:
-            raise InputError(f"Passed `num_classes={num_classes}`. `num_classes` must be at least 2.")
+        whole("num_classes", num_classes, least=2)
         labels = WavePlanes() if labels is None else labels
         blocks: list[ContrastiveBlock] = []
         height, width = image_shape[1:]

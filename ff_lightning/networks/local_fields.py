@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ff_lightning.blocks import ContrastiveBlock
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, whole_numbers
 from ff_lightning.goodness import Goodness, MeanOfSquares
 from ff_lightning.losses import ContrastiveLoss, SymBa
+from ff_lightning.networks.conv import check_image_shape
 from ff_lightning.networks.mlp import check_sizes, labelled_relu, refuse_other_size
 from ff_lightning.normalization import PeerNormalisation, UnitRMS
 from ff_lightning.signals import Labelled
@@ -172,6 +173,8 @@ class LocalFields(BlockStack):
         handed_up: HandedUp = "before_update",
     ) -> None:
         norm = UnitRMS() if image_norm is None else image_norm
+        check_image_shape(image_shape)
+        whole_numbers("channels", channels, least=1)
         paddings = [0] * len(channels) if paddings is None else paddings
         check_sizes(torch.Size(image_shape).numel(), channels, num_classes, dropout=dropout, peer_weight=peer_weight)
         check_geometry(channels, fields, strides, paddings)
@@ -214,7 +217,7 @@ def check_geometry(
         InputError: names the argument that does not.
     """
     for name, values, least in (("fields", fields, 1), ("strides", strides, 1), ("paddings", paddings, 0)):
-        if len(values) != len(channels) or min(values) < least:
+        if len(whole_numbers(name, values, least=least)) != len(channels):
             raise InputError(
                 f"Passed `{name}={list(values)}` with {len(channels)} `channels`. `{name}` needs one number a block, "
                 f"at least {least}."

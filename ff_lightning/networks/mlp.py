@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from ff_lightning.blocks import Block, ContrastiveBlock
 from ff_lightning.candidates import CandidateLoss
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, finite, is_whole, share, whole, whole_numbers
 from ff_lightning.goodness import Goodness, MeanOfSquares, WeightedEnergy, accumulation_dtype
 from ff_lightning.losses import ContrastiveLoss, SimilarityMatching, SymBa
 from ff_lightning.networks.heads import ClassParts, Head, classes_of
@@ -98,8 +98,7 @@ class LabelledReLU(nn.Module):
         image_norm: nn.Module | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= dropout < 1:
-            raise InputError(f"Passed `dropout={dropout}`. `dropout` must be in [0, 1).")
+        share("dropout", dropout)
         if overlay and in_features <= num_classes:
             raise InputError(
                 f"Passed `in_features={in_features}` with `num_classes={num_classes}` and `overlay=True`. The label "
@@ -232,16 +231,14 @@ def check_sizes(
     Raises:
         InputError: names the one that makes no sense.
     """
-    if in_features < 1:
-        raise InputError(f"Passed `in_features={in_features}`. `in_features` must be at least 1.")
-    if not widths or any(width < 1 for width in widths):
-        raise InputError(f"Passed `widths={list(widths)}`. `widths` needs one or more positive numbers of units.")
-    if not 0 <= dropout < 1:
-        raise InputError(f"Passed `dropout={dropout}`. `dropout` must be in [0, 1).")
-    if peer_weight < 0:
-        raise InputError(f"Passed `peer_weight={peer_weight}`. `peer_weight` must not be negative.")
-    if num_classes is not None and num_classes < 2:
-        raise InputError(f"Passed `num_classes={num_classes}`. `num_classes` must be at least 2, or None.")
+    whole("in_features", in_features, least=1)
+    whole_numbers("widths", widths, least=1)
+    share("dropout", dropout)
+    finite("peer_weight", peer_weight, least=0)
+    if num_classes is not None and not is_whole(num_classes, least=2):
+        raise InputError(
+            f"Passed `num_classes={num_classes!r}`. `num_classes` must be a whole number, at least 2, or None."
+        )
 
 
 def check_parts(
@@ -259,8 +256,7 @@ def check_parts(
     Raises:
         InputError: names the one that does not go with the loss.
     """
-    if not 0 <= slope < 1:
-        raise InputError(f"Passed `slope={slope}`. `slope` must be in [0, 1).")
+    share("slope", slope)
     if of_classes and num_classes is None:
         raise InputError("Passed `num_classes=None` with a loss over candidates. Say how many classes there are.")
     if of_classes and peer_weight:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.errors import InputError, positive
+from ff_lightning.errors import InputError, positive, whole, whole_numbers
 from ff_lightning.goodness import accumulation_dtype
 from ff_lightning.losses import ThresholdLoss
 from ff_lightning.networks.predictions import (
@@ -87,6 +87,7 @@ class PredictiveCircuits(Network):
         latent_rate: float = 0.5,
     ) -> None:
         check_sizes(in_features=in_features, num_classes=num_classes, latents=latents, steps=steps)
+        whole_numbers("widths", widths, least=1)
         if not 0 <= damping < 1:
             raise InputError(f"Passed `damping={damping}`. `damping` must be in [0, 1).")
         if noise < 0:
@@ -292,8 +293,7 @@ def check_sizes(**sizes: int) -> None:
     """Check sizes.
 
     Raises:
-        InputError: one is less than 1; it is named.
+        InputError: one is no whole number, or less than 1; it is named.
     """
     for name, size in sizes.items():
-        if size < 1:
-            raise InputError(f"Passed `{name}={size}`. `{name}` must be at least 1.")
+        whole(name, size, least=1)

@@ -13,10 +13,10 @@ from torch.nn import functional as F
 
 from ff_lightning.blocks import ClassBlock
 from ff_lightning.candidates import CandidateLoss, Softmax
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, share, whole
 from ff_lightning.goodness import ChannelGroups, Goodness, MeanActivity, as_goodness
 from ff_lightning.losses import SimilarityMatching
-from ff_lightning.networks.conv import StandardImage
+from ff_lightning.networks.conv import StandardImage, check_image_shape
 from ff_lightning.networks.heads import AveragedHead, ClassParts, Head, classes_of
 from ff_lightning.normalization import GroupStandard
 from ff_lightning.optim import HiddenMatrix
@@ -244,11 +244,10 @@ def check_sizes(
     Raises:
         InputError: names the one that makes no sense.
     """
-    if len(image_shape) != 3 or min(image_shape) < 1:
-        raise InputError(f"Passed `image_shape={list(image_shape)}`. It must be channels, height, width.")
-    if num_classes < 2 or width < 1 or width % num_classes:
+    check_image_shape(image_shape)
+    if whole("width", width, least=1) % whole("num_classes", num_classes, least=2):
         raise InputError(f"Passed `width={width}` with `num_classes={num_classes}`. It must be a multiple of them.")
-    if stages < 1 or layers_per_stage < 2 or layers_per_stage % 2:
+    if whole("stages", stages, least=1) and whole("layers_per_stage", layers_per_stage, least=2) % 2:
         raise InputError(
             f"Passed `stages={stages}, layers_per_stage={layers_per_stage}`. Needed: one stage or more, each of an "
             "even number of layers."
@@ -258,7 +257,5 @@ def check_sizes(
             f"Passed `stages={stages}` with images of {image_shape[1]} x {image_shape[2]} pixels. Each stage but the "
             f"first halves them, so both sides must be multiples of {2 ** (stages - 1)}."
         )
-    if not 0 <= dropout < 1:
-        raise InputError(f"Passed `dropout={dropout}`. `dropout` must be in [0, 1).")
-    if not 0 <= slope < 1:
-        raise InputError(f"Passed `slope={slope}`. `slope` must be in [0, 1).")
+    share("dropout", dropout)
+    share("slope", slope)

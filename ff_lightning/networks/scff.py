@@ -28,9 +28,10 @@ import torch
 from torch import Tensor, nn
 
 from ff_lightning.blocks import ContrastiveBlock
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, whole, whole_numbers
 from ff_lightning.goodness import RectifiedEnergy
 from ff_lightning.losses import ContrastiveLoss
+from ff_lightning.networks.conv import check_image_shape
 from ff_lightning.normalization import Standardise, frozen_statistics
 from ff_lightning.signals import BlockContext, Contrast, Labelled, LocalStep, Signal, StepContext
 from ff_lightning.stacks import BlockStack
@@ -157,6 +158,7 @@ class SelfContrastMLP(SelfContrastStack):
         losses: Sequence[ContrastiveLoss],
         own_pairs: Sequence[bool] | None = None,
     ) -> None:
+        whole("in_features", in_features, least=1)
         check_lengths(widths, losses=losses, own_pairs=own_pairs)
         layers = [nn.Linear(*sizes) for sizes in pairwise([in_features, *widths])]
         super().__init__(
@@ -200,6 +202,7 @@ class SelfContrastConv(SelfContrastStack):
         own_pairs: Sequence[bool] | None = None,
     ) -> None:
         check_lengths(widths, losses=losses, own_pairs=own_pairs)
+        check_image_shape(image_shape)
         channels, height, width = image_shape
         if min(height, width) < 2 ** len(widths):
             raise InputError(
@@ -246,8 +249,7 @@ def check_lengths(widths: Sequence[int], **lists: Sequence[object] | None) -> No
     Raises:
         InputError: names the list that is too short or too long.
     """
-    if not widths or any(width < 1 for width in widths):
-        raise InputError(f"Passed `widths={list(widths)}`. `widths` needs one or more positive numbers.")
+    whole_numbers("widths", widths, least=1)
     for name, values in lists.items():
         if values is not None and len(values) != len(widths):
             raise InputError(

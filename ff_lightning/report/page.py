@@ -10,7 +10,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, TemplateError
 
-from ff_lightning.engine.integrity import replace_file
+from ff_lightning.engine.outputs import output_file, write_output
 from ff_lightning.errors import InputError
 from ff_lightning.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Named, colour, draw, run_charts
 from ff_lightning.report.run import Run, read_run
@@ -84,11 +84,10 @@ def write_report(run_dirs: Sequence[str | Path], output: str | Path | None = Non
         The file.
 
     Raises:
-        InputError: a folder is no run folder.
+        InputError: a folder is no run folder, or ``output`` is no HTML file.
     """
+    path = output_file(Path(run_dirs[0]) / "report.html" if output is None else output, ".html")
     runs = [read_run(Path(folder)) for folder in run_dirs]
-    path = Path(run_dirs[0]) / "report.html" if output is None else Path(output)
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
         page = render(runs)
     # A record that is JSON can still hold anything at any place.
@@ -97,11 +96,7 @@ def write_report(run_dirs: Sequence[str | Path], output: str | Path | None = Non
             f"Passed `run_dirs={' '.join(map(str, run_dirs))}`. A `run.json` there does not hold what a run records: "
             f"{error}."
         ) from error
-    content = page.encode("utf-8", "backslashreplace")  # names of files may be no UTF-8
-    if path.exists() and not path.is_file():  # a device
-        path.write_bytes(content)
-    else:
-        replace_file(path, content)
+    write_output(path, page.encode("utf-8", "backslashreplace"))  # names of files may be no UTF-8
     return path
 
 

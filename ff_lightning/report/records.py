@@ -14,13 +14,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from rich.table import Table
 
-from ff_lightning.engine.folder import by_one
+from ff_lightning.engine.folder import RECORD, RECORD_LOCK, by_one
 from ff_lightning.engine.integrity import replace_file
 from ff_lightning.errors import InputError
 
-NAME = "run.json"
-LOCK = ".record.lock"
-"""File that is locked while a record is changed."""
 PACKAGES = ("ff-lightning", "torch", "lightning", "torchmetrics", "numpy")
 
 
@@ -32,7 +29,7 @@ def start_record(folder: Path, values: dict[str, Any]) -> None:
         values: what is known of it.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with by_one(folder / LOCK):
+    with by_one(folder / RECORD_LOCK):
         _write(folder, values)
 
 
@@ -46,9 +43,9 @@ def add_to_record(folder: Path, key: str, values: dict[str, Any]) -> None:
         key: of the part.
         values: they replace those of the same name.
     """
-    if not (folder / NAME).is_file():
+    if not (folder / RECORD).is_file():
         return
-    with by_one(folder / LOCK):
+    with by_one(folder / RECORD_LOCK):
         record = read_record(folder)
         if record:
             record[key] = record.get(key, {}) | values
@@ -65,7 +62,7 @@ def read_record(folder: Path, *, strict: bool = False) -> dict[str, Any]:
     Raises:
         InputError: it is damaged, and ``strict``.
     """
-    path = folder / NAME
+    path = folder / RECORD
     if not path.is_file():
         return {}
     try:
@@ -76,13 +73,13 @@ def read_record(folder: Path, *, strict: bool = False) -> dict[str, Any]:
     except (ValueError, OSError, RecursionError) as error:
         reason = str(error)
     if strict:
-        raise InputError(f"Passed `run_dirs={folder}`. Its `{NAME}` is damaged: {reason}.")
+        raise InputError(f"Passed `run_dirs={folder}`. Its `{RECORD}` is damaged: {reason}.")
     rank_zero_info(f"{path} is damaged ({reason}): what it recorded is lost, and it is begun anew.")
     return {}
 
 
 def _write(folder: Path, record: dict[str, Any]) -> None:
-    replace_file(folder / NAME, json.dumps(record, indent=1).encode())
+    replace_file(folder / RECORD, json.dumps(record, indent=1).encode())
 
 
 def table_values(table: Table) -> dict[str, Any]:

@@ -108,8 +108,8 @@ class FFAnomalyDetector(SampleTask):
 
     def _normal(self, batch: Any) -> Tensor:
         if isinstance(batch, Tensor) or (isinstance(batch, tuple | list) and len(batch) == 1):
-            return images_of(batch)
-        x, y = images_and_anomalies(batch, look=self.may_look())
+            return images_of(batch, self.sample_dtype)
+        x, y = images_and_anomalies(batch, look=self.may_look(), dtype=self.sample_dtype)
         if self.may_look() and bool(y.any()):
             raise InputError(
                 f"Passed a training batch with {int(y.sum())} anomalies. Training is on normal samples alone: "
@@ -119,7 +119,7 @@ class FFAnomalyDetector(SampleTask):
 
     def forward(self, x: Tensor) -> Tensor:
         """Scores ``(B,)`` of samples ``(B, …)``; the higher, the stranger."""
-        return self.scored(self.network.goodness(x))
+        return self.scored(self.network.goodness(self.taken(x)))
 
     def scored(self, goodness: Tensor) -> Tensor:
         """Scores ``(B,)`` from the goodness of every block, ``(L, B)``."""
@@ -140,7 +140,8 @@ class FFAnomalyDetector(SampleTask):
 
     def _evaluate(self, batch: Any, metrics: AnomalyMetrics) -> None:
         alone = isinstance(batch, Tensor) or (isinstance(batch, tuple | list) and len(batch) == 1)
-        x, y = (images_of(batch), None) if alone else images_and_anomalies(batch)
+        dtype = self.sample_dtype
+        x, y = (images_of(batch, dtype), None) if alone else images_and_anomalies(batch, dtype=dtype)
         metrics.update(
             self.network.goodness(x), torch.zeros(len(x), dtype=torch.long, device=x.device) if y is None else y
         )

@@ -51,7 +51,7 @@ class FFClassifier(ImageClassification):
         if getattr(network, "num_classes", 0) is None:
             raise InputError(
                 f"Passed `network={type(network).__name__}` built for `num_classes=None`. A classifier needs a label "
-                "in its input, or a goodness for every class."
+                "in its input, or a goodness for every class: say their number, or pass data with two classes or more."
             )
         num_classes = agreed_classes(num_classes, network, readout)
         super().__init__(network, num_classes=num_classes, **kwargs)
@@ -99,12 +99,12 @@ class FFClassifier(ImageClassification):
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores ``(B, num_classes)`` of images ``(B, …)``; the highest is the prediction."""
-        scores: Tensor = self.readout(self.network, x, self.num_classes)
+        scores: Tensor = self.readout(self.network, self.taken(x), self.num_classes)
         return scores
 
     def answer(self, x: Tensor) -> Answer:
         """Class scores of images ``(B, …)``, and which block gave them."""
-        return self.readout.answer(self.network, x, self.num_classes)
+        return self.readout.answer(self.network, self.taken(x), self.num_classes)
 
     def exit_early(self, batches: Iterable[Any], *, tolerance: float) -> EarlyExit:
         """Put an early exit in place of the goodness readout, and choose its margins.

@@ -17,7 +17,7 @@ from torchmetrics.classification import (
     MulticlassRecall,
 )
 
-from ff_lightning.engine.casting import images_and_labels, images_of, texts_and_labels, texts_of
+from ff_lightning.engine.casting import as_images, as_tensor, images_and_labels, images_of, texts_and_labels, texts_of
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
 from ff_lightning.readouts import Answer
@@ -72,7 +72,28 @@ class SampleTask(FFLightningModule, ABC):
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """What is predicted of a batch of samples, with or without labels."""
-        return self.predicted(images_of(batch))
+        return self.predicted(images_of(batch, self.sample_dtype))
+
+    @property
+    def sample_dtype(self) -> torch.dtype | None:
+        """In which precision the network takes samples: that of its weights, if it has any."""
+        kinds = (parameter.dtype for parameter in self.network.parameters())
+        return next((kind for kind in kinds if kind.is_floating_point), None)
+
+    def taken(self, x: Any) -> Tensor:
+        """Samples ``(B, …)`` as the network takes them, as in training: bytes become [0, 1], any precision its own.
+
+        Args:
+            x: a tensor; or an array or lists of numbers, which are brought to the module's device.
+
+        Raises:
+            InputError: they are something else, or whole numbers of which nobody knows the largest.
+        """
+        return as_images(self.on_device(x), self.sample_dtype)
+
+    def on_device(self, x: Any) -> Tensor:
+        """A tensor as it is; an array or lists of numbers as one, on the module's device."""
+        return x if isinstance(x, Tensor) else as_tensor(x, "samples").to(self.device)
 
 
 class ImageClassification(SampleTask, ABC):
@@ -138,8 +159,13 @@ class ImageClassification(SampleTask, ABC):
     def predict_step(self, batch: Any, batch_idx: int) -> Prediction:
         """What is predicted of a batch of images or texts, with or without labels."""
         vocab_size = self.vocab_size
-        x = images_of(batch) if vocab_size is None else texts_of(batch, vocab_size=vocab_size, look=self.may_look())
-        return self.predicted(x)
+        if vocab_size is None:
+            return self.predicted(images_of(batch, self.sample_dtype))
+        return self.predicted(texts_of(batch, vocab_size=vocab_size, look=self.may_look()))
+
+    def taken(self, x: Any) -> Tensor:
+        """Images as the network takes them; see :meth:`SampleTask.taken`. Of texts, tokens as they are."""
+        return super().taken(x) if self.vocab_size is None else self.on_device(x)
 
     @property
     def vocab_size(self) -> int | None:
@@ -156,8 +182,7 @@ class ImageClassification(SampleTask, ABC):
             if look:
                 check_labels(y, self.num_classes)
             return x, y
-        dtype = torch.float64 if self.dtype == torch.float64 else None
-        x, y = images_and_labels(batch, num_classes=self.num_classes, look=look, dtype=dtype)
+        x, y = images_and_labels(batch, num_classes=self.num_classes, look=look, dtype=self.sample_dtype)
         if look:
             check_labels(y, self.num_classes)
         return x, y

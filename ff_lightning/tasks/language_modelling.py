@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ff_lightning.engine.casting import tokens_of
+from ff_lightning.engine.batches import seeded_generator
+from ff_lightning.engine.casting import as_tensor, tokens_of
 from ff_lightning.engine.lightning import trainer_of
 from ff_lightning.errors import InputError
 from ff_lightning.language.blocks import Dreams
@@ -158,7 +159,7 @@ class LanguageModelling(FFLightningModule):
 
     def stream(
         self,
-        prompt: Tensor,
+        prompt: Any,
         max_new_tokens: int,
         *,
         temperature: float = 1.0,
@@ -172,7 +173,8 @@ class LanguageModelling(FFLightningModule):
         """Continue prompts, and yield tokens as they are drawn.
 
         Args:
-            prompt: ``(B, T)`` int64, at most as long as the context; brought to the module's device.
+            prompt: ``(B, T)`` whole numbers, at most as many as the context: a tensor, an array or lists; brought to
+                the module's device.
             max_new_tokens: tokens to draw for each prompt.
             temperature: divides the logits; positive.
             top_k: draw among this many of the likeliest tokens only.
@@ -189,13 +191,13 @@ class LanguageModelling(FFLightningModule):
             InputError: an argument makes no sense, or a token is not in the vocabulary.
         """
         sampler = Sampler(temperature, top_k=top_k, top_p=top_p)
-        prompt = prompt.to(self.device)
+        prompt = self._tokens(prompt)
         if crop and prompt.dim() == 2:
             prompt = prompt[:, -self.network.context :]
-        generator = torch.Generator(device=self.device).manual_seed(self.seed if seed is None else seed)
+        generator = seeded_generator(self.seed if seed is None else seed, self.device)
         return stream(self.network, prompt, max_new_tokens, sampler, generator, stop=stop, use_cache=use_cache)
 
-    def generate(self, prompt: Tensor, max_new_tokens: int, **options: Any) -> Tensor:
+    def generate(self, prompt: Any, max_new_tokens: int, **options: Any) -> Tensor:
         """Continue prompts ``(B, T)``: the prompts and what follows, ``(B, T + new)``.
 
         Args:
@@ -203,4 +205,8 @@ class LanguageModelling(FFLightningModule):
             max_new_tokens: see :meth:`stream`.
             **options: see :meth:`stream`.
         """
-        return continued(prompt.to(self.device), self.stream(prompt, max_new_tokens, **options))
+        prompt = self._tokens(prompt)
+        return continued(prompt, self.stream(prompt, max_new_tokens, **options))
+
+    def _tokens(self, prompt: Any) -> Tensor:
+        return tokens_of(as_tensor(prompt, "a prompt")).to(self.device)

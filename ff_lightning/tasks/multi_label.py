@@ -103,7 +103,7 @@ class FFMultiLabel(SampleTask):
 
     def forward(self, x: Tensor) -> Tensor:
         """Probability of each label, ``(B, K)``, of samples ``(B, …)``."""
-        return self.combined(self.scores(x))
+        return self.combined(self.scores(self.taken(x)))
 
     def combined(self, scores: Tensor) -> Tensor:
         """Probabilities ``(B, K)`` from logits of all blocks ``(L, B, K)``."""
@@ -116,7 +116,8 @@ class FFMultiLabel(SampleTask):
 
     def checked(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Samples and labels of a batch; see :func:`~ff_lightning.engine.casting.images_and_label_sets`."""
-        return images_and_label_sets(batch, num_classes=self.num_classes, look=self.may_look())
+        look, dtype = self.may_look(), self.sample_dtype
+        return images_and_label_sets(batch, num_classes=self.num_classes, look=look, dtype=dtype)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log what :meth:`evaluate` finds under ``val/``."""

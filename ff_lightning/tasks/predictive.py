@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ff_lightning.engine.batches import seeded_generator
 from ff_lightning.negatives import LabelNegatives
 from ff_lightning.networks.predictive import PredictiveCircuits
 from ff_lightning.readouts import GoodnessReadout, label_goodness
@@ -76,6 +77,7 @@ class FFPredictive(FFClassifier):
 
     def reconstruct(self, x: Tensor) -> Tensor:
         """Images ``(B, …)`` as the generative circuit predicts them from the lowest layer, with predicted labels."""
+        x = self.taken(x)
         return self.network.reconstruct(x, self(x).argmax(1))
 
     def sample(self, labels: Tensor, *, seed: int | None = None) -> Tensor:
@@ -85,5 +87,5 @@ class FFPredictive(FFClassifier):
             labels: int64; brought to the module's device.
             seed: of the draws; the module's seed by default.
         """
-        generator = torch.Generator(device=self.device).manual_seed(self.seed if seed is None else seed)
+        generator = seeded_generator(self.seed if seed is None else seed, self.device)
         return self.network.sample(labels.to(self.device), generator)

@@ -117,7 +117,7 @@ class FFRegressor(SampleTask):
 
     def predicted(self, x: Tensor) -> NumberPrediction:
         """Numbers of samples ``(B, …)``, and how sure the network is of them."""
-        return self.mean(self.readout.combine(self.network.goodness(x)))
+        return self.mean(self.readout.combine(self.network.goodness(self.taken(x))))
 
     def mean(self, scores: Tensor) -> NumberPrediction:
         """Mean and deviation of the candidates, of scores ``(…, C)``: ``(…)`` each."""
@@ -128,7 +128,7 @@ class FFRegressor(SampleTask):
 
     def checked(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Samples and numbers of a batch; see :func:`~ff_lightning.engine.casting.images_and_numbers`."""
-        return images_and_numbers(batch)
+        return images_and_numbers(batch, dtype=self.sample_dtype)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Take in a batch of validation."""

@@ -51,7 +51,7 @@ class FFRepresentation(ImageClassification):
 
     def pairs(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Images against hybrids of them."""
-        x = images_of(batch)
+        x = images_of(batch, self.sample_dtype)
         return x, self.negatives(x, self.generator(), self.judge)
 
     def judge(self, x: Tensor) -> Tensor:
@@ -99,7 +99,7 @@ class FFRepresentation(ImageClassification):
 
     def forward(self, x: Tensor) -> Tensor:
         """Class scores ``(B, num_classes)`` of images ``(B, C, H, W)``."""
-        scores: Tensor = self.readout(self.network, x, self.num_classes)
+        scores: Tensor = self.readout(self.network, self.taken(x), self.num_classes)
         return scores
 
     def evaluate(self, batch: Any, stage: str, metrics: ClassificationMetrics) -> None:

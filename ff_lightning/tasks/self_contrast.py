@@ -50,7 +50,7 @@ class FFSelfContrast(FFRepresentation):
 
     def local_losses(self, batch: Any) -> Iterator[LocalStep]:
         """The readout's loss, on the blocks before their update, then those of the blocks without labels."""
-        x, y = (images_of(batch), None) if isinstance(batch, Tensor) else self.checked(batch)
+        x, y = (images_of(batch, self.sample_dtype), None) if isinstance(batch, Tensor) else self.checked(batch)
         context, top = self.step_context(), len(self.network)
         if context.learns(top) and y is not None:
             yield LocalStep(top, self.readout.local_loss(self.network, x, y))

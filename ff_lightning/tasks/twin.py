@@ -90,7 +90,7 @@ class ImageTwin(BackpropTwin, ImageClassification):
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(B, num_classes)`` of images ``(B, …)``."""
         (block,) = self.network
-        logits: Tensor = block.goodness(block(x))
+        logits: Tensor = block.goodness(block(self.taken(x)))
         return logits
 
 

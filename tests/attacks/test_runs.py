@@ -79,6 +79,9 @@ def test_names_of_runs(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for arguments, subcommand, message in (
         (asked("auto", None, recipe), "test", "Only a training begins a folder"),
         (asked("../a", None, recipe), "fit", "must be the name of a folder"),
+        (asked("..", None, recipe), "fit", "must be the name of a folder"),
+        (asked("", None, recipe), "fit", "must be the name of a folder"),
+        (asked(None, None, "...yaml"), "fit", "must be the name of a folder"),
         (asked("a", "b", recipe), "fit", "leave one out"),
     ):
         with pytest.raises(InputError, match=message):

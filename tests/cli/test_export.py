@@ -195,6 +195,7 @@ def test_the_command_line_exports_a_checkpoint(
     assert "It must end in .pt2 or .onnx." in error_of(capsys, "export", "--ckpt_path", checkpoint, "--output", "m.pt")
     assert "There is no such file" in error_of(capsys, "export", "--ckpt_path", "no.ckpt", "--output", "m.pt2")
     assert "output" in error_of(capsys, "export", "--ckpt_path", checkpoint)
+    assert "which is read here" in error_of(capsys, "export", "--ckpt_path", str(out), "--output", str(out))
     words = ["--ckpt_path", checkpoint, "--output", "m.pt2", "--int8", "true"]
     assert "It must end in .onnx for them." in error_of(capsys, "export", *words)
 

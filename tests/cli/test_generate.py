@@ -106,6 +106,10 @@ def test_a_text_ends_with_what_stops_it(checkpoint: str, capsys: pytest.CaptureF
     assert written(capsys, *options, "--stop", "☃") == whole
 
 
+def test_a_seed_that_torch_cannot_take_is_named(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_refused(capsys, ["--ckpt_path", checkpoint, "--prompt", "a", "--seed", "9" * 23], "`seed` must be a whole")
+
+
 def test_several_samples_are_several_texts(checkpoint: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--ckpt_path", checkpoint, "--prompt", "The ", "--num_samples", "3"]
     texts = written(capsys, *options, "--max_new_tokens", "30").split("\n---\n")

@@ -111,6 +111,8 @@ def test_other_classifiers_predict_too(twin: str, pictures: tuple[Path, list[int
     ("args", "says"),
     [
         (["--folder", "nothing"], "Passed `folder=nothing`. There is no such folder."),
+        (["--folder", __file__], "It is a file: name the folder around it."),
+        (["--output", "out.txt"], "Passed `output=out.txt`. It must end in .csv."),
         (["--ckpt_path", "nothing.ckpt"], "Passed `ckpt_path=nothing.ckpt`. There is no such file."),
         (["--tolerance", "2"], "Passed `tolerance=2.0`. `tolerance` must be in [0, 1]."),
         (["--tolerence", "1"], "unrecognized arguments: --tolerence 1; did you mean '--tolerance'?"),
@@ -129,6 +131,18 @@ def test_what_makes_no_sense_is_named_and_nothing_is_written(
     words = ["predict", "--folder", str(pictures[0]), "--ckpt_path", checkpoint, "--output", str(out)]
     assert says in error_of(capsys, *words, *args)
     assert not out.exists()
+
+
+def test_no_picture_and_no_checkpoint_becomes_a_table(
+    checkpoint: str, pictures: tuple[Path, list[int]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = pictures[0]
+    (folder / "labels.csv").write_text("file,label\n")
+    for output in (checkpoint, str(folder / "01.png"), str(folder / "labels.csv"), str(folder)):
+        before = Path(output).read_bytes() if Path(output).is_file() else b""
+        words = ["predict", "--folder", str(folder), "--ckpt_path", checkpoint, "--output", output]
+        assert f"Passed `output={output}`" in error_of(capsys, *words)
+        assert not before or Path(output).read_bytes() == before
 
 
 def test_a_broken_picture_is_named(
@@ -180,8 +194,21 @@ def test_rows_of_a_table_are_predicted_from_the_checkpoint_alone(
     assert list(rows[0])[:5] == ["row", "label", "probability", "block", "probability class_0"]
     right = sum(row["label"] == wine.target_names[target] for row, target in zip(rows, wine.target, strict=True))
     assert right > 150
+    source = (tmp_path / "wine.csv").read_text()
+    assert "which is read here and would be lost" in error_of(capsys, *words[:-1], str(tmp_path / "wine.csv"))
+    assert (tmp_path / "wine.csv").read_text() == source
+    lines = source.splitlines()
+    for wrong, says in (("inf", "holds inf in row 8"), ("1e200", "holds 1e200 in row 8"), ("nan", "no value in row 8")):
+        lines[8] = ",".join(["x", wrong, *lines[8].split(",")[2:]])
+        (tmp_path / "wine.csv").write_text("\n".join(lines))
+        said = error_of(capsys, *words)
+        assert "The column 'alcohol' of" in said
+        assert says in said
+    assert table(out) == rows, "as it was"
     (tmp_path / "wine.csv").write_text("alcohol\n1\n")
     assert "wine.csv' has no column 'malic_acid', only alcohol" in error_of(capsys, *words)
-    assert "It must be a file that ends in" in error_of(capsys, *words[:2], "nothing.csv", *words[3:])
+    assert "`table=nothing.csv`. There is no such file." in error_of(capsys, *words[:2], "nothing.csv", *words[3:])
+    assert "It is a folder." in error_of(capsys, *words[:2], str(tmp_path), *words[3:])
+    assert "It must be a file that ends in" in error_of(capsys, *words[:2], __file__, *words[3:])
     digits = [*words[:4], checkpoint, *words[5:]]
     assert "trained on a `TableDataModule`" in error_of(capsys, *digits)

@@ -12,8 +12,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 import ff_lightning as ff
+from ff_lightning.candidates import Softmax
 from ff_lightning.cli import main
 from ff_lightning.data import ImageDataModule
+from ff_lightning.networks import MLP
 from tests.command_line import configs, error_of
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -163,6 +165,51 @@ def test_what_is_said_twice_must_agree(
     kind = [] if "--data" in args else ["--data", "ff_lightning.data.ImageDataModule"]
     assert says in error_of(capsys, "fit", *config, *kind, *data, *args)
     assert not list(Path().rglob("*.ckpt"))
+
+
+class Odd(MLP):
+    """A network of a user that does not like what it is given."""
+
+    def __init__(self, in_features: int, widths: list[int]) -> None:
+        raise ValueError(f"widths of {in_features}\nmust be even")
+
+
+class OddLoss(Softmax):
+    """A loss that fails, and is of the second class that the argument may be of."""
+
+    def __init__(self) -> None:
+        raise ValueError("odd loss")
+
+
+class Lacking(MLP):
+    """A network that needs what no image has."""
+
+    def __init__(self, in_features: int, widths: list[int], vocab_size: int) -> None:
+        super().__init__(in_features, widths)
+
+
+@pytest.mark.parametrize(
+    ("args", "says"),
+    [
+        (["--model.network", f"{__name__}.Odd"], "cannot be built: ValueError: widths of 64 must be even"),
+        (["--model.network.loss", f"{__name__}.OddLoss"], "cannot be built: odd loss."),
+        (["--model.network.widths", "[1000000000000]"], "cannot be built: RuntimeError: "),
+        (["--model.network", f"{__name__}.Lacking"], "Passed no `model.network.vocab_size`, and data that does not"),
+    ],
+)
+def test_what_a_class_says_when_it_is_built_is_shown_as_it_is(
+    args: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = error_of(capsys, "fit", *recipe("digits_mlp", "--model.network.widths", "[8]", *args))
+    assert says in said
+    assert ("that does not offer it" in said) == ("Lacking" in args[1])
+    assert not list(Path().rglob("*.ckpt"))
+
+
+def test_a_configuration_that_is_no_text_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("last.ckpt").write_bytes(b"PK\x03\x04\x80\xff")
+    said = error_of(capsys, "fit", "--config", "last.ckpt")
+    assert said == "Passed `--config last.ckpt`, which is no text. It must be a recipe in YAML."
 
 
 def test_the_same_may_be_said_twice() -> None:

@@ -20,3 +20,9 @@ def test_what_is_wrong_costs_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "There is no such folder." in error_of(capsys, "report", str(tmp_path / "nothing"))
     assert "run_dirs" in error_of(capsys, "report")
     assert "did you mean" in error_of(capsys, "report", str(tmp_path), "--outputt", "x")
+    (tmp_path / "metrics.csv").write_text("step,val/accuracy\n0,0.5\n")
+    (tmp_path / "config.yaml").write_text("seed_everything: 0\n")
+    for name in ("config.yaml", "metrics.csv"):
+        before = (tmp_path / name).read_bytes()
+        assert "It must end in .html." in error_of(capsys, "report", str(tmp_path), "--output", str(tmp_path / name))
+        assert (tmp_path / name).read_bytes() == before

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -149,12 +151,67 @@ def test_what_cannot_be_a_stack_is_refused() -> None:
         convert(dense(), goodness=ChannelGroups(10), loss=SymBa(), example=IMAGES[:1])
     with pytest.raises(InputError, match="num_classes=None"):
         ff.FFClassifier(convert(dense(), goodness=MeanOfSquares(), loss=SymBa(), example=IMAGES[:1]))
-    with pytest.raises(InputError, match=r"Passed `blocks=3` for a model of 2 parts with weights. Pass 1 to 2"):
-        convert(WithHead(), example=(1, 8, 8), blocks=3)
+    for blocks in (3, 0, 1.5, "2"):
+        says = rf"Passed `blocks={blocks!r}` for a model of 2 parts with weights. Pass 1 to 2"
+        with pytest.raises(InputError, match=says):
+            convert(WithHead(), example=(1, 8, 8), blocks=blocks)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="without a head, and no `num_classes`"):
         convert(dense(), example=(1, 8, 8))
     with pytest.raises(InputError, match=r"without `example`\. Pass an input of it, or its shape"):
         convert(dense())
+
+
+@pytest.mark.parametrize("example", [64, "1, 8, 8", (1, 8.5, 8), (1, 0, 8), np.zeros((1, 1, 8, 8))])
+def test_an_example_that_is_no_input_and_no_shape_is_refused(example: Any) -> None:
+    with pytest.raises(InputError, match=r"^Passed `example=[^\n]*`. It must be a tensor \(B, …\), or"):
+        by_class(dense(), example=example)
+
+
+@pytest.mark.parametrize(
+    ("norm", "says"),
+    [
+        ("l2", r"`ConvertedStack\(norm='l2'\)`. It must be an object, a `torch.nn.Module`"),
+        (nn.LayerNorm, r"`ConvertedStack\(norm=LayerNorm\)`, a class"),
+        (torch.relu, "Passed `norm=relu`. It must be a module"),
+        (nn.BatchNorm1d(60), "Passed `norm=BatchNorm1d` with parameters"),
+        (nn.BatchNorm1d(60, affine=False), r"`norm` that cannot take what a block passes on, shape \(1, 40\): running"),
+    ],
+)
+def test_a_norm_that_cannot_stand_between_blocks_is_refused(norm: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        convert(dense(), example=(1, 8, 8), num_classes=10, norm=norm)
+
+
+def test_a_norm_over_the_batch_is_not_moved_by_the_example() -> None:
+    norm = nn.BatchNorm1d(60, affine=False)
+    network = convert(
+        [nn.Flatten(), nn.Linear(64, 60), nn.Linear(60, 60)], example=(1, 8, 8), num_classes=10, norm=norm
+    )
+    assert network[0].norm.training
+    assert torch.equal(network[0].norm.running_mean, torch.zeros(60))
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        (nn.Linear, r"Passed `model=Linear`, which builds no model when it is called: .*'out_features'. Pass a model"),
+        (partial(nn.Linear, 3), "Passed `model=partial`, which builds no model"),
+        ([nn.Flatten, nn.Linear(64, 10)], "Passed a class `Flatten` among the modules of `model`"),
+        (nn.Sequential(nn.Flatten(), nn.LazyLinear(30)), "`LazyLinear`, whose weights have no shape yet"),
+        ([nn.Flatten(), nn.LazyLinear(30)], "`LazyLinear`, whose weights have no shape yet"),
+        ([nn.Flatten(), torch.compile(nn.Linear(64, 9))], "`OptimizedModule`, made by `torch.jit` or `torch.compile`"),
+    ],
+)
+def test_a_model_that_is_none_yet_or_cannot_be_watched_is_refused(model: Any, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        convert(model, example=(1, 8, 8), num_classes=10)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("make", [torch.jit.script, lambda model: [model[0], torch.jit.trace(model[1:], PIXELS[:1])]])
+def test_a_scripted_model_is_refused(make: Any) -> None:
+    with pytest.raises(InputError, match=r"Module`, made by `torch.jit` or `torch.compile`"):
+        by_class(make(dense()))
 
 
 @pytest.mark.parametrize("task", [ff.FFClassifier, ff.BackpropTwin, AgainstScrambled])

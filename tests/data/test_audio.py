@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from ff_lightning.data import AudioDataModule, LogMel, SoundAugment
+from ff_lightning.data import AudioDataModule, LogMel, SoundAugment, SpottingDataModule
 from ff_lightning.errors import InputError
 from tests.data.sounds import SPEAKERS, encoded, parquet, tone, word_folders
 
@@ -145,6 +145,35 @@ def test_the_checkpoint_keeps_how_to_read_recordings(folders: Path) -> None:
     kept = ready(folders, test=0.2).state_dict()
     assert LogMel(**kept["features"]) == LogMel()
     assert (kept["rate"], kept["seconds"], kept["class_names"]) == (8000, 0.5, ["high", "low"])
+
+
+def test_a_checkpoint_of_other_classes_is_refused(folders: Path, commands: Path, tmp_path: Path) -> None:
+    data = AudioDataModule(str(folders))
+    data.load_state_dict(data.state_dict())
+    AudioDataModule(str(commands)).load_state_dict(data.state_dict())  # the same words in a table
+    (tmp_path / "words").mkdir()
+    (tmp_path / "words" / "a_high").symlink_to(folders / "low")
+    (tmp_path / "words" / "low").symlink_to(folders / "high")
+    other = AudioDataModule(str(tmp_path / "words"))
+    with pytest.raises(InputError, match=r"2 classes, .*words' has 2, and the first that differs, 0, was 'high' and"):
+        other.load_state_dict(data.state_dict())
+    with pytest.raises(InputError, match="first that differs, 0"):
+        SpottingDataModule(str(tmp_path / "words")).load_state_dict(SpottingDataModule(str(folders)).state_dict())
+
+
+def test_classes_that_are_numbers_have_no_names_to_compare(folders: Path, tmp_path: Path) -> None:
+    import datasets
+
+    audio = [{"bytes": encoded(tone(400.0)), "path": None} for _ in range(6)]
+    kept = AudioDataModule(str(folders)).state_dict()
+    for labels in ([0, 1], [0, 1, 2]):
+        table = datasets.Dataset.from_dict({"audio": audio, "label": (labels * 3)[:6]})
+        table.to_parquet(str(tmp_path / f"{len(labels)}.parquet"))
+    two, three = (AudioDataModule(str(tmp_path / f"{count}.parquet")) for count in (2, 3))
+    two.load_state_dict(kept)
+    AudioDataModule(str(folders)).load_state_dict(two.state_dict())
+    with pytest.raises(InputError, match=r"trained with 2 classes, .* has 3. Pass"):
+        three.load_state_dict(kept)
 
 
 @pytest.mark.parametrize(

@@ -191,15 +191,40 @@ def test_a_lazy_epoch_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert torch.equal(torch.cat([*first, *(x for x, _ in resumed)]), torch.cat(whole))
 
 
-def test_a_broken_picture_is_named_when_it_is_needed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ending", ["png", "jpg", "gif", "webp"])
+@pytest.mark.parametrize("memory", [4.0, 0.0])
+def test_a_picture_that_is_cut_off_is_refused_before_the_training(ending: str, memory: float, tmp_path: Path) -> None:
+    for index in range(100):
+        draw(tmp_path / "ab"[index % 2] / f"{index:02}.{ending}", index, (64, 64))
+    for resize in (None, 8):  # with a size, nothing else is looked at before
+        data = ImageDataModule(str(tmp_path), validation=0, memory=memory, resize=resize)
+        data.setup("fit")
+    whole = (tmp_path / "a" / f"02.{ending}").read_bytes()
+    (tmp_path / "a" / f"02.{ending}").write_bytes(whole[: len(whole) // 2])
+    for resize in (None, 8):
+        data = ImageDataModule(str(tmp_path), validation=0, memory=memory, resize=resize)
+        with pytest.raises(InputError, match=rf"Cannot read .*a/02.{ending}: .*Replace it, or take it out of the set"):
+            data.setup("fit")
+
+
+def test_a_picture_with_something_behind_its_end_is_read(tmp_path: Path) -> None:
     for index in range(4):
-        draw(tmp_path / "ab"[index % 2] / f"{index}.png", index)
-    whole = (tmp_path / "a" / "2.png").read_bytes()
-    (tmp_path / "a" / "2.png").write_bytes(whole[: len(whole) // 2])
-    for memory in (4.0, 0.0):
-        data = ImageDataModule(str(tmp_path), validation=0, memory=memory)
-        with pytest.raises(InputError, match=r"Cannot read .*a/2.png: "):
-            data.setup("fit") or list(data.train_dataloader())
+        path = draw(tmp_path / "ab"[index % 2] / f"{index}.jpg", index)
+        path.write_bytes(path.read_bytes() + b"what a camera adds")
+    data = ImageDataModule(str(tmp_path), validation=0, memory=0)
+    data.setup("fit")
+    ((x, _),) = data.train_dataloader()
+    assert len(x) == 4
+
+
+def test_one_class_is_refused_and_a_folder_around_all_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    draw(tmp_path / "set" / "train" / "cat" / "0.png")
+    with pytest.raises(InputError, match=r"set' has one class, 'cat'. A classifier needs two or more"):
+        ImageDataModule(str(tmp_path / "set")).num_classes  # noqa: B018 - which a network is built with
+    draw(tmp_path / "all" / "cat" / "0.png")
+    with caplog.at_level("INFO"):
+        assert ImageDataModule(str(tmp_path / "all")).num_classes is None
+    assert "1 train pictures of no classes: all are in one folder, 'cat'." in caplog.text
 
 
 def test_a_validation_cut_has_every_class(tmp_path: Path) -> None:

@@ -1,13 +1,18 @@
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from ff_lightning.data import ImageDataModule, MemoryLoader, ShuffledLoader
-from ff_lightning.data.sources import Digits
+from ff_lightning.data.sources import LOCAL_COPIES, Digits
 from ff_lightning.errors import InputError
+from ff_lightning.networks import MLP
 from tests.training import classifier
 
 
@@ -250,6 +255,53 @@ def test_fashion_mnist() -> None:
     assert data.class_names[0] == "T - shirt / top"
     labels = torch.cat([y for _, y in data.test_dataloader()])
     assert labels.bincount().tolist() == [1000] * 10
+
+
+def folder_of(root: Path, names: Sequence[str]) -> str:
+    """Digits 0, 1 and so on in folders of these names."""
+    digits = Digits().read("train")
+    for digit, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        for index in (digits.labels == digit).nonzero()[:12, 0].tolist():
+            Image.fromarray(digits.pixels[index, 0].numpy() * 15).save(root / name / f"{index}.png")
+    return str(root)
+
+
+def test_a_checkpoint_is_not_evaluated_or_trained_on_with_other_classes(tmp_path: Path) -> None:
+    same, other = folder_of(tmp_path / "same", ["0", "1", "2"]), folder_of(tmp_path / "other", ["zero", "1", "2"])
+    module, path = classifier(network=MLP(64, [20], num_classes=3)), tmp_path / "last.ckpt"
+    run = trainer(max_steps=1)
+    run.fit(module, ImageDataModule(same))
+    run.save_checkpoint(path)
+    options: dict[str, Any] = {"ckpt_path": path, "verbose": False, "weights_only": True}
+    assert trainer().validate(module, ImageDataModule(same), **options)
+    assert trainer().validate(module, ImageDataModule(arrays_of(tmp_path / "set.npz", 3)), **options)
+    for go in (trainer().validate, trainer().fit, trainer().predict):
+        with pytest.raises(InputError, match=r"3 classes, .*other' has 3, and the first that differs, 0, was '0'"):
+            go(module, datamodule=ImageDataModule(other), ckpt_path=path, weights_only=True)
+    trainer(max_steps=2).fit(module, ImageDataModule(same), ckpt_path=path, weights_only=True)
+
+
+def arrays_of(path: Path, classes: int) -> str:
+    """The same digits without names."""
+    digits = Digits().read("train")
+    chosen = (digits.labels < classes).nonzero()[:36, 0]
+    np.savez(path, x=digits.pixels[chosen, 0].numpy(), y=digits.labels[chosen].numpy())
+    return str(path)
+
+
+def test_states_of_earlier_versions_and_of_anomalies() -> None:
+    data = ImageDataModule("digits")
+    data.load_state_dict(data.state_dict())
+    data.load_state_dict({"image_shape": [1, 8, 8]})  # before classes were kept
+    with pytest.raises(InputError, match="10 classes, 'digits' has 2, and the first that differs, 0, was '0'"):
+        ImageDataModule("digits", normal=["0"]).load_state_dict(data.state_dict())
+
+
+@pytest.mark.usefixtures("shared_data")
+@pytest.mark.parametrize(("name", "copy"), LOCAL_COPIES.items())
+def test_a_set_of_the_hub_has_the_classes_of_its_copy(name: str, copy: str) -> None:
+    ImageDataModule(copy).load_state_dict(ImageDataModule(name).state_dict())
 
 
 def test_lightning_evaluates_the_loader_of_a_training() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,15 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from ff_lightning.data.pictures import Look, find_pictures, glance, open_picture, picture_batches, read_picture
+from ff_lightning.data.pictures import (
+    UNREADABLE,
+    Look,
+    find_pictures,
+    glance,
+    open_picture,
+    picture_batches,
+    read_picture,
+)
 from ff_lightning.errors import InputError
 
 
@@ -133,6 +142,7 @@ def text(folder: Path) -> object:
         (text, "Cannot read the picture .*a.png: cannot identify"),
         (find_pictures, "It holds no picture: no file that ends in .png, .jpg"),
         (lambda folder: find_pictures(folder / "none"), "There is no such folder"),
+        (lambda _: find_pictures(__file__), "It is a file: name the folder around it"),
         (lambda folder: Look(ground="whit"), "Passed `ground='whit'`. `ground` must be a colour"),
         (lambda folder: Look(resize=[8, 8, 3]), "Passed `resize=.8, 8, 3.`. It must be a number of pixels"),
         (lambda folder: Look(resize=0), "Passed `resize=0`"),
@@ -144,3 +154,15 @@ def text(folder: Path) -> object:
 def test_what_cannot_be_read_is_named(read: Callable[[Path], object], says: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=says):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF"])
+def test_a_glance_to_the_end_finds_pictures_that_are_cut_off(kind: str) -> None:
+    file = BytesIO()
+    digit().resize((64, 64)).save(file, kind)
+    encoded = file.getvalue()
+    for whole in (encoded, encoded + b"more"):
+        assert glance(BytesIO(whole), to_the_end=True)[1] == (64, 64)
+    if kind in ("PNG", "JPEG", "GIF", "WEBP"):  # of others the beginning alone is looked at
+        with pytest.raises(UNREADABLE):
+            glance(BytesIO(encoded[: len(encoded) // 2]), to_the_end=True)

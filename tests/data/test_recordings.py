@@ -108,6 +108,8 @@ def test_recordings_are_found_below_a_folder(tmp_path: Path) -> None:
         find_recordings(tmp_path / "empty")
     with pytest.raises(InputError, match="no such folder"):
         find_recordings(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="It is a file: name the folder around it"):
+        find_recordings(tmp_path / "b.WAV")
 
 
 def test_without_the_extra_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,9 +87,7 @@ def test_splits_are_files_called_after_them(tmp_path: Path, caplog: pytest.LogCa
 
 def test_missing_values_are_refused_or_become_the_mean(tmp_path: Path) -> None:
     file = write(tmp_path / "a.csv", height=lambda row: ["", "1", "3", "NA"][row % 4])
-    with pytest.raises(
-        InputError, match=r"column 'height' of .* has no value in row \d+; \d+ of \d+ are missing. Pass"
-    ):
+    with pytest.raises(InputError, match=r"column 'height' of .* has no value in row 1; 75 of 150 are missing. Pass"):
         ready(file, target_column="kind")
     data = ready(file, target_column="kind", missing="mean", batch_size=1000)
     ((x, _),) = data.train_dataloader()
@@ -138,9 +136,13 @@ def test_parquet_and_json_lines_say_the_same(tmp_path: Path) -> None:
         (
             {},
             {"target_column": "kind", "test": 150},
-            r"Passed `TableDataModule\(test=150\)`. Of 150 rows this leaves 0 for training and 150 for test\.",
+            r"Passed `TableDataModule\(test=150, validation=0.1\)`. Of 150 rows this leaves 0 for training, 150",
         ),
-        ({}, {"target_column": "kind", "test": 140, "validation": 20}, "Of 10 rows this leaves 0 for training and 10"),
+        (
+            {},
+            {"target_column": "kind", "test": 140, "validation": 20},
+            r"Of 150 rows .* 0 for training, 140 for test and 20",
+        ),
         ({"one": lambda row: "same"}, {"target_column": "one"}, "holds one class alone, 'same'"),
     ],
 )
@@ -156,6 +158,7 @@ def test_tables_that_cannot_work(columns: dict[str, Any], options: dict[str, Any
         ({"test": 1.5}, "Passed `TableDataModule.test=1.5.`. `test` must be a share"),
         ({"missing": "drop"}, "Passed `missing='drop'`"),
         ({"batch_size": 0}, "batch_size=0"),
+        ({"encoding": "nope"}, "Passed `encoding='nope'`. It must be one that Python knows"),
     ],
 )
 def test_arguments_that_make_no_sense(options: dict[str, Any], says: str) -> None:
@@ -200,3 +203,92 @@ def test_a_test_table_without_classes_is_left_to_predict(tmp_path: Path, caplog:
         data = ready(tmp_path / "t", target_column="kind")
     assert "the test table, which has no column 'kind'. `predict --table` takes it" in caplog.text
     assert len(data._splits["test"]) == 30  # cut from the training rows instead
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("", r"has no value in row 8; 1 of 150 are missing. Pass `missing='mean'`"),
+        ("inf", "holds inf in row 8, which is no finite number; 1 rows are like it. Correct it"),
+        ("oops", "holds numbers and texts: 149 of 150 values of 'x' are numbers, row 8 is 'oops'"),
+    ],
+)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_wrong_value_is_named_by_its_row_of_the_file(value: str, says: str, seed: int, tmp_path: Path) -> None:
+    """Whether it is drawn for the training or for the test."""
+    file = write(tmp_path / "a.csv", x=lambda row: value if row == 7 else row / 7)
+    with pytest.raises(InputError, match=f"The column 'x' of .* {says}"):
+        ready(file, target_column="kind", test=0.5, split_seed=seed)
+
+
+def test_a_wrong_value_of_another_file_is_named_by_its_row(tmp_path: Path) -> None:
+    write(tmp_path / "t/train.csv", x=lambda row: row)
+    write(tmp_path / "t/test.csv", x=lambda row: "oops" if row == 3 else row)
+    with pytest.raises(InputError, match=r"'x' of .* holds 'oops' in row 4, and its training values are numbers"):
+        ready(tmp_path / "t", target_column="kind")
+    write(tmp_path / "t/test.csv", x=lambda row: "" if row == 3 else row)
+    with pytest.raises(InputError, match=r"'x' of .* no value in row 4; .* Fill them in, .* or train with `missing="):
+        ready(tmp_path / "t", target_column="kind")
+
+
+def test_a_column_of_texts_that_holds_numbers_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = write(tmp_path / "a.csv", rooms=lambda row: "5+" if row % 5 == 4 else row % 5)
+    with caplog.at_level("INFO"):
+        assert ready(file, target_column="kind").in_features == 2 + 5
+    assert (
+        "numbers each. 120 of 150 values of 'rooms' are numbers, row 5 is '5+': all are read as texts." in caplog.text
+    )
+
+
+def test_columns_of_later_rows_count(tmp_path: Path) -> None:
+    rows = [{"a": row, "kind": "yes" if row % 2 else "no"} | ({"b": row} if row > 2 else {}) for row in range(40)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match=r"'b' of .* has no value in row 1; 3 of 40 are missing"):
+        ready(tmp_path / "a.jsonl", target_column="kind")
+    data = ready(tmp_path / "a.jsonl", target_column="kind", missing="mean", validation=1)
+    assert [column.name for column in data.columns.columns] == ["a", "b"]
+    found = data.columns.features([{"a": 1}, {"a": 2, "b": 3}], "x")
+    assert found[0, 1] == 0  # the mean
+
+
+def test_columns_that_training_rows_lack_are_left_out_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path / "t/train.csv")
+    write(tmp_path / "t/test.csv", note=lambda row: "x")
+    with caplog.at_level("INFO"):
+        assert ready(tmp_path / "t", target_column="kind").in_features == 2
+    assert "the columns note, which no training row has." in caplog.text
+
+
+def test_missing_classes_are_not_filled(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.csv", grade=lambda row: "" if row == 7 else "ab"[row % 2])
+    for missing in ("refuse", "mean"):
+        with pytest.raises(InputError, match=r"'grade' of .* row 8; 1 of 150 are missing. Leave out the rows, or name"):
+            ready(file, target_column="grade", missing=missing)
+
+
+def parquet_of(path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table([[1, 2], [3, 4], [5, 6]], names=["a", "b", "a"]), path)
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("x.csv", lambda path: path.write_text("a,b,a\n1,2,3\n")),
+        ("x.jsonl", lambda path: path.write_text('{"a": 1, "b": 2, "a": 3}\n')),
+        ("x.json", lambda path: path.write_text('[{"a": 1, "b": 2, "a": 3}]')),
+        ("x.parquet", parquet_of),
+    ],
+)
+def test_two_columns_of_one_name_are_refused(name: str, make: Callable[[Path], Any], tmp_path: Path) -> None:
+    make(tmp_path / name)
+    with pytest.raises(InputError, match=f"Cannot read the table .*{name}'.* 2 columns are called 'a'; give each a"):
+        ready(tmp_path / name, target_column="b")
+
+
+def test_numbers_beyond_a_deviation_are_refused_without_a_warning(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.csv", x=lambda row: row * 1e300)
+    with pytest.raises(InputError, match=r"'x' of .* holds numbers up to 1.4\d+e\+302, too large"):
+        ready(file, target_column="kind")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from ff_lightning.engine.batches import refuse_non_finite, seed_default_generator
+from ff_lightning.engine.batches import refuse_non_finite, seed_default_generator, seeded_generator
 from ff_lightning.errors import InputError
 
 BAD = torch.tensor([[1.0, float("nan")], [float("inf"), 2.0]])
@@ -32,3 +32,11 @@ def test_seeding_makes_layers_draw_the_same_again() -> None:
         draws.append(drop(torch.ones(50)))
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2])
+
+
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1, 10**23, 0.5, "1", True])
+def test_a_seed_beyond_what_torch_takes_is_named(seed: Any) -> None:
+    for whole in (0, -1, 2**64 - 1):
+        seeded_generator(whole, torch.device("cpu"))
+    with pytest.raises(InputError, match=r"Passed `seed=.*whole number from -2\*\*63 to 2\*\*64 - 1"):
+        seeded_generator(seed, torch.device("cpu"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 import ff_lightning as ff
-from ff_lightning.engine.casting import as_images, images_and_labels, images_of, pair_of, tokens_of
+from ff_lightning.engine.casting import as_images, as_tensor, images_and_labels, images_of, pair_of, tokens_of
 from ff_lightning.errors import InputError
 from ff_lightning.networks import MLP
 
@@ -54,6 +55,21 @@ def test_images_become_floating_point() -> None:
     assert torch.equal(as_images(X > 0.5), (X > 0.5).float())
     for kind in (torch.bfloat16, torch.float16):  # of `precision="bf16-true"` and the like
         assert as_images(X.to(kind)).dtype == kind
+        assert torch.equal(as_images(X.to(kind), torch.float32), X.to(kind).float())
+        assert as_images(pixels, kind).dtype == kind
+    assert as_images(X, torch.float32) is X
+
+
+@pytest.mark.parametrize("values", [[[1, 2], [3, 4]], np.array([[1, 2], [3, 4]]), ((1, 2), (3, 4))])
+def test_arrays_and_lists_become_tensors(values: Any) -> None:
+    assert torch.equal(as_tensor(values, "tokens"), torch.tensor([[1, 2], [3, 4]]))
+
+
+@pytest.mark.parametrize("values", ["text", None, [[1, 2], [3]], [X, X], {"x": X}, np.array(["a"])])
+def test_what_is_no_tensor_is_said(values: Any) -> None:
+    says = rf"Passed samples as a {type(values).__name__}. They must be a tensor, an array, or lists"
+    with pytest.raises(InputError, match=says):
+        as_tensor(values, "samples")
 
 
 @pytest.mark.parametrize(

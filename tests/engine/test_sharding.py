@@ -57,7 +57,8 @@ def test_a_block_is_gathered_once_and_its_gradients_sent_once(two_ranks: Path) -
         "gloo:all_reduce [[1040]]": BATCHES,  # gloo has no reduce-scatter of its own
         "gloo:all_reduce [[272]]": 2 * BATCHES,
         "gloo:all_reduce [[16]]": 3,  # the first batch sets peer means
-        "gloo:all_reduce [[]]": 3,  # and θ
+        "gloo:all_reduce [[]]": 3 + 1,  # and θ; at the end, whether all weights are finite
+        "gloo:barrier []": 1,
         "gloo:all_reduce [[102]]": BATCHES,  # afterwards the running values of all blocks travel together
         "gloo:broadcast [[1]]": BATCHES,  # Lightning asks whether a rank is to stop
     }

@@ -122,11 +122,12 @@ def test_sizes_of_blocks() -> None:
         (HintonGPT, {"vocab_size": 0}, r"HintonGPT\(vocab_size=0\)"),
         (HintonGPT, {"layers_per_block": 0}, r"HintonGPT\(layers_per_block=0\)"),
         (HintonGPT, {"width": 0}, r"HintonGPT\(width=0\)"),
-        (HintonMLP, {"window": 0}, "window: 0"),
-        (HintonMLP, {"widths": [5, 0]}, "smallest of `widths`: 0"),
-        (HintonMLP, {"widths": []}, "smallest of `widths`: 0"),
+        (HintonMLP, {"window": 0}, "`window=0`"),
+        (HintonMLP, {"widths": [5, 0]}, r"`widths=\[5, 0\]`"),
+        (HintonMLP, {"widths": []}, r"`widths=\[\]`"),
+        (HintonMLP, {"widths": 8}, "`widths=8`"),
         (HintonMLP, {"context": 0}, r"HintonMLP\(context=0\)"),
-        (HintonMLP, {"vocab_size": -1}, "vocab_size: -1"),
+        (HintonMLP, {"vocab_size": -1}, "`vocab_size=-1`"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(make: Make, arguments: dict[str, Any], message: str) -> None:

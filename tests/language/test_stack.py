@@ -236,8 +236,8 @@ def test_a_new_network_predicts_the_unigram(name: str) -> None:
 def test_sizes() -> None:
     check_sizes("GPT", width=1)
     check_span(4, 2)
-    for value, (name, other) in zip((0, -3), pairwise(("layers", "width", "taps")), strict=True):
-        with pytest.raises(InputError, match=rf"`GPT\({name}={value}\)`. `{name}` must be at least 1"):
+    for value, (name, other) in zip((0, -3, 8.5), pairwise(("layers", "width", "taps", "heads")), strict=True):
+        with pytest.raises(InputError, match=rf"`GPT\({name}={value}\)`. `{name}` must be a whole number, at least 1"):
             check_sizes("GPT", **{other: 1, name: value})
     with pytest.raises(InputError, match="layers=3, layers_per_block=2"):
         check_span(3, 2)

@@ -57,10 +57,11 @@ def test_own_negatives_learn_a_real_text_in_every_block() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"window": 0}, "window: 0"),
-        ({"widths": []}, "smallest of `widths`: 0"),
+        ({"window": 0}, "Passed `window=0`. `window` must be a whole number, at least 1"),
+        ({"widths": []}, r"Passed `widths=\[\]`. `widths` must be a list of one or more whole numbers"),
+        ({"widths": 8}, "Passed `widths=8`"),
         ({"context": 0}, r"WindowMLP\(context=0\)"),
-        ({"vocab_size": 0}, "vocab_size: 0"),
+        ({"vocab_size": 0}, "Passed `vocab_size=0`"),
         ({"dream_weight": -1.0}, r"`dream_weight=-1\.0`.*positive"),
     ],
 )

@@ -139,7 +139,12 @@ def test_the_twin_trains_all_layers_and_no_goodness() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"widths": ()}, "`widths` needs one or more"),
+        ({"widths": ()}, "`widths` must be a list of one or more whole numbers"),
+        ({"widths": 8}, "Passed `widths=8`. `widths` must be a list of one or more whole numbers"),
+        ({"widths": [8.5, 8]}, r"Passed `widths=\[8.5, 8\]`"),
+        ({"pool_after": 1}, "Passed `pool_after=1`. `pool_after` must be a list of whole numbers"),
+        ({"layers_per_block": 1.5}, "Passed `layers_per_block=1.5`. `layers_per_block` must be a whole number"),
+        ({"kernel_sizes": 3.5}, "Passed `kernel_sizes=3.5`. `kernel_sizes` must be a whole number"),
         ({"kernel_sizes": 4}, "`kernel_size` must be odd"),
         ({"kernel_sizes": [3, 3]}, r"Passed `kernel_sizes=\[3, 3\]` with 3 `widths`"),
         ({"pool_after": [3]}, "must name different layers of 0 to 2"),

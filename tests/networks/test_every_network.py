@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
 
 from ff_lightning.engine.compilation import compile_steps, leave_steps
+from ff_lightning.errors import InputError
+from ff_lightning.language import GPT, WindowMLP
+from ff_lightning.networks import (
+    MLP,
+    CausalConvNet,
+    ClassMLP,
+    ConvNet,
+    LabelledConvNet,
+    LocalFields,
+    PredictiveCircuits,
+    RecurrentMLP,
+    ResNet,
+    SelfContrastConv,
+    SelfContrastMLP,
+    SpikingMLP,
+)
 from ff_lightning.signals import StepContext
 from ff_lightning.stacks import BlockStack
 from tests.engine.test_compilation import needs_compiler
-from tests.networks.every import NETWORKS, local_modules, seeded, train
+from tests.networks.every import NETWORKS, local_modules, seeded, train, two_thresholds
 from tests.training import assert_same_weights, weights
 
 EVERY = pytest.mark.parametrize("name", NETWORKS)
@@ -106,6 +125,50 @@ def test_nothing_above_the_highest_block_that_learns_is_computed(name: str) -> N
     # Of overlapping pairs the first block learns only where it has no partner, which is on odd updates.
     assert found == ([] if network.overlapping else [0])
     assert set(seen) <= ({0, 1} if network.overlapping else {0})
+
+
+ONE = two_thresholds()[:1]
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        *(
+            (
+                lambda kind=kind, widths=widths: kind(6, widths),
+                f"`widths={widths}`. `widths` must be a list of one or more",
+            )
+            for kind in (MLP, ClassMLP, RecurrentMLP, SpikingMLP, PredictiveCircuits, CausalConvNet)
+            for widths in (8, [8.5])
+        ),
+        *(
+            (lambda kind=kind: kind("6", [8]), "`in_features='6'`. `in_features` must be a whole number")
+            for kind in (MLP, ClassMLP, RecurrentMLP, SpikingMLP, PredictiveCircuits)
+        ),
+        *(
+            (lambda kind=kind: kind(widths=8), "`widths=8`. `widths` must be a list of one or more")
+            for kind in (ConvNet, LabelledConvNet)
+        ),
+        *(
+            (lambda kind=kind: kind(8), "`image_shape=8`. `image_shape` must be a list of one or more")
+            for kind in (ConvNet, LabelledConvNet, LocalFields, ResNet)
+        ),
+        *(
+            (lambda kind=kind: kind([1, 8]), "`image_shape=[1, 8]`. It must be channels, height, width")
+            for kind in (ConvNet, LabelledConvNet, LocalFields, ResNet)
+        ),
+        (lambda: SelfContrastMLP(6, 8, losses=ONE), "`widths=8`. `widths` must be a list of one or more"),
+        (lambda: SelfContrastConv((1, 8, 8), [8.5], losses=ONE), "`widths=[8.5]`. `widths` must be a list"),
+        (lambda: SelfContrastConv((8, 8), [8], losses=ONE), "`image_shape=[8, 8]`. It must be channels"),
+        (lambda: CausalConvNet(8.0, [8]), "`bands=8.0`. `bands` must be a whole number"),
+        (lambda: ResNet(width=10.0), "`width=10.0`. `width` must be a whole number"),
+        (lambda: WindowMLP(30, widths=8), "`widths=8`. `widths` must be a list of one or more"),
+        (lambda: GPT(30, width=8.5), "`GPT(width=8.5)`. `width` must be a whole number"),
+    ],
+)
+def test_sizes_that_are_no_whole_numbers_are_refused(build: Callable[[], object], says: str) -> None:
+    with pytest.raises(InputError, match=re.escape(says)):
+        build()
 
 
 def test_batch_statistics_of_a_block_at_rest_are_those_of_the_batch() -> None:

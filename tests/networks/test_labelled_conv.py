@@ -235,7 +235,7 @@ def test_bfloat16_keeps_activities_narrow_and_goodness_wide(labels: LabelPart) -
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"widths": ()}, "`widths` needs one or more"),
+        ({"widths": 3}, "Passed `widths=3`. `widths` must be a list of one or more whole numbers"),
         ({"kernel_sizes": 4}, "`kernel_size` must be odd"),
         ({"pool_after": [3]}, "must name different layers of 0 to 2"),
         ({"num_classes": 1}, "Passed `num_classes=1`"),

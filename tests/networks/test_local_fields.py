@@ -148,7 +148,8 @@ def test_it_learns_digits(how: str, tmp_path: Path) -> None:
         ({"fields": [4, 2]}, r"Passed `fields=\[4, 2\]` with 3 `channels`"),
         ({"strides": [2, 0, 1]}, r"Passed `strides=\[2, 0, 1\]`"),
         ({"paddings": [0, 0, -1]}, r"Passed `paddings=\[0, 0, -1\]`"),
-        ({"channels": []}, "needs one or more positive numbers"),
+        ({"channels": []}, "`channels` must be a list of one or more whole numbers"),
+        ({"fields": 3}, "Passed `fields=3`. `fields` must be a list"),
         ({"dropout": 1.0}, "`dropout` must be in"),
     ],
 )

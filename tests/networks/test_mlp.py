@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from ff_lightning.errors import InputError
 from ff_lightning.goodness import MeanOfSquares, SumOfSquares
 from ff_lightning.losses import MovingThresholdLoss, SymBa
 from ff_lightning.negatives import overlay_labels
-from ff_lightning.networks import MLP, DenseReLU, LabelledReLU
+from ff_lightning.networks import MLP, ClassMLP, DenseReLU, LabelledReLU
 from ff_lightning.networks.mlp import InputDropout, labelled_relu
 from ff_lightning.normalization import Standardise, UnitLength, UnitRMS
 from ff_lightning.signals import Labelled, Signal
@@ -229,10 +230,14 @@ def test_label_arguments_reach_the_first_layer() -> None:
     assert MLP(20, [4], num_classes=5)[0].layer.skip == 5
 
 
+LISTED = "must be a list of one or more whole numbers, at least 1"
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: MLP(0, [4]), "Passed `in_features=0`. `in_features` must be at least 1."),
+        (lambda: MLP(0, [4]), "Passed `in_features=0`. `in_features` must be a whole number, at least 1."),
+        (lambda: MLP("64", [4]), "Passed `in_features='64'`. `in_features` must be a whole number, at least 1."),
         (lambda: MLP(64, [4], dropout=1.0), "Passed `dropout=1.0`. `dropout` must be in [0, 1)."),
         (lambda: MLP(64, [4], dropout=-0.5), "Passed `dropout=-0.5`. `dropout` must be in [0, 1)."),
         (
@@ -243,12 +248,27 @@ def test_label_arguments_reach_the_first_layer() -> None:
             lambda: MLP(64, [4], num_classes=None, dropout=-0.5),
             "Passed `dropout=-0.5`. `dropout` must be in [0, 1).",
         ),
-        (lambda: MLP(64, []), "Passed `widths=[]`. `widths` needs one or more positive numbers of units."),
-        (lambda: MLP(64, (4, 0)), "Passed `widths=[4, 0]`. `widths` needs one or more positive numbers of units."),
-        (lambda: MLP(64, [-3]), "Passed `widths=[-3]`. `widths` needs one or more positive numbers of units."),
-        (
-            lambda: MLP(64, [4], num_classes=1),
-            "Passed `num_classes=1`. `num_classes` must be at least 2, or None.",
+        (lambda: MLP(64, [4], dropout="0.5"), "Passed `dropout='0.5'`. `dropout` must be in [0, 1)."),
+        *(
+            (lambda kind=kind, widths=widths: kind(64, widths), f"Passed `widths={said}`. `widths` {LISTED}.")
+            for kind in (MLP, ClassMLP)
+            for widths, said in (
+                ([], "[]"),
+                ((4, 0), "(4, 0)"),
+                ([-3], "[-3]"),
+                (4, "4"),
+                ([8.5], "[8.5]"),
+                ("44", "'44'"),
+                (np.array([8, 8]), "array([8, 8])"),
+            )
+        ),
+        *(
+            (
+                lambda kind=kind, count=count: kind(64, [4], num_classes=count),
+                f"Passed `num_classes={count}`. `num_classes` must be a whole number, at least 2, or None.",
+            )
+            for kind in (MLP, ClassMLP)
+            for count in (1, 2.5)
         ),
         (
             lambda: MLP(10, [4], num_classes=10),

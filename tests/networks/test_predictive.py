@@ -260,7 +260,7 @@ def test_images_come_back_in_their_shape_and_range() -> None:
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"steps": 0}, "`steps` must be at least 1"),
+        ({"steps": 0}, "`steps` must be a whole number, at least 1"),
         ({"damping": 1.0}, r"`damping` must be in \[0, 1\)"),
         ({"group": 4}, "`group` must divide them"),
         ({"noise": -1.0}, "`noise` must not be negative"),

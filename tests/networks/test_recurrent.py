@@ -193,7 +193,7 @@ def test_it_is_updated_at_every_iteration(tmp_path: Path) -> None:
         ({"judged": (1, 5)}, "widths <= first"),
         ({"judged": (4, 3)}, "first <= last"),
         ({"damping": 1.0}, "`damping` must be in"),
-        ({"widths": ()}, "needs one or more positive numbers"),
+        ({"widths": ()}, "must be a list of one or more whole numbers"),
         ({"dropout": -0.1}, "`dropout` must be in"),
     ],
 )

@@ -193,7 +193,14 @@ def test_sizes() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SelfContrastMLP(4, [], losses=[]), "Passed `widths=[]`. `widths` needs one or more positive numbers."),
+        (
+            lambda: SelfContrastMLP(4, [], losses=[]),
+            "Passed `widths=[]`. `widths` must be a list of one or more whole numbers, at least 1.",
+        ),
+        (
+            lambda: SelfContrastMLP(4.0, [3], losses=losses()[:1]),  # type: ignore[arg-type]
+            "Passed `in_features=4.0`. `in_features` must be a whole number, at least 1.",
+        ),
         (
             lambda: SelfContrastMLP(4, [3, 3], losses=losses()),
             "Passed 3 `losses` with 2 `widths`. There must be one for each block.",

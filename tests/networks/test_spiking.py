@@ -156,7 +156,8 @@ def test_evaluation_repeats_itself_and_training_does_not() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: network(widths=()), r"`widths=\[\]`"),
+        (lambda: network(widths=()), r"`widths=\(\)`"),
+        (lambda: network(widths=8), "Passed `widths=8`. `widths` must be a list of one or more whole numbers"),
         (lambda: network(learn_every=5), "`learn_every=5`. With 4 time steps"),
         (lambda: network(lateral=-1.0), "`lateral` must be finite and not negative"),
         (lambda: LIF(decay=1.0), r"`decay` must be in \[0, 1\)"),

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
 import ff_lightning as ff
+from ff_lightning.candidates import EachLabel
 from ff_lightning.data import ImageDataModule
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import ChannelGroups, WeightedEnergy
 from ff_lightning.losses import TwoThresholdLoss
 from ff_lightning.networks import MLP, ConvNet, ResNet, SelfContrastConv
 from ff_lightning.readouts import LinearReadout, NestedReadout
-from tests.training import conv, mlp, trainer
+from ff_lightning.tasks.evaluation import SampleTask
+from tests.training import assert_same_weights, classifier, conv, digits, mlp, trainer, weights
 
 
 def small_conv(**kwargs: object) -> ConvNet:
@@ -43,6 +48,53 @@ def test_the_number_of_classes_is_taken_from_who_knows_it(make: Callable[[], ff.
     model = make().eval()
     assert model.num_classes == classes
     assert model(torch.rand(2, 1, 8, 8)).shape == (2, classes)
+
+
+X = torch.arange(128, dtype=torch.uint8).view(2, 1, 8, 8)
+TASKS = [
+    lambda: ff.FFClassifier(mlp()),
+    lambda: ff.FFClassifier(small_conv()),
+    lambda: ff.BackpropTwin(mlp()),
+    lambda: ff.FFRepresentation(MLP(64, [12], num_classes=None), LinearReadout(12, 10, first_block=0)),
+    lambda: ff.FFRegressor(small_conv(), low=0, high=1),
+    lambda: ff.FFMultiLabel(small_conv(loss=EachLabel())),
+    lambda: ff.FFAnomalyDetector(MLP(64, [12], num_classes=None)),
+    lambda: ff.FFClassifier(
+        ff.convert(nn.Sequential(nn.Flatten(), nn.Linear(64, 20), nn.ReLU()), num_classes=10, example=X[:1] / 255)
+    ),
+]
+
+
+@pytest.mark.parametrize("make", TASKS)
+def test_samples_of_any_precision_arrays_and_lists_are_taken_as_in_training(make: Callable[[], SampleTask]) -> None:
+    module = make().eval()
+    expected = module(X.float() / 255)
+    for x in (X, X.numpy(), X.double() / 255, (X.double() / 255).numpy(), (X.double() / 255).tolist()):
+        torch.testing.assert_close(module(x), expected, rtol=1e-5, atol=1e-6)
+        for one, two in zip(module.predicted(x), module.predicted(X.float() / 255), strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+    for x in (X.half() / 255, X.bfloat16() / 255):
+        assert torch.equal(module(x), module(x.float()))
+        assert torch.equal(module.predict_step(x, 0)[0], module.predicted(x.float())[0])
+    for x, says in (
+        (X.long(), "images of dtype torch.int64"),
+        ("text", "samples as a str"),
+        ([[1.0], []], "samples as a list"),
+    ):
+        with pytest.raises(InputError, match=f"Passed {says}"):
+            module(x)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_loader_of_any_precision_trains_and_is_judged(kind: torch.dtype, tmp_path: Path) -> None:
+    x, y = digits(40)
+    batches: DataLoader[Any] = DataLoader(TensorDataset(x.to(kind), y), batch_size=20)
+    module, same = classifier(), classifier()
+    for one, data in ((module, batches), (same, DataLoader(TensorDataset(x.to(kind).float(), y), batch_size=20))):
+        run = trainer(tmp_path)
+        run.fit(one, data, data)
+        run.predict(one, data)
+    assert_same_weights(weights(module), weights(same))
 
 
 @pytest.mark.parametrize(

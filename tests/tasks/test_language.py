@@ -166,6 +166,14 @@ def test_generation_is_reproducible_and_streams() -> None:
     assert module.generate(prompt, 0).shape == (2, 4)
 
 
+def test_a_prompt_may_be_an_array_or_lists() -> None:
+    module = model(network=awake(gpt()))
+    prompt = windows(2)[:, :4]
+    expected = module.generate(prompt, 5)
+    for same in (prompt.tolist(), prompt.numpy(), prompt.int(), prompt.to(torch.uint8)):
+        assert torch.equal(module.generate(same, 5), expected)
+
+
 def test_a_text_that_has_ended_repeats_its_end() -> None:
     module = model(network=awake(gpt()))
     prompt = windows(8)[:, :4]
@@ -209,7 +217,11 @@ def test_sampler_keeps_what_it_should() -> None:
         ({"prompt": torch.zeros(1, 0, dtype=torch.long)}, r"\(1, 0\)"),
         ({"prompt": torch.tensor([[0, 10_000]])}, "from 0 to 10000.*vocab_size="),
         ({"prompt": torch.tensor([[-1]])}, "from -1"),
-        ({"prompt": torch.tensor([[0.5]])}, "float32.*integers"),
+        ({"prompt": torch.tensor([[0.5]])}, "float32.*whole numbers"),
+        ({"prompt": [[0.5]]}, "float32.*whole numbers"),
+        ({"prompt": [[1, 2], [3]]}, "Passed a prompt as a list"),
+        ({"prompt": "text"}, "Passed a prompt as a str"),
+        ({"seed": 2**64}, "seed=18446744073709551616.*whole number"),
     ],
 )
 def test_generation_refuses_what_makes_no_sense_at_once(options: dict[str, Any], message: str) -> None:
