@@ -162,7 +162,8 @@ def orthogonalised(matrix: Tensor, *, bfloat16: bool | None = None) -> Tensor:
     tall = matrix.shape[0] > matrix.shape[1]
     x = (matrix.T if tall else matrix).to(torch.bfloat16 if bfloat16 else torch.float32)
     x = x / x.norm().clamp_min(1e-7)
-    x = _iterated_on_gram(x) if not bfloat16 and x.shape[1] >= 2 * x.shape[0] else _iterated(x)
+    with torch.autocast(matrix.device.type, enabled=False):  # in which Lightning lets a block's optimizer step
+        x = _iterated_on_gram(x) if not bfloat16 and x.shape[1] >= 2 * x.shape[0] else _iterated(x)
     return (x.T if tall else x).to(matrix.dtype)
 
 

@@ -67,6 +67,16 @@ def test_orthogonalised(shape: tuple[int, int]) -> None:
     assert not orthogonalised(torch.zeros(shape)).any()
 
 
+@pytest.mark.parametrize("shape", [(48, 16), (16, 48), (16, 16)])
+def test_autocast_does_not_change_the_precision_of_muon(shape: tuple[int, int]) -> None:
+    """A step of an optimizer is part of a training step, and so under autocast."""
+    left, right = (torch.linalg.qr(torch.randn(size, 16)).Q for size in shape)
+    matrix = left @ torch.diag(torch.logspace(0, -2, 16)) @ right.T
+    expected = orthogonalised(matrix, bfloat16=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(orthogonalised(matrix, bfloat16=False), expected)
+
+
 @pytest.mark.parametrize("shape", [(6, 40), (40, 6), (16, 33), (1, 5)])
 @pytest.mark.parametrize("spread", [0, 4])
 def test_iterations_on_the_gram_matrix_are_those_on_the_matrix(shape: tuple[int, int], spread: int) -> None:
