@@ -149,7 +149,7 @@ def explain(error: BaseException) -> str | None:
         return f"A name is no UTF-8: {error.object[max(0, error.start - 40) : error.end + 40]!r}. Rename it."
     if isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric"):
         return str(error)
-    if type(error) is ValueError and "`" in str(error) and _is_of_lightning(error):
+    if type(error) is ValueError and "`" in str(error) and raised_by(error, "lightning"):
         return " ".join(str(error).split())
     if isinstance(error, (ValueError, OSError, *mended)):
         for cause in _causes(error):
@@ -161,10 +161,10 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
-def _is_of_lightning(error: BaseException) -> bool:
-    """Whether Lightning's own code raised an error, as it does for arguments that it sees late."""
+def raised_by(error: BaseException, package: str) -> bool:
+    """Whether a package's own code raised an error, as Lightning's does for arguments that it sees late."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return bool(frames) and frames[-1].f_globals.get("__name__", "").startswith("lightning.")
+    return bool(frames) and str(frames[-1].f_globals.get("__name__")).startswith(f"{package}.")
 
 
 def missing_package(error: BaseException) -> str | None:

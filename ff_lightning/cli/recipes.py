@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pydoc import locate
-from traceback import format_exception_only, walk_tb
+from traceback import format_exception_only
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info
 
 from ff_lightning.callbacks import BestCheckpoint
-from ff_lightning.cli.parser import Parser, explain, missing_package, shorten
+from ff_lightning.cli.parser import Parser, explain, missing_package, raised_by, shorten
 from ff_lightning.engine.lightning import subcommand_parser
 from ff_lightning.errors import InputError
 from ff_lightning.processor import Answer, ask
@@ -225,7 +225,7 @@ def device_type(accelerator: Any) -> str:
 
 def _why_not_built(error: Exception) -> str:
     """One line of what a class said when it was built, which jsonargparse wraps in messages of its own."""
-    own = next((cause for cause in _wrapped(error) if not _is_of_jsonargparse(cause)), None)
+    own = next((cause for cause in _wrapped(error) if not raised_by(cause, "jsonargparse")), None)
     if own is None:
         return f"What was passed cannot be built: {shorten(OTHER_KIND.sub('', str(error)))}."
     if said := explain(own):
@@ -238,11 +238,6 @@ def _wrapped(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__
-
-
-def _is_of_jsonargparse(error: BaseException) -> bool:
-    *_, (frame, _) = walk_tb(error.__traceback__)
-    return str(frame.f_globals.get("__name__")).startswith("jsonargparse.")
 
 
 def _needs(model: Namespace, place: str) -> bool:

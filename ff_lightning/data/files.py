@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from ff_lightning.errors import InputError
+
 SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -35,6 +37,19 @@ class Found(NamedTuple):
 def is_hidden(path: Path) -> bool:
     """Whether a name is one that systems and notebooks write for themselves, such as ``.ipynb_checkpoints``."""
     return path.name.startswith(".") or path.name == "__MACOSX"
+
+
+def existing_folder(folder: str | Path) -> Path:
+    """The path of a folder.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        told = "It is a file: name the folder around it." if path.exists() else "There is no such folder."
+        raise InputError(f"Passed `folder={path}`. {told}")
+    return path
 
 
 def find_files(folder: Path) -> Found:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageColor, ImageFile, ImageOps
 from torch import Tensor
 
-from ff_lightning.data.files import find_files, left_out
+from ff_lightning.data.files import existing_folder, find_files, left_out
 from ff_lightning.errors import InputError
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
@@ -183,10 +183,7 @@ def find_pictures(folder: str | Path) -> list[Path]:
     Raises:
         InputError: There is no such folder, or no picture in it.
     """
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        told = "It is a file: name the folder around it." if folder.exists() else "There is no such folder."
-        raise InputError(f"Passed `folder={folder}`. {told}")
+    folder = existing_folder(folder)
     files, hidden = find_files(folder)
     found = [path for path in files if is_picture(path)]
     if not found:

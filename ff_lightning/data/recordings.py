@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ff_lightning.data.files import find_files
+from ff_lightning.data.files import existing_folder, find_files
 from ff_lightning.errors import InputError
 
 ENDINGS = (".wav", ".flac", ".ogg", ".mp3")
@@ -53,10 +53,7 @@ def find_recordings(folder: str | Path) -> list[Path]:
     Raises:
         InputError: There is no such folder, or no recording in it.
     """
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        told = "It is a file: name the folder around it." if folder.exists() else "There is no such folder."
-        raise InputError(f"Passed `folder={folder}`. {told}")
+    folder = existing_folder(folder)
     found = [path for path in find_files(folder).files if is_recording(path)]
     if not found:
         raise InputError(f"Passed `folder={folder}`. It holds no recording: no file that ends in {', '.join(ENDINGS)}.")

@@ -243,11 +243,15 @@ def _stamp(path: Path) -> tuple[int, int] | None:
 def _free_name(folder: Path) -> Path:
     """The next name for the curves of a run up to where it stopped."""
     first = len(list(folder.glob("metrics_*.csv"))) + 1
-    return next(path for number in range(first, 10**6) if not (path := folder / f"metrics_{number}.csv").exists())
+    return _first_free(folder, "metrics_{}.csv", first)
 
 
 def _next_place(folder: Path) -> Path:
-    return next(path for number in range(1, 10**6) if not (path := folder / f"earlier_{number}").exists())
+    return _first_free(folder, "earlier_{}", 1)
+
+
+def _first_free(folder: Path, name: str, first: int) -> Path:
+    return next(path for number in range(first, 10**6) if not (path := folder / name.format(number)).exists())
 
 
 def own_folder(parent: Path, name: str) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from ff_lightning.engine.folder import RECORD
 from ff_lightning.engine.integrity import replace_file
 from ff_lightning.errors import InputError
 
@@ -42,7 +43,7 @@ def output_file(
             f"Passed `output={output}`, a file that is there already in `folder={folder}`, which is read here. Name a "
             "new file, or one elsewhere."
         )
-    if path.match(RECORDED) and (path.parent / "run.json").exists():
+    if path.match(RECORDED) and (path.parent / RECORD).exists():
         raise InputError(f"Passed `output={output}`, which the run in {path.parent} recorded. Name another file.")
     return path
 
