@@ -78,6 +78,11 @@ def check_validation(owner: object, value: int | float, *, rows: str, name: str 
         )
 
 
+def count_of(asked: int | float, total: int) -> int:
+    """Rows that a share, a float, or a number asks for."""
+    return round(total * asked) if isinstance(asked, float) else asked
+
+
 def check_counts(passed: str, counts: Mapping[str, int], total: int, *, rows: str) -> None:
     """Check that every part that is cut from the training rows has some, and that some are left.
 

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from ff_lightning.data.arguments import check_counts, check_source, check_validation, check_whole
+from ff_lightning.data.arguments import check_counts, check_source, check_validation, check_whole, count_of
 from ff_lightning.data.augment import Distort, ShiftAndFlip
 from ff_lightning.data.classes import check_same_classes
 from ff_lightning.data.loader import ImageSet, MemoryLoader, ShuffledLoader
@@ -331,7 +331,7 @@ class ImageDataModule(LightningDataModule):
     def _chosen(self, source: Source, total: int, order: Tensor) -> Tensor:
         """Rows of the training split that are kept for validation."""
         asked = self.validation
-        count = round(total * asked) if isinstance(asked, float) else asked
+        count = count_of(asked, total)
         if asked:
             passed = f"{type(self).__name__}(validation={asked})"
             check_counts(passed, {"validation": count}, total, rows="training images")

@@ -7,7 +7,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from ff_lightning.data.arguments import check_counts
+from ff_lightning.data.arguments import check_counts, count_of
 from ff_lightning.errors import InputError
 
 Part = int | float | str | list[str]
@@ -67,7 +67,7 @@ def parted(
                 f"Passed `{argument}={asked}`. This is a number of recordings, and there is a group called "
                 f"{str(asked)!r}, too: name the group in a list, `{argument}=['{asked}']`, or pass a share."
             )
-        count = round(len(labels) * asked) if isinstance(asked, float) else asked
+        count = count_of(asked, len(labels))
         if asked:
             check_counts(f"{argument}={asked}", {argument: count}, len(labels), rows="recordings")
         if groups is not None:

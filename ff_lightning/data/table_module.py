@@ -9,7 +9,14 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from ff_lightning.data.arguments import check_counts, check_encoding, check_source, check_validation, check_whole
+from ff_lightning.data.arguments import (
+    check_counts,
+    check_encoding,
+    check_source,
+    check_validation,
+    check_whole,
+    count_of,
+)
 from ff_lightning.data.columns import Columns, Row, classes_of, targets_of
 from ff_lightning.data.files import by_split, find_files, left_out
 from ff_lightning.data.folders import LABELS
@@ -373,7 +380,7 @@ class TableDataModule(LightningDataModule):
         left, places = order, {}
         wanted = {"test": self.test, "validation": self.validation}
         wanted = {split: asked for split, asked in wanted.items() if split not in rows and asked}
-        counts = {split: round(total * asked) if isinstance(asked, float) else asked for split, asked in wanted.items()}
+        counts = {split: count_of(asked, total) for split, asked in wanted.items()}
         if counts:
             passed = ", ".join(f"{split}={asked}" for split, asked in wanted.items())
             check_counts(f"TableDataModule({passed})", counts, total, rows="rows")
