@@ -23,8 +23,10 @@ from torch.nn import functional as F
 
 from ff_lightning.distributed import eager
 from ff_lightning.errors import InputError, positive
+from ff_lightning.goodness import accumulation_dtype
 from ff_lightning.losses import ContrastiveLoss, SymBa
 from ff_lightning.parts import Part
+from ff_lightning.processor import running_sums
 from ff_lightning.signals import Contrast, true_and_hardest
 
 GROUPED_FROM = 8192
@@ -202,7 +204,7 @@ class SampledContrast(CandidateLoss, ABC):
             g_neg = goodness.gather(-1, drawn)
             found = self.slopes(g_pos, g_neg)
             compared = torch.cat([drawn, targets.unsqueeze(-1)], -1).flatten(0, -2)
-            shares = torch.cat([found.g_neg, found.g_pos.unsqueeze(-1)], -1).flatten(0, -2).to(activities.dtype)
+            shares = torch.cat([found.g_neg, found.g_pos.unsqueeze(-1)], -1).flatten(0, -2).to(weight.dtype)
         directions = F.embedding_bag(compared, weight, mode="sum", per_sample_weights=shares)
         biases = F.embedding_bag(compared, bias.unsqueeze(-1), mode="sum", per_sample_weights=shares)
         slope = (activities.flatten(0, -2) * directions).sum(-1).mean() + biases.mean()
@@ -225,7 +227,8 @@ class LinearContrast(SampledContrast):
         del below
         real = targets.unsqueeze(-1)
         g_pos = logits.detach().gather(-1, real)
-        pushes = self.draw(logits, generator).scatter_add_(-1, real, torch.full_like(g_pos, -1))
+        pushes = self.draw(logits, generator)
+        pushes.scatter_add_(-1, real, pushes.new_full(real.shape, -1))
         contrast = (pushes * logits).sum(-1)  # one pass back over the logits, not one for each side
         g_pos = g_pos.squeeze(-1)
         return Contrast(contrast.mean(), g_pos, contrast.detach() + g_pos)
@@ -353,11 +356,12 @@ class EachLabel(CandidateLoss):
 
 
 def _logits(activities: Tensor, readout: tuple[Tensor, Tensor], below: Tensor | None) -> Tensor:
-    """Prediction over all candidates, ``(…, C)``."""
+    """Prediction over all candidates, ``(…, C)``, at least float32, which the matrix product may not be."""
     weight, bias = readout
     if below is not None and below.dim() == 1:  # with the bias, not in one more pass over all logits
-        return F.linear(activities, weight, bias + below)
+        bias, below = bias + below, None
     logits = F.linear(activities, weight, bias)
+    logits = logits.to(accumulation_dtype(logits))
     return logits if below is None else below + logits
 
 
@@ -370,7 +374,8 @@ def draw_tokens(logits: Tensor, count: int, generator: torch.Generator | None = 
     no limit on the number of tokens.
 
     Args:
-        logits: ``(…, V)``, at least float32.
+        logits: ``(…, V)``. Probabilities, their sums and random numbers are at least float32: bfloat16 has 256 places
+            in [0.5, 1), and tokens between two places would never be drawn.
         count: ``K``.
         generator: source of randomness; torch's own by default.
         even: one random number places all draws; see :func:`draw_shares`. Independent draws by default.
@@ -378,13 +383,13 @@ def draw_tokens(logits: Tensor, count: int, generator: torch.Generator | None = 
     Returns:
         ``(…, K)`` int64.
     """
-    probabilities = logits.softmax(-1)
+    probabilities = logits.softmax(-1, dtype=accumulation_dtype(logits))
     shape = (*logits.shape[:-1], 1 if even else count)
-    noise = torch.rand(*shape, generator=generator, device=logits.device, dtype=logits.dtype)
+    noise = torch.rand(*shape, generator=generator, device=logits.device, dtype=probabilities.dtype)
     if even:
         noise = (noise + torch.arange(count, device=logits.device)) / count
     if logits.shape[-1] < GROUPED_FROM:
-        return _first_above(probabilities.cumsum(-1), noise)
+        return _first_above(running_sums(probabilities, -1), noise)
     return _of_groups(probabilities, noise)
 
 
@@ -395,14 +400,14 @@ def _of_groups(probabilities: Tensor, noise: Tensor) -> Tensor:
     masses = probabilities[..., :whole].view(*probabilities.shape[:-1], -1, GROUP).sum(-1)
     if whole < size:
         masses = torch.cat([masses, probabilities[..., whole:].sum(-1, keepdim=True)], -1)
-    edges = masses.cumsum(-1)
+    edges = running_sums(masses, -1)
     group = _first_above(edges, noise)
     mass = masses.gather(-1, group)
     further = (noise * edges[..., -1:] - (edges.gather(-1, group) - mass)) / mass
     tokens = group.unsqueeze(-1) * GROUP + torch.arange(GROUP, device=group.device)
     inside = probabilities.gather(-1, tokens.clamp_max(size - 1).flatten(-2)).view_as(tokens)
     inside = inside.masked_fill(tokens >= size, 0)
-    place = _first_above(inside.cumsum(-1), further.clamp_min(0).unsqueeze(-1))
+    place = _first_above(running_sums(inside, -1), further.clamp_min(0).unsqueeze(-1))
     return group * GROUP + place.squeeze(-1)
 
 
@@ -414,13 +419,30 @@ def _first_above(edges: Tensor, noise: Tensor) -> Tensor:
     return torch.searchsorted(edges, place, right=True).clamp_max_(edges.shape[-1] - 1)
 
 
+@torch.no_grad()
+def draw_one(probabilities: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Draw one of several, by a race of exponential clocks: what ``torch.multinomial`` does, and the same draws.
+
+    That looks at the probabilities first, for which the host waits for the device.
+
+    Args:
+        probabilities: ``(…, C)``, 0 or more; their sum does not matter.
+        generator: source of randomness; torch's own by default.
+
+    Returns:
+        ``(…,)`` int64.
+    """
+    clocks = torch.empty_like(probabilities).exponential_(generator=generator)
+    return probabilities.div(clocks).argmax(-1)
+
+
 @eager
 @torch.no_grad()
 def draw_shares(logits: Tensor, count: int, generator: torch.Generator | None = None, *, even: bool = True) -> Tensor:
     """Draw tokens from ``softmax(logits)``, with replacement, and count them.
 
     Args:
-        logits: ``(…, V)``, at least float32.
+        logits: ``(…, V)``; see :func:`draw_tokens`.
         count: ``K``.
         generator: source of randomness; torch's own by default.
         even: one random number places all ``K`` draws, which lie ``1 / K`` of the probability apart (systematic
@@ -428,14 +450,16 @@ def draw_shares(logits: Tensor, count: int, generator: torch.Generator | None = 
             the same expectation as with independent ones and less noise, and no search is needed.
 
     Returns:
-        ``(…, V)``, the number of draws of each token over ``K``.
+        ``(…, V)``, at least float32: the number of draws of each token over ``K``.
     """
+    dtype = accumulation_dtype(logits)
     if not even:
         drawn = draw_tokens(logits, count, generator)
-        return torch.zeros_like(logits).scatter_add_(-1, drawn, torch.ones_like(drawn, dtype=logits.dtype)).div_(count)
-    edges = logits.softmax(-1).cumsum(-1)
+        shares = torch.zeros_like(logits, dtype=dtype)
+        return shares.scatter_add_(-1, drawn, torch.ones_like(drawn, dtype=dtype)).div_(count)
+    edges = running_sums(logits.softmax(-1, dtype=dtype), -1)
     edges = edges.mul_(count / edges[..., -1:])
-    offset = torch.rand(*logits.shape[:-1], 1, generator=generator, device=logits.device, dtype=logits.dtype)
+    offset = torch.rand(*logits.shape[:-1], 1, generator=generator, device=logits.device, dtype=dtype)
     counts = edges.sub_(offset).ceil_()
     counts[..., -1] = count  # whatever the rounding of the sums
     return counts.diff(dim=-1, prepend=torch.zeros_like(offset)).div_(count)

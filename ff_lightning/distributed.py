@@ -89,16 +89,25 @@ def gather_rows(rows: Tensor) -> Tensor:
     """Rows of all ranks one after the other, or ``rows`` itself in a single process.
 
     Args:
-        rows: ``(N, …)``, as many on every rank.
+        rows: ``(N, …)``; ``N`` may differ between ranks, what follows may not.
 
     Returns:
-        ``(ranks * N, …)``, equal on all ranks.
+        ``(N of all ranks added up, …)``, equal on all ranks.
     """
     if num_ranks() == 1:
         return rows
-    parts = [torch.empty_like(rows) for _ in range(num_ranks())]
-    dist.all_gather(parts, rows.contiguous())
-    return torch.cat(parts)
+    # The collective takes tensors of one shape: with others gloo raises, and NCCL hangs or mixes up what it gives.
+    lengths = torch.cat(_gather(torch.tensor([len(rows)], device=rows.device))).tolist()
+    filled = rows.new_zeros(max(lengths), *rows.shape[1:])
+    filled[: len(rows)] = rows
+    return torch.cat([part[:length] for part, length in zip(_gather(filled), lengths, strict=True)])
+
+
+def _gather(value: Tensor) -> list[Tensor]:
+    """The same tensor of every rank, contiguous and of one shape on all of them."""
+    parts = [torch.empty_like(value) for _ in range(num_ranks())]
+    dist.all_gather(parts, value)
+    return parts
 
 
 def is_sharded(module: nn.Module) -> bool:

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from ff_lightning.distributed import eager, leave_group_at_exit
-from ff_lightning.engine.batches import refuse_non_finite, seed_default_generator
+from ff_lightning.engine.batches import is_on_host, pinned, refuse_non_finite, seed_default_generator
 from ff_lightning.engine.casting import pair_of
 from ff_lightning.engine.checkpoints import AtomicCheckpointIO
 from ff_lightning.engine.compilation import compile_steps, leave_steps
@@ -127,6 +127,7 @@ class FFLightningModule(Part, pl.LightningModule):
         self._last_loss: Tensor | None = None
         self._restored: Gradients | None = None
         self._stopped: dict[str, Any] | None = None
+        self._is_on_host = False
 
     # What a task says ------------------------------------------------------------------------------------------
 
@@ -237,12 +238,38 @@ class FFLightningModule(Part, pl.LightningModule):
             self.log("train/loss", self._last_loss, prog_bar=True)
             self._refuse_divergence()
 
+    def _on_before_batch_transfer(self, batch: Any, dataloader_idx: int = 0) -> Any:
+        """Look at a training batch on its way from the host to another device, and pin it.
+
+        There a look waits for nobody. Later it would wait for the device, and a label that is no class would end the
+        whole process before its message. Pinned, a copy need not wait for what the device is doing. This is Lightning's
+        door to the hook of this name, which stays the user's: with a data module it warns of any other one.
+        """
+        batch = super()._on_before_batch_transfer(batch, dataloader_idx)
+        if self.device.type == "cpu" or not self.trainer.training or not is_on_host(batch):
+            return batch
+        self._is_on_host = True
+        try:
+            refuse_non_finite(batch, f"A training batch of epoch {self.current_epoch}")
+            self.look_at(batch)
+        finally:
+            self._is_on_host = False
+        return pinned(batch)
+
+    def look_at(self, batch: Any) -> None:
+        """Refuse a training batch of other values than the task can learn from; see :meth:`may_look`.
+
+        Raises:
+            InputError: by a subclass, with what it found.
+        """
+
     def may_look(self) -> bool:
-        """Whether values may be looked at now: always on a CPU, elsewhere on logged steps only.
+        """Whether values may be looked at now: always on a CPU, elsewhere before the transfer and on logged steps.
 
         A look makes the host wait for the device; what is missed in between shows in the losses of the next look.
         """
-        return self.device.type == "cpu" or not self.trainer.training or self.is_logged()
+        waits_for_nobody = self._is_on_host or self.device.type == "cpu"
+        return waits_for_nobody or not self.trainer.training or self.is_logged()
 
     def is_logged(self) -> bool:
         """Whether Lightning writes the metrics of this batch to the loggers."""
@@ -436,9 +463,10 @@ class FFLightningModule(Part, pl.LightningModule):
         """Take the seed of the negatives from the checkpoint, and gradients that wait for their update."""
         ours = checkpoint.get("ff_lightning", {})
         self.seed = int(ours.get("seed", self.seed))
-        self._restored = ours.get("gradients")
         trainer = trainer_of(self)
-        self._stopped = ours if trainer is not None and trainer.state.fn == "fit" else None
+        resumed = ours if trainer is not None and trainer.state.fn == "fit" else None  # else a new training may follow
+        self._restored = None if resumed is None else resumed.get("gradients")
+        self._stopped = resumed
         check_resumed(self, checkpoint)
 
     @classmethod

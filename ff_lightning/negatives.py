@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ff_lightning.candidates import draw_one
 from ff_lightning.errors import InputError, is_number, positive, whole
 from ff_lightning.parts import Part
 
@@ -46,7 +47,7 @@ def overlay_labels(x: Tensor, labels: Tensor, num_classes: int, *, scale: float 
         )
     try:
         label = F.one_hot(labels, num_classes).to(flat.dtype) * scale
-    except RuntimeError as error:  # it looks at all of them, which on a GPU is not done twice
+    except RuntimeError as error:  # on a host it looks at all of them; on their way to a GPU a module has looked
         raise InputError(f"Passed labels that are not whole numbers from 0 to {num_classes - 1}: {error}") from error
     if len(label) != len(flat):
         raise InputError(f"Passed {len(label)} labels for {len(flat)} images. There must be one for each.")
@@ -130,8 +131,8 @@ class HardWrongLabel(LabelNegatives):
         wrong = (labels + 1 + self._steps(len(labels), num_classes - 1, generator)) % num_classes
         belief = (judge(wrong, self.blocks) / self.temperature).softmax(0)
         belief = (1 - self.uniform) * belief + self.uniform / len(wrong)
-        drawn = torch.multinomial(belief.T, 1, generator=generator)
-        return wrong.T.gather(1, drawn).squeeze(1)
+        drawn = draw_one(belief.T, generator)
+        return wrong.T.gather(1, drawn.unsqueeze(1)).squeeze(1)
 
     def _steps(self, batch: int, wrong_classes: int, generator: torch.Generator) -> Tensor:
         """Distances from the true class to the labels that compete, ``(S, B)`` or ``(S, 1)``, counted from 0."""

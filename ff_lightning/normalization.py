@@ -7,7 +7,8 @@ passed on, and only their direction survives.
 Running values are means over the batches so far: the threshold of a loss, the mean activities that peer normalisation
 compares, the statistics of batch normalisation. All of them move at one moment, after the batch, and together
 (:func:`settle`): so ranks agree on them without asking each other in the middle of a step, and a block at rest
-(:func:`frozen_statistics`) moves none, and neither does a constant copy of one.
+(:func:`frozen_statistics`) moves none, and neither does a constant copy of one, nor a look at the network to choose
+negatives or to read it. Who wants what the network answers once it is trained, asks it while :func:`evaluating`.
 """
 
 from __future__ import annotations
@@ -111,7 +112,24 @@ class GroupStandard(Part, nn.Module):
         return nn.functional.group_norm(h, self.num_groups, eps=self.eps)
 
 
-class RunningMean(nn.Module):
+class Running(nn.Module):
+    """What follows the training batches beside the weights: running means, and sequences that a model made.
+
+    Attributes:
+        frozen: whether a batch is only looked at, which moves nothing; see :func:`frozen_statistics`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = False
+
+    @property
+    def moves(self) -> bool:
+        """Whether the batch at hand is one to follow: of training, and not only looked at."""
+        return self.training and not self.frozen
+
+
+class RunningMean(Running):
     """A mean over the training batches so far.
 
     In training, calling it notes what this batch has, and gives the mean of the batches before. Once the batch is done,
@@ -143,7 +161,6 @@ class RunningMean(nn.Module):
         if not (is_number(momentum) and 0 <= momentum < 1):
             raise InputError(f"Passed `momentum={momentum}`. `momentum` must be in [0, 1).")
         self.momentum = momentum
-        self.frozen = False
         self.register_buffer("value", torch.full(shape, torch.nan if start is None else start))
         # One value is a row of one: compiled code loses what is added to a tensor without dimensions (torch 2.13).
         self.register_buffer("total", torch.zeros(shape or 1), persistent=False)
@@ -167,7 +184,9 @@ class RunningMean(nn.Module):
 
     @torch.no_grad()
     def note(self, seen: Tensor) -> None:
-        """Take in a value of the current batch, of this rank."""
+        """Take in a value of the current batch, of this rank; none of a batch that is only looked at."""
+        if self.frozen:
+            return
         seen = seen.detach().to(self.value.dtype)
         if not self.started:
             self.set_first(seen)
@@ -239,9 +258,11 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
     """Meanwhile no running value moves.
 
     Batch normalisation brings batches to their own statistics, as in training, and keeps none of them. Running means
-    give what they have; one without a value gives that of the batch at hand, as in a first batch.
+    give what they have; one without a value gives that of the batch at hand, as in a first batch. Sequences that a
+    model made stay as they are.
     """
-    means = [part for part in module.modules() if isinstance(part, RunningMean)]
+    # Those that are frozen already are left to the context around this one.
+    means = [part for part in module.modules() if isinstance(part, Running) and not part.frozen]
     norms = [part for part in module.modules() if isinstance(part, BATCH_NORMS) and part.track_running_stats]
     for mean in means:
         mean.frozen = True
@@ -254,6 +275,21 @@ def frozen_statistics(module: nn.Module) -> Iterator[None]:
             mean.frozen = False
         for part in norms:
             part.track_running_stats = True
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Meanwhile a module and all in it are in evaluation mode; each part goes back to its own.
+
+    So what somebody froze by ``part.eval()``, such as batch normalisation in a network that trains, stays frozen.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
 
 
 class PeerNormalisation(Part, nn.Module):

@@ -1,4 +1,4 @@
-"""What the processor can do, and settings of the process under which networks train faster on a CPU."""
+"""What the processor can do, settings under which networks train faster on a CPU, and sums that a GPU can repeat."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from time import perf_counter
 from typing import Any, Final, NamedTuple
 
 import torch
+from torch import Tensor
 
 from ff_lightning.errors import InputError
 
@@ -32,6 +33,10 @@ TENSOR_CORES: Final = (7, 0)
 
 WORTH_IT: Final = 0.8
 """Share of the time of a product in float32 below which one in half precision pays for turning weights into it."""
+
+
+FREE_BITS: Final = 62
+"""Of a whole number of 64 bits: one is the sign, and one is left over for rounding."""
 
 
 def prepare_cpu() -> None:
@@ -150,3 +155,26 @@ def _timed(device_type: str, dtype: torch.dtype) -> Answer:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
+
+
+def running_sums(x: Tensor, dim: int) -> Tensor:
+    """Running sums along a dimension, in an order of additions that does not matter in torch's deterministic mode.
+
+    ``torch.cumsum`` of floating-point numbers has no fixed order of additions on a GPU, and refuses to run there after
+    ``torch.use_deterministic_algorithms(True)``, which is what ``Trainer(deterministic=True)`` says. Whole numbers
+    have the same sums in any order, so that in this mode the sums are made of whole multiples of a power of two: as
+    exact as float64, or more so. Elsewhere this is ``torch.cumsum``.
+
+    Args:
+        x: any shape, finite floating-point numbers.
+        dim: along which.
+
+    Returns:
+        Like ``x``. What is not finite makes all sums meaningless in the deterministic mode.
+    """
+    if not torch.are_deterministic_algorithms_enabled() or not x.numel():
+        return x.cumsum(dim)
+    _, exponent = torch.frexp(x.detach().abs().amax().double())
+    shift = FREE_BITS - x.shape[dim].bit_length() - exponent
+    wholes = torch.ldexp(x.double(), shift).round().long()
+    return torch.ldexp(wholes.cumsum(dim).double(), -shift).to(x.dtype)

@@ -55,3 +55,25 @@ def test_shares_are_whole_numbers_of_draws(even: bool, size: int) -> None:
     assert bool((counts == counts.round()).all())
     assert bool((counts >= 0).all())
     assert bool((counts.sum(-1) == 16).all())
+
+
+HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+
+
+@HALF
+@pytest.mark.parametrize("size", [4000, GROUPED_FROM])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_of_half_precision_logits_every_token_can_be_drawn(size: int, autocast: bool, dtype: torch.dtype) -> None:
+    """Of equal ones as many are drawn as in float32: random numbers of bfloat16 have 256 places."""
+    at = torch.zeros(size)
+    expected = draw_tokens(at, 2000, torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", dtype, enabled=autocast):
+        assert torch.equal(draw_tokens(at.to(dtype), 2000, torch.Generator().manual_seed(0)), expected)
+
+
+@HALF
+@pytest.mark.parametrize("even", [True, False])
+def test_shares_of_half_precision_logits_are_those_of_float32(even: bool, dtype: torch.dtype) -> None:
+    at = torch.randn(20, 4000, generator=torch.Generator().manual_seed(0)).to(dtype)
+    expected = draw_shares(at.float(), 100, torch.Generator().manual_seed(1), even=even)
+    assert torch.equal(draw_shares(at, 100, torch.Generator().manual_seed(1), even=even), expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from ff_lightning.candidates import (
     LogisticContrast,
     SampledContrast,
     Softmax,
+    draw_tokens,
 )
 from ff_lightning.errors import InputError
 
@@ -72,6 +74,40 @@ def test_among_many_tokens_loss_and_gradient_are_the_same(
     gradients = zip(*(torch.autograd.grad(contrast.loss, leaves) for contrast in (few, dense)), strict=True)
     for ours, expected in gradients:
         torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("even", [True, False])
+@pytest.mark.parametrize("kind", [LinearContrast, LogisticContrast, partial(LogisticContrast, from_below=True)])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "bf16 activities"])
+def test_among_many_tokens_negatives_are_drawn_in_float32(
+    kind: Callable[..., SampledContrast], even: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In bfloat16, of 4,000 equal tokens a third of those would be drawn, and always the same ones."""
+    drawn: list[Tensor] = []
+
+    def watched(*args: Any, **kwargs: Any) -> Tensor:
+        drawn.append(draw_tokens(*args, **kwargs))
+        return drawn[-1]
+
+    monkeypatch.setattr("ff_lightning.candidates.draw_tokens", watched)
+    leaves = torch.randn(1, 2000, 8), torch.zeros(4000, 8), torch.zeros(4000)
+    dtypes = {"bf16-mixed": (32, 32), "bf16-true": (16, 16), "bf16 activities": (16, 32)}[precision]
+    types = [{16: torch.bfloat16, 32: torch.float32}[bits] for bits in (dtypes[0], dtypes[1], dtypes[1])]
+    x, weight, bias = (leaf.to(dtype).requires_grad_() for leaf, dtype in zip(leaves, types, strict=True))
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision != "bf16-true"):
+        found = kind(1, even=even).among_many(
+            x, (weight, bias), torch.zeros(1, 2000, dtype=torch.int64), torch.Generator().manual_seed(0)
+        )
+    assert 1450 < drawn[0].unique().numel() < 1700
+    assert found.loss.isfinite()
+    assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(found.loss, (x, weight, bias)))
+
+
+@pytest.mark.parametrize("loss", ALL_LOSSES, ids=["linear", "logistic", "below", "softmax"])
+def test_logits_may_be_in_half_precision(loss: CandidateLoss) -> None:
+    at, targets, below = logits(3, 7, dtype=torch.bfloat16), torch.randint(V, (3, 7)), torch.zeros(V)
+    exact = gradient(loss, at.detach().float().requires_grad_(), below, targets)
+    torch.testing.assert_close(gradient(loss, at, below, targets).float(), exact, rtol=0.02, atol=2e-3)
 
 
 def test_evenly_spread_draws_have_the_same_mean_and_less_noise() -> None:

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from ff_lightning.data.strings import ShuffledRows
 from tests.ddp_cases import CASES, NOT_EQUAL, RESUMED, Language, fit, strings
-from tests.engine.test_compilation import needs_compiler
 from tests.training import assert_same_weights, weights
 
 BATCHES = 14
@@ -98,7 +97,6 @@ def test_the_group_is_left_before_the_interpreter_ends(two_ranks: Path) -> None:
     assert {(two_ranks / f"at exit, rank {rank}.txt").read_text() for rank in (0, 1)} == {"group: False"}
 
 
-@needs_compiler
 def test_compiled_blocks_equal_others_on_two_ranks(two_ranks: Path) -> None:
     compiled = load(two_ranks, "compiled", 0)
     assert_same_weights(compiled, load(two_ranks, "compiled", 1))

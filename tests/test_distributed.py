@@ -14,8 +14,11 @@ from ff_lightning.distributed import gather_rows, mean_over_ranks, num_ranks
 from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.metrics import LabelContrast, TokenMetrics
 from ff_lightning.normalization import PeerNormalisation
+from ff_lightning.readouts.early_exit import EarlyExit
 
 RANKS, STEPS, BATCH, UNITS = 2, 3, 8, 5
+SMALLER = 3
+"""Rows of the first rank where the second one has more, as in an evaluation."""
 
 
 def stream(seed: int) -> Tensor:
@@ -24,8 +27,20 @@ def stream(seed: int) -> Tensor:
     return torch.rand(STEPS, BATCH, UNITS, dtype=torch.float64, generator=generator) * torch.arange(1, UNITS + 1)
 
 
-def measure(part: slice) -> dict[str, Any]:
-    """Run everything that talks between ranks on one part of every batch."""
+def early_exit(part: slice) -> EarlyExit:
+    """An early exit whose margins were chosen by a part of all that is observed."""
+    generator = torch.Generator().manual_seed(2)
+    labels = torch.randint(UNITS, (60,), generator=generator)
+    signal = torch.nn.functional.one_hot(labels, UNITS) * torch.tensor([1.5, 3.0]).view(2, 1, 1)
+    goodness = signal + torch.randn(2, 60, UNITS, generator=generator)
+    readout = EarlyExit([torch.inf], tolerance=0.05)
+    readout.observe(goodness[:, part], labels[part])
+    readout.choose()
+    return readout
+
+
+def measure(part: slice, uneven: slice) -> dict[str, Any]:
+    """Run everything that talks between ranks on one part of every batch, or on a part that others are larger than."""
     loss, peer, contrast = MovingThresholdLoss().double(), PeerNormalisation(UNITS).double(), LabelContrast(2)
     h_pos, h_neg = stream(0)[:, part], stream(1)[:, part]
     gains = torch.ones(UNITS, dtype=torch.float64, requires_grad=True)
@@ -50,6 +65,9 @@ def measure(part: slice) -> dict[str, Any]:
         "mean": averaged,
         "rows": gather_rows(h_pos[0]),
         "columns": gather_rows(h_pos[0].T.contiguous().T),  # not contiguous
+        "uneven_rows": gather_rows(stream(0)[0, uneven]),
+        "uneven_labels": gather_rows(stream(0)[0].argmin(1)[uneven]),
+        "margins": early_exit(uneven).leads,
         "thetas": torch.stack(thetas),
         "running_means": torch.stack(means),
         "peer_losses": torch.stack(peer_losses),
@@ -62,7 +80,8 @@ def measure(part: slice) -> dict[str, Any]:
 def main(folder: Path) -> None:
     """Store what this rank measures of its part."""
     rank, share = dist.get_rank(), BATCH // RANKS
-    torch.save(measure(slice(rank * share, (rank + 1) * share)), folder / f"{rank}.pt")
+    uneven = (slice(SMALLER), slice(SMALLER, None))[rank]
+    torch.save(measure(slice(rank * share, (rank + 1) * share), uneven), folder / f"{rank}.pt")
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +93,9 @@ NAMES = [
     "mean",
     "rows",
     "columns",
+    "uneven_rows",
+    "uneven_labels",
+    "margins",
     "thetas",
     "running_means",
     "peer_losses",
@@ -94,7 +116,7 @@ def test_ranks_agree_bit_for_bit(ranks: list[dict[str, Tensor]], name: str) -> N
 
 @pytest.mark.parametrize("name", NAMES)
 def test_ranks_equal_one_process_on_the_joined_batch(ranks: list[dict[str, Tensor]], name: str) -> None:
-    torch.testing.assert_close(ranks[0][name], measure(slice(None))[name])
+    torch.testing.assert_close(ranks[0][name], measure(slice(None), slice(None))[name])
 
 
 def test_alone_the_mean_is_the_value_itself() -> None:

@@ -150,6 +150,8 @@ def test_commands_run(
         )  # tables are small
         few = NARROW[2:] if "causal_lm" in command else few  # its width is that of the model
         words += [word for pair in zip(few[::2], few[1::2], strict=True) if pair[0] not in words for word in pair]
+        if "cifar_conv" in command and "--model.network.widths" not in words:
+            words += ["--model.network.widths", "[4, 4, 4, 4, 4, 4]"]
         if words[0] == "validate" and "_gpt" in command:
             words += FEW_FROZEN
     if "with/ddp" in command:  # two processes are started in `test_wandb`

@@ -31,6 +31,10 @@ with contextlib.redirect_stderr(errors):
 heavy = sorted({"torch", "lightning", "datasets", "matplotlib", "numpy"} & sys.modules.keys())
 print(json.dumps({"said": said, "error": errors.getvalue(), "status": status, "heavy": heavy}))
 assert ff_lightning.InputError.__name__ == "InputError" and "torch" not in sys.modules
+import lightning.pytorch  # what it brings differs from version to version
+before = set(sys.modules)
+import ff_lightning.data
+assert not {"datasets", "sklearn", "tiktoken"} & (set(sys.modules) - before)
 import ff_lightning.conversion
 assert callable(ff_lightning.convert) and ff_lightning.networks.MLP and "torch" in sys.modules
 """

@@ -119,6 +119,41 @@ def test_resume_between_batches_that_share_an_update(tmp_path: Path, rest_in: st
     assert_same_weights(weights(whole), weights(fit([], 2, **resume)))
 
 
+@pytest.mark.parametrize("loaded_by", ["a validation", "hand"])
+def test_a_new_training_begins_without_gradients_that_waited(tmp_path: Path, loaded_by: str) -> None:
+    """They belong to the training that was stopped, not to one that begins with its weights."""
+
+    def part(steps: int) -> pl.Trainer:
+        return trainer(tmp_path, max_steps=steps, num_sanity_val_steps=0, limit_val_batches=1)
+
+    class SaveAt(pl.Callback):
+        def on_train_batch_end(self, run: pl.Trainer, *rest: Any) -> None:
+            if rest[-1] == 3:
+                run.save_checkpoint(tmp_path / "between.ckpt")
+
+    stopped, data = resumable(0)
+    stopped.accumulate_batches = 3
+    run = trainer(tmp_path, max_steps=2, callbacks=[SaveAt()], num_sanity_val_steps=0, limit_val_batches=1)
+    run.fit(stopped, data)
+    kept = torch.load(tmp_path / "between.ckpt", weights_only=True)
+    assert kept["ff_lightning"]["gradients"], "a batch waits for its update"
+    ends = []
+    for clean in (False, True):
+        module, data = resumable(1)
+        if clean:
+            module.load_state_dict(kept["state_dict"])
+        elif loaded_by == "hand":
+            state = module.state_dict() | kept["state_dict"]
+            module.load_state_dict(state)
+            module.on_load_checkpoint(kept)
+        else:
+            part(1).validate(module, data, ckpt_path=tmp_path / "between.ckpt", weights_only=True, verbose=False)
+        module.seed = 0
+        part(1).fit(module, data)
+        ends.append(weights(module))
+    assert_same_weights(*ends)
+
+
 def test_generator_depends_on_seed_batch_and_stream_alone() -> None:
     module = classifier()
     first = torch.rand(3, generator=module.generator())

@@ -13,9 +13,12 @@ from ff_lightning.errors import InputError
 from ff_lightning.normalization import (
     GroupStandard,
     PeerNormalisation,
+    RunningMean,
     Standardise,
     UnitLength,
     UnitRMS,
+    evaluating,
+    frozen_statistics,
     settle,
 )
 from tests import references, references_scff
@@ -184,6 +187,49 @@ def test_evaluation_leaves_the_running_means_alone() -> None:
     assert peer.eval()(torch.tensor([[5.0, 1.0, 0.0]])) > 0
     settle(peer)
     assert torch.equal(peer.means.value, before)
+
+
+def test_what_is_noted_while_frozen_is_not_taken_in() -> None:
+    mean = RunningMean((2,), start=0.0)
+    with frozen_statistics(mean):
+        mean.note(torch.ones(2))
+    settle(mean)
+    assert not mean.value.any()
+    mean.note(torch.ones(2))
+    settle(mean)
+    assert bool((mean.value > 0).all())
+
+
+def test_what_is_frozen_stays_so_after_a_look_within() -> None:
+    parts = nn.ModuleList([PeerNormalisation(3), nn.BatchNorm1d(3)])
+    parts[0](activities(4, 3).float())
+    settle(parts)
+    before = {name: value.clone() for name, value in parts.state_dict().items()}
+    with frozen_statistics(parts):
+        with frozen_statistics(parts):
+            pass
+        for part in parts:
+            part(activities(5, 3).float())
+        settle(parts)
+    assert all(torch.equal(value, before[name]) for name, value in parts.state_dict().items())
+    for part in parts:
+        part(activities(5, 3).float())
+    settle(parts)
+    assert not any(torch.equal(parts.state_dict()[name], before[name]) for name in ("0.means.value", "1.running_mean"))
+
+
+def test_parts_leave_evaluation_mode_each_as_it_was() -> None:
+    parts = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout()))
+    parts[1].eval()
+
+    def fail() -> None:
+        with evaluating(parts):
+            assert not any(part.training for part in parts.modules())
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert [part.training for part in parts.modules()] == [True, True, False, False]
 
 
 def test_running_means_are_saved() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,18 +14,20 @@ import wandb
 import yaml
 
 from ff_lightning.cli import main
+from ff_lightning.engine.compilation import compile_steps
 from ff_lightning.processor import multiplies_bfloat16
 from tests import command_line, two_ranks
 from tests.command_line import FEW, NARROW, RECIPES, error_of
-from tests.engine.test_compilation import needs_compiler
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 OVERLAYS = sorted(path.stem for path in RECIPES.glob("with/*.yaml"))
 OWN_TEST = {"spotting_twin", "smoke", "ddp", "fsdp", "layer_parallel", "compile", "wandb", "wandb_offline", "rollouts"}
 CHANGED = {"cifar_resnet": ["--model.network.width", "10"]}
 TESTED = set(NAMES) - {"mnist_conv", "cifar_conv", "digits_conv", "mnist_mlp", "mnist_mlp_jitter", "cifar_local_fields"}
-TESTED -= {"predictive_mnist", "mnist_scff"}
+TESTED -= {"predictive_mnist", "mnist_scff", "fashion_mlp", "spiking_nmnist"}
 """Recipes whose checkpoint is tested as well: of those that differ in data and sizes alone, one."""
+DRAWN = {"cifar_conv", "cifar_scff", "mnist_local_fields", "predictive_fashion", "spiking_mnist"}
+"""Recipes whose pictures are drawn: one of a kind. Those of the others are kept as one pixel."""
 
 OTHER_TASKS = {"wine_mlp": [], "diabetes_mlp": [], "digits_anomaly": FEW}
 """Recipes of tables and of anomalies, and what makes them small."""
@@ -82,9 +85,11 @@ def test_a_recipe_says_how_to_run_it(path: Path) -> None:
     [name for name in NAMES if name not in ("digits_mlp", *OTHER_TASKS, *TEXTS, *SOUNDS, "aesop_ff", "causal_lm")],
 )
 def test_a_recipe_trains_and_its_checkpoint_is_tested(
-    recipe: str, few_images: Path, monkeypatch: pytest.MonkeyPatch
+    recipe: str, few_images: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setenv("FF_LIGHTNING_DATA", str(few_images))
+    if recipe not in DRAWN:
+        request.getfixturevalue("blank_pictures")
     args = [*configs(recipe, "smoke"), *FEW, *CHANGED.get(recipe, [])]
     assert main(["fit", *args]) == 0
     assert updates(f"{recipe}-smoke") == 2
@@ -252,12 +257,15 @@ def test_two_processes_share_the_work(recipe: str, overlay: str, two_ranks_folde
 
 
 @pytest.mark.usefixtures("blank_pictures")
-@needs_compiler
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of what torch says while it traces
-def test_blocks_of_a_recipe_are_compiled() -> None:
-    one = ["--model.network.widths", "[20]"]  # a graph for every shape of a block, and seconds for every graph
-    assert main(["fit", *configs("digits_mlp", "smoke", "compile"), *FEW, *one]) == 0
+def test_blocks_of_a_recipe_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their graphs; seconds of C++ for each are spent in ``engine/test_compilation.py``."""
+    monkeypatch.setattr("ff_lightning.module.compile_steps", partial(compile_steps, backend="aot_eager"))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    assert main(["fit", *configs("digits_mlp", "smoke", "compile"), *FEW, "--model.network.widths", "[20]"]) == 0
     assert updates("digits_mlp-smoke-compile") == 2
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
 
 
 @pytest.mark.usefixtures("blank_pictures")

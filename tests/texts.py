@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from pydoc_data.topics import topics
 from typing import Any, TypeVar
@@ -44,6 +45,19 @@ class Batches(DataLoader[Any]):
     def __init__(self, count: int, batch_size: int, start: int = 0) -> None:
         data = TensorDataset(windows(count, start))
         super().__init__(data, batch_size=batch_size, collate_fn=lambda rows: torch.stack([row for (row,) in rows]))
+
+
+FORMS: dict[str, Callable[[Tensor], Any]] = {
+    "dict": lambda tokens: {"input_ids": tokens, "labels": tokens, "attention_mask": torch.ones_like(tokens)},
+    "pair": lambda tokens: (tokens[:, :-1], tokens[:, 1:]),
+}
+"""What other loaders make of a batch of windows."""
+
+
+def in_form(form: str, batches: Iterable[Tensor]) -> DataLoader[Any]:
+    """The same batches as another loader would make them."""
+    made: Any = [FORMS[form](tokens) for tokens in batches]
+    return DataLoader(made, batch_size=None)
 
 
 def gpt(**kwargs: Any) -> GPT:

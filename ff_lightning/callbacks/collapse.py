@@ -17,9 +17,11 @@ class StopOnCollapse(pl.Callback):
     """Stops the training when the separation of a block that learns has collapsed to chance.
 
     It has collapsed when none of the last ``patience`` logged steps was above ``min_separation``: the block answers
-    positives and negatives alike, most often because its units are dead. Blocks whose turn has not come in the
-    schedule, or is over, do not count. Not for negatives from a model's own predictions (language models with
-    ``LinearContrast``): these grow as good as the positives, which is the aim.
+    positives and negatives alike, most often because its units are dead. A step is an update. Where it has several
+    losses of a block, of moments in time or of several batches, the best counts: a block that ever tells both apart is
+    alive, and at the first moments, before anything has reached it, every block is at chance. Blocks whose turn has not
+    come in the schedule, or is over, do not count. Not for negatives from a model's own predictions (language models
+    with ``LinearContrast``): these grow as good as the positives, which is the aim.
 
     Args:
         min_separation: 0.5 is chance; see :func:`~ff_lightning.metrics.separation`.
@@ -37,26 +39,32 @@ class StopOnCollapse(pl.Callback):
         whole("patience", patience, least=1, owner=self)
         self.min_separation = min_separation
         self.patience = patience
-        self._low: dict[int, int] = {}
+        self._best: dict[int, float] = {}  # separation of every block in the step at hand
+        self._low: dict[int, int] = {}  # logged steps in a row at which a block was at chance
+        self._updates = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Begin to count."""
-        self._low = {}
+        self._best, self._low, self._updates = {}, {}, trainer.global_step
 
     def on_local_step(self, trainer: pl.Trainer, pl_module: FFLightningModule, step: LocalStep) -> None:
-        """Count the logged steps at which a block was at chance."""
+        """Keep the best separation of a block in a logged step."""
         if step.g_pos is None or step.g_neg is None or not pl_module.step_context().learns(step.block):
             return
         threshold = getattr(pl_module.local_modules()[step.block], "threshold", None)
-        low = float(separation(step.g_pos, step.g_neg, threshold)) <= self.min_separation
-        self._low[step.block] = self._low.get(step.block, 0) + 1 if low else 0
+        found = float(separation(step.g_pos, step.g_neg, threshold))
+        self._best[step.block] = max(found, self._best.get(step.block, 0.0))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop after this batch if a block has collapsed on any rank."""
-        if not isinstance(pl_module, FFLightningModule) or not pl_module.is_logged():
-            return
+        """Count the logged steps at which a block was at chance; stop if one has collapsed on any rank."""
+        updated, self._updates = trainer.global_step > self._updates, trainer.global_step
+        if not updated or not isinstance(pl_module, FFLightningModule) or not pl_module.is_logged():
+            return  # a batch that waits for the rest of its update is logged, too
+        for block, best in self._best.items():
+            self._low[block] = self._low.get(block, 0) + 1 if best <= self.min_separation else 0
+        self._best = {}
         collapsed = [block for block, count in self._low.items() if count >= self.patience]
         if trainer.strategy.reduce_boolean_decision(bool(collapsed), all=False):
             trainer.should_stop = True

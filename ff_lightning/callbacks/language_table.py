@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ff_lightning.candidates import Softmax
 from ff_lightning.distributed import is_sharded
+from ff_lightning.engine.casting import tokens_of
 from ff_lightning.errors import InputError
 from ff_lightning.language.floors import nats_per_token
 from ff_lightning.language.frozen import frozen_nats
@@ -74,7 +75,7 @@ class LanguageTable(pl.Callback):
     ) -> None:
         """Count the tokens that are predicted."""
         if isinstance(pl_module, LanguageModelling):
-            self._tokens += batch[:, 1:].numel()
+            self._tokens += tokens_of(batch, look=False)[:, 1:].numel()  # the task has looked at it
 
     on_test_start = on_validation_start
     on_test_batch_end = on_validation_batch_end

@@ -122,7 +122,7 @@ def locality(module: FFLightningModule, batch: Any) -> list[Locality]:
     network = module.network
     found = [Locality() for _ in network]
     theirs: Gradients = []
-    with frozen_statistics(network):
+    with frozen_statistics(module):  # and not the network alone: a task may keep what a model made
         if is_chain(network):
             with same_draws(module.device), activities_of(network) as seen:
                 take = partial(backprop, network, seen=seen, found=found)

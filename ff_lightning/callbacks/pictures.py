@@ -24,6 +24,7 @@ from ff_lightning.callbacks.drawings import (
 )
 from ff_lightning.distributed import is_sharded
 from ff_lightning.module import FFLightningModule
+from ff_lightning.normalization import evaluating
 from ff_lightning.readouts import label_goodness
 from ff_lightning.signals import LocalStep, true_and_hardest
 from ff_lightning.stacks import Network
@@ -215,11 +216,8 @@ def is_spread(network: Network) -> bool:
 def _label_goodness(module: ImageClassification, x: Tensor) -> Tensor | None:
     if not isinstance(module, FFClassifier):
         return None
-    was_training = module.training
-    module.eval()
-    goodness = label_goodness(module.network, x, module.num_classes).float().cpu()
-    module.train(was_training)
-    return goodness
+    with evaluating(module):
+        return label_goodness(module.network, x, module.num_classes).float().cpu()
 
 
 def class_names(trainer: pl.Trainer, count: int) -> list[str]:

@@ -23,7 +23,11 @@ NOT_DRAWN = 2
 """Lightning's last columns: the time of this epoch and batches a second, of which ours say more."""
 
 DRAWN = 1
-"""How often a second the bar is drawn. A drawing takes 1 to 4 ms: at Lightning's 100, a tenth of all time or more."""
+"""How often a second a training tells the bar, which is then drawn. A drawing takes 1 to 4 ms: at Lightning's 100 a
+second, a tenth of all time or more."""
+
+LOOKED = 5
+"""How often a second Lightning's thread looks for something to draw. Whoever ends a bar waits for its next look."""
 
 
 class TrainingProgress(RichProgressBar):
@@ -34,7 +38,7 @@ class TrainingProgress(RichProgressBar):
     """
 
     def __init__(self) -> None:
-        super().__init__(refresh_rate=DRAWN)
+        super().__init__(refresh_rate=LOOKED)
         self.shown = Words()
         self._since = 0.0
         self._told = 0.0

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +11,16 @@ from lightning.pytorch.loggers import WandbLogger
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor, nn
+from torch import Tensor
 
 from ff_lightning.callbacks.language_table import COUNTED
 from ff_lightning.distributed import is_sharded
+from ff_lightning.engine.casting import tokens_of
 from ff_lightning.errors import InputError, whole
 from ff_lightning.language.floors import WittenBell
 from ff_lightning.language.generation import Sampler, check_prompt
 from ff_lightning.language.samples import distinct_n, ngram_loss
+from ff_lightning.normalization import evaluating
 from ff_lightning.report.records import add_to_record, table_values
 from ff_lightning.tasks.language_modelling import LanguageModelling
 
@@ -112,7 +112,8 @@ class SampleText(pl.Callback):
     ) -> None:
         """Keep the beginning of the validation text."""
         if self._prompt is None and isinstance(pl_module, LanguageModelling):
-            self._prompt = batch[:1, : _prompt_length(pl_module)].cpu()
+            tokens = tokens_of(batch, look=False)  # the task has looked at it
+            self._prompt = tokens[:1, : _prompt_length(pl_module)].cpu()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw a sample, keep it, and send it to the loggers."""
@@ -191,22 +192,6 @@ def judged_table(values: dict[str, float], tokens: int) -> Table:
         shares = (f"{100 * values[f'{row}/distinct_{n}']:.2f} %" for n in (2, 4))
         table.add_row("validation text" if row == "text" else row, *shares, f"{values[f'{row}/ngram_loss']:.4f}")
     return table
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Put a module and all in it into evaluation mode, and each back as it was.
-
-    Args:
-        module: any.
-    """
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def _prompt_length(module: LanguageModelling) -> int:

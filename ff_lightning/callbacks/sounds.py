@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ff_lightning.callbacks.pictures import is_spread, keep_picture
 from ff_lightning.data.audio import AudioDataModule
+from ff_lightning.normalization import evaluating
 from ff_lightning.readouts import label_goodness
 from ff_lightning.tasks.classifier import FFClassifier
 from ff_lightning.tasks.spotting import FFSpotter
@@ -60,17 +61,16 @@ class SoundPictures(pl.Callback):
             return
         data: AudioDataModule = trainer.datamodule  # type: ignore[attr-defined]
         (x, words), hop = self._batch, data.features.hop / 1000
-        was_training = module.training
-        module.eval()
         if isinstance(module, FFSpotter):
             x = x[..., : round(SECONDS / hop)]
             ends = [(int(label), (int(frame) + 1) * hop) for label, frame in words if frame < x.shape[3]]
-            probabilities = module.network.goodness(x)[:, 0].softmax(-1)
+            with evaluating(module):
+                probabilities = module.network.goodness(x)[:, 0].softmax(-1)
             figure = draw_over_time(x[0, 0], probabilities, [*data.class_names, "no word"], hop, ends)
         else:
-            probabilities = goodness_as_heard(module, x[0]).softmax(-1)
+            with evaluating(module):
+                probabilities = goodness_as_heard(module, x[0]).softmax(-1)
             figure = draw_over_time(x[0, 0], probabilities, data.class_names, hop, [(int(words[0]), x.shape[3] * hop)])
-        module.train(was_training)
         keep_picture(trainer, figure, "spotted" if isinstance(module, FFSpotter) else "heard")
 
     # A recording of a test is kept and drawn as one of a validation is.
@@ -113,14 +113,13 @@ def draw_over_time(
     figure = Figure(figsize=(10, 1.8 + 1.5 * depth), dpi=120, layout="constrained")
     top, *rows = figure.subplots(depth + 1, 1, sharex=True)
     extent = (0.0, spectrogram.shape[1] * hop)
-    top.imshow(
-        spectrogram.cpu().numpy(), origin="lower", aspect="auto", cmap="magma", extent=(*extent, 0, len(spectrogram))
-    )
+    heard = spectrogram.float().cpu().numpy()  # NumPy knows no bfloat16
+    top.imshow(heard, origin="lower", aspect="auto", cmap="magma", extent=(*extent, 0, len(spectrogram)))
     top.set_ylabel("mel band")
     top.set_title("A recording, and the probability that every block gives to every word so far")
     for block, (ax, rows_of_block) in enumerate(zip(rows, probabilities, strict=True)):
         image = ax.imshow(
-            rows_of_block.T.cpu().numpy(),
+            rows_of_block.T.float().cpu().numpy(),
             aspect="auto",
             cmap="Greens",
             vmin=0,

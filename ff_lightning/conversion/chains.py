@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from ff_lightning.conversion.families import Cut
 from ff_lightning.errors import InputError
+from ff_lightning.normalization import evaluating
 
 POOLING = re.compile(r"Adaptive\w*Pool|GlobalPool")
 """Classes of modules with which the head of a convolutional network begins."""
@@ -141,7 +141,7 @@ def observe(model: nn.Module, example: Tensor) -> Call:
     hooks = [part.register_forward_pre_hook(before, with_kwargs=True) for part in model.modules()]
     hooks += [part.register_forward_hook(after, with_kwargs=True) for part in model.modules()]
     try:
-        with evaluated(model):
+        with evaluating(model):  # which leaves the statistics of batch norm alone
             model(example)
     except (RuntimeError, TypeError, ValueError, IndexError, AssertionError) as error:
         raise InputError(
@@ -157,18 +157,6 @@ def observe(model: nn.Module, example: Tensor) -> Call:
 def error_line(error: Exception) -> str:
     """What an error of torch says, in one line that is not too long, without a full stop."""
     return " ".join(str(error).split())[:200].rstrip(".")
-
-
-@contextmanager
-def evaluated(model: nn.Module) -> Iterator[None]:
-    """A model in evaluation mode within this context, and each of its parts in its own mode afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()  # which leaves the statistics of batch norm alone
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def version_of(value: Any) -> int:

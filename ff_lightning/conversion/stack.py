@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ff_lightning.blocks import ClassBlock, ContrastiveBlock, passing_norm
 from ff_lightning.candidates import CandidateLoss, LinearContrast
-from ff_lightning.conversion.chains import error_line, evaluated, has_weights, observed_cut
+from ff_lightning.conversion.chains import error_line, has_weights, observed_cut
 from ff_lightning.conversion.families import Cut, known_cut
 from ff_lightning.conversion.given import built_of, example_of, refuse_unready
 from ff_lightning.conversion.origin import constructor_of
@@ -20,7 +20,7 @@ from ff_lightning.conversion.tokens import OfLastChannels, OfTokens, OnTokens, T
 from ff_lightning.errors import InputError, is_whole
 from ff_lightning.goodness import Goodness, WeightedEnergy, as_goodness
 from ff_lightning.losses import ContrastiveLoss
-from ff_lightning.normalization import UnitRMS
+from ff_lightning.normalization import UnitRMS, evaluating
 from ff_lightning.parts import Undescribed, described
 from ff_lightning.stacks import BlockStack
 
@@ -273,7 +273,7 @@ def _normed(norm: nn.Module, h: Any) -> Any:
         InputError: the norm cannot take them.
     """
     try:
-        with evaluated(norm):
+        with evaluating(norm):
             return norm(h)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise InputError(
@@ -287,7 +287,7 @@ def _shapes(layers: list[Layers], norm: nn.Module | None, x: Any) -> list[torch.
     shapes: list[torch.Size] = []
     for index, layer in enumerate(layers):
         try:
-            with evaluated(layer):
+            with evaluating(layer):
                 h = layer(x)
         except (RuntimeError, TypeError, ValueError, IndexError) as error:
             raise InputError(

@@ -1,6 +1,8 @@
 """Running recordings: words strung together with noise between, and which word ends at which frame."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 import torch
@@ -107,6 +109,17 @@ class Strung:
         return wave + noise * (power * 10 ** (-decibels / 10)).sqrt()
 
 
+def joined(streams: Sequence[Stream]) -> Stream:
+    """One running recording that has others one after the other."""
+    starts = accumulate((len(stream.wave) for stream in streams), initial=0)
+    words = [
+        Word(word.label, start + word.start, start + word.stop)
+        for start, stream in zip(starts, streams, strict=False)
+        for word in stream.words
+    ]
+    return Stream(torch.cat([stream.wave for stream in streams]), words)
+
+
 def frame_labels(words: list[Word], frames: int, step: int, rate: int, no_word: int) -> Tensor:
     """What is to be known at every frame of a running recording.
 
@@ -190,7 +203,7 @@ class EvaluationStreams:
 
     Shape:
         A batch is one recording, (x, y, words): (1, 1, bands, T) float32; (1, T) int64; and (W, 2) int64, class and
-        frame of the end of every word.
+        frame of the end of every word. Where the share of a rank is several, they follow each other in it.
     """
 
     sounds: Sounds
@@ -210,8 +223,8 @@ class EvaluationStreams:
         return self.strung.string(self.sounds, order[index].tolist(), None, seeded(self.seed, 1, index))
 
     def batch(self, rows: slice) -> tuple[Tensor, Tensor, Tensor]:
-        """Make a batch of one recording."""
-        stream, rate = self.stream(rows.start), self.sounds.rate
+        """Make a batch of one recording; of several, one that goes on from each to the next."""
+        stream, rate = joined([self.stream(row) for row in range(rows.start, rows.stop)]), self.sounds.rate
         step = self.features.step(rate)
         x = self.features(stream.wave.unsqueeze(0), rate)
         y = frame_labels(stream.words, x.shape[3], step, rate, self.no_word).unsqueeze(0)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from ff_lightning.errors import InputError
 
@@ -48,3 +48,15 @@ def refuse_non_finite(batch: Any, name: str) -> None:
     # One look at the sum: it is finite if every value is, short of an overflow, and costs a single pass.
     if any(not bool(torch.isfinite(x.sum())) and not bool(torch.isfinite(x).all()) for x in tensors):
         raise InputError(f"{name} holds NaN or infinite values.")
+
+
+def is_on_host(batch: Any) -> bool:
+    """Whether all tensors of a batch, nested in any way, are on the CPU."""
+    return all(x.device.type == "cpu" for x in tree_leaves(batch) if isinstance(x, Tensor))
+
+
+def pinned(batch: Any) -> Any:
+    """The same batch in memory that a CUDA device copies from by itself; as it is where there is none."""
+    if not torch.cuda.is_available():
+        return batch
+    return tree_map_only(Tensor, lambda x: x.pin_memory() if x.layout == torch.strided else x, batch)

@@ -171,7 +171,23 @@ def check_fit(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
     Raises:
         InputError: names the first entries that are missing, left over or of another shape.
     """
-    own = module.state_dict()
+    wrong = misfits(module.state_dict(), state)
+    if wrong:
+        raise InputError(
+            f"Passed `ckpt_path={path}`. It does not fit `{type(module).__name__}` as the recipe builds it: {wrong}."
+        )
+
+
+def misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """What does not fit of weights, in words; empty where all do.
+
+    Args:
+        own: what a network asks for, by name.
+        state: the weights that are there.
+
+    Returns:
+        The first entries that are missing, left over or of another shape, and how many more there are.
+    """
     wrong = [f"`{name}` is missing" for name in own if name not in state]
     wrong += [f"`{name}` is not in the network" for name in state if name not in own]
     wrong += [
@@ -179,9 +195,5 @@ def check_fit(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) 
         for name, value in own.items()
         if name in state and state[name].shape != value.shape
     ]
-    if wrong:
-        more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
-        raise InputError(
-            f"Passed `ckpt_path={path}`. It does not fit `{type(module).__name__}` as the recipe builds it: "
-            f"{'; '.join(wrong[:NAMED])}{more}."
-        )
+    more = [f"and {len(wrong) - NAMED} more"] if len(wrong) > NAMED else []
+    return "; ".join(wrong[:NAMED] + more)

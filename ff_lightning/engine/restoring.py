@@ -108,7 +108,8 @@ def check_resumed(module: Any, checkpoint: Mapping[str, Any]) -> None:
 
 
 def where_it_was(storage: Any, location: str) -> Any:
-    """Leave a tensor on the kind of device from which it was saved if there is one here; otherwise take the CPU."""
+    """Leave a tensor on the device from which it was saved if there is one of that number here; else take the CPU."""
+    kind, _, index = location.partition(":")
     here = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    kind = location.split(":")[0]
-    return None if kind == "cpu" or (here is not None and here.type == kind) else storage.cpu()
+    is_here = here is not None and here.type == kind and int(index or 0) < torch.accelerator.device_count()
+    return None if kind == "cpu" or is_here else storage.cpu()

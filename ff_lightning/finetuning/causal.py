@@ -29,6 +29,7 @@ from ff_lightning.finetuning.heads import Head, Lens, Table
 from ff_lightning.language.blocks import Dreams, Readout, TextSignal, TokenBlock
 from ff_lightning.language.chunked import chunked
 from ff_lightning.language.stack import TokenStack, check_span
+from ff_lightning.normalization import evaluating
 from ff_lightning.signals import BlockContext, Contrast, Signal, StepContext
 from ff_lightning.stacks import Ahead
 
@@ -386,7 +387,6 @@ def _probe(vocab_size: int, device: torch.device) -> Tensor:
 @torch.no_grad()
 def _logits(model: PreTrainedModel) -> Tensor:
     """What a whole model says of a few tokens."""
-    training = model.training
-    found: Tensor = model.eval()(_probe(model.config.vocab_size, model.device), use_cache=False).logits.float()
-    model.train(training)
+    with evaluating(model):
+        found: Tensor = model(_probe(model.config.vocab_size, model.device), use_cache=False).logits.float()
     return found

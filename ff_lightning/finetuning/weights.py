@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ff_lightning.data.tokenizers import SubwordTokenizer, Tokenizer
+from ff_lightning.engine.checkpoints import misfits
 from ff_lightning.engine.completeness import check_finite
 from ff_lightning.errors import InputError
 from ff_lightning.finetuning.causal import CausalLM
@@ -27,9 +28,6 @@ HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 NETWORK = "network."
 NOT_TAKEN = f"{NETWORK}lookahead."
 """Copies that are made anew in the first update."""
-
-NAMED = 3
-"""How many of the entries that do not fit an error names."""
 
 MEANT = (
     "A new training begins with these weights: optimizer, schedule and count of updates are new. To go on with the "
@@ -172,24 +170,18 @@ def _take(module: FFLightningModule, state: Mapping[str, Tensor], name: str) -> 
     own = {key: value for key, value in module.state_dict().items() if key.startswith(NETWORK)}
     there, here = _count(state), _count(own)
     new = tuple(range(there, here))
-    wanted = [key for key in own if not key.startswith((NOT_TAKEN, *(f"{NETWORK}blocks.{index}." for index in new)))]
-    wrong = [f"`{key}` is missing" for key in wanted if key not in state]
-    wrong += [f"`{key}` is not in the network" for key in state if key not in own and not key.startswith(NOT_TAKEN)]
-    wrong += [
-        f"`{key}` has shape {tuple(state[key].shape)} where the network has {tuple(own[key].shape)}"
-        for key in wanted
-        if key in state and state[key].shape != own[key].shape
-    ]
+    without = (NOT_TAKEN, *(f"{NETWORK}blocks.{index}." for index in new))
+    wanted = {key: value for key, value in own.items() if not key.startswith(without)}
+    given = {key: value for key, value in state.items() if not key.startswith(NOT_TAKEN)}
+    wrong = misfits(wanted, given)
     if wrong or not there:
-        more = f"; and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
         raise InputError(
             f"Passed `init_from={name}`, weights of {there} blocks, to a network of {here}. They do not fit: "
-            f"{'; '.join(wrong[:NAMED]) or 'there are none'}{more}. Build the network as it was trained, with more "
-            "blocks if it is to grow."
+            f"{wrong or 'there are none'}. Build the network as it was trained, with more blocks if it is to grow."
         )
-    check_finite(module, {key: state[key] for key in wanted}, f"Passed `init_from={name}`. It")
-    for key in wanted:
-        own[key].copy_(state[key])
+    check_finite(module, given, f"Passed `init_from={name}`. It")
+    for key, value in wanted.items():
+        value.copy_(given[key])
     if isinstance(module.network, TokenStack):
         _read_alike(own, there - 1, new)
     return Taken(name, len(wanted), new)

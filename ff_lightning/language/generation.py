@@ -11,6 +11,7 @@ from torch import Tensor
 from ff_lightning.candidates import draw_tokens
 from ff_lightning.errors import InputError, is_number, whole
 from ff_lightning.language.stack import TokenStack
+from ff_lightning.processor import running_sums
 
 
 class Sampler:
@@ -51,7 +52,7 @@ class Sampler:
             logits = logits.masked_fill(logits < least, -torch.inf)
         if self.top_p is not None:
             ordered, order = logits.softmax(-1).sort(dim=-1, descending=True)
-            beyond = ordered.cumsum(-1) - ordered >= self.top_p
+            beyond = running_sums(ordered, -1) - ordered >= self.top_p
             beyond[..., 0] = False  # the likeliest is always kept, even where `top_p` rounds to 0
             logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
         return logits

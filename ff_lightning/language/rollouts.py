@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ff_lightning.distributed import gather_rows, num_ranks
 from ff_lightning.errors import InputError, positive
 from ff_lightning.language.blocks import Dreams
 from ff_lightning.language.generation import Sampler, continued, stream
 from ff_lightning.language.stack import TokenStack
+from ff_lightning.normalization import Running
 
 
-class SleepBuffer(nn.Module):
+class SleepBuffer(Running):
     """Keeps sequences that begin with real tokens and go on with tokens drawn from the model's predictions.
 
     On a schedule, part of them is replaced: by what the model then makes of the beginnings of the current batch. The
@@ -73,6 +76,24 @@ class SleepBuffer(nn.Module):
         """Whether sequences are to be replaced before this update."""
         last = int(self.refreshed_at)
         return last < 0 or (update % self.refresh_every == 0 and update != last)
+
+    def ready(self, network: TokenStack, real: Tensor, update: int, generator: torch.Generator) -> SleepBuffer:
+        """This buffer, before a step: refreshed in training if that is due.
+
+        An evaluation, or a look at a training, takes what is there. Where nothing is there yet it gets a copy that is
+        made for it, so that it leaves no trace.
+
+        Args:
+            network: see :meth:`refresh`, as the others.
+            real: continued if it is time.
+            update: number of the current update.
+            generator: source of randomness.
+        """
+        if not self.due(update) or (int(self.refreshed_at) >= 0 and not self.moves):
+            return self
+        found = self if self.moves else copy.deepcopy(self)
+        found.refresh(network, real, update, generator)
+        return found
 
     @torch.no_grad()
     def refresh(self, network: TokenStack, real: Tensor, update: int, generator: torch.Generator) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ff_lightning.distributed import gather_rows
 from ff_lightning.errors import InputError, is_number
+from ff_lightning.processor import running_sums
 from ff_lightning.readouts.goodness import Answer, Readout, all_labels, swept
 from ff_lightning.signals import Labelled
 from ff_lightning.stacks import BlockStack, Network
@@ -70,7 +71,7 @@ class EarlyExit(Readout):
         rows = gather_rows(torch.cat([goodness.transpose(0, 1) for goodness, _ in self._observed]))
         labels = gather_rows(torch.cat([labels for _, labels in self._observed]))
         self._observed = []
-        sums = rows.transpose(0, 1)[self.first_block :].cumsum(0)
+        sums = running_sums(rows.transpose(0, 1)[self.first_block :], 0)
         right = sums.argmax(2) == labels
         going_on = torch.ones_like(labels, dtype=torch.bool)
         margins, allowed = [math.inf] * self.first_block, 0.0

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from ff_lightning.distributed import mean_over_ranks
 from ff_lightning.errors import InputError
 from ff_lightning.parts import Part
+from ff_lightning.processor import running_sums
 from ff_lightning.signals import Labelled
 from ff_lightning.stacks import Network
 
@@ -200,7 +201,7 @@ class ChosenBlocks(GoodnessReadout):
 
     def observe(self, goodness: Tensor, labels: Tensor) -> None:  # noqa: D102
         for first in range(len(goodness)):
-            predicted = goodness[first:].cumsum(0).argmax(-1)
+            predicted = running_sums(goodness[first:], 0).argmax(-1)
             self.correct[first, first:] += (predicted == labels).sum(-1)
 
     def choose(self) -> None:  # noqa: D102

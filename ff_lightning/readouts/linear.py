@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from ff_lightning.errors import InputError, is_number
 from ff_lightning.goodness import accumulation_dtype
-from ff_lightning.normalization import Standardise
+from ff_lightning.normalization import Standardise, evaluating, frozen_statistics
 from ff_lightning.readouts.goodness import Readout
 from ff_lightning.stacks import Network
 
@@ -87,11 +87,11 @@ class LinearReadout(Readout):
                 f"Passed `readout={type(self).__name__}` without `{self.size}` to `network={type(network).__name__}`, "
                 f"which does not say what it takes. Pass `{self.size}`."
             )
-        training, like = network.training, next(network.parameters())
-        with torch.random.fork_rng(devices=[]):  # an encoding may draw, and no run may change by being counted
-            answers = zip(network.eval(), network.activities(like.new_zeros(1, *shape)), strict=False)
+        like = next(network.parameters())
+        # An encoding may draw, and no run may change by being counted.
+        with evaluating(network), torch.random.fork_rng(devices=[]):
+            answers = zip(network, network.activities(like.new_zeros(1, *shape)), strict=False)
             parts = [self.part(block.norm(h)) for block, h in islice(answers, self.first_block, None)]
-        network.train(training)
         return [part.shape[1] for part in parts]
 
     def features(self, network: Network, image: Tensor) -> Tensor:
@@ -128,8 +128,13 @@ class LinearReadout(Readout):
         return scores
 
     def local_loss(self, network: Network, image: Tensor, labels: Tensor) -> Tensor:
-        """Loss that trains this readout alone, on detached activities."""
-        return self.loss(self.features(network, image), labels)
+        """Loss that trains this readout alone, on detached activities.
+
+        Running values of the blocks stay: those of blocks that learn move with their own steps, once a batch.
+        """
+        with frozen_statistics(network):
+            features = self.features(network, image)
+        return self.loss(features, labels)
 
     def loss(self, features: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of the linear softmax, nats, on features ``(B, in_features)``."""

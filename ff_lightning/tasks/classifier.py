@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ff_lightning.errors import InputError
 from ff_lightning.metrics import LabelContrast
 from ff_lightning.negatives import LabelNegatives, UniformWrongLabel
+from ff_lightning.normalization import evaluating, frozen_statistics
 from ff_lightning.readouts import Answer, GoodnessReadout, Readout, label_goodness
 from ff_lightning.readouts.early_exit import EarlyExit
 from ff_lightning.signals import LocalStep, Signal
@@ -94,7 +95,8 @@ class FFClassifier(ImageClassification):
         if self.network.gives_classes or not self.network.stage.reads_input:
             return Signal(x, y)
         opened = self.network.open(x)
-        wrong = self.negatives(y, self.num_classes, opened.goodness, self.generator())
+        with frozen_statistics(self.network):  # negatives may ask what the blocks think of labels
+            wrong = self.negatives(y, self.num_classes, opened.goodness, self.generator())
         return Signal(opened.with_labels(y, wrong), y)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -108,6 +110,8 @@ class FFClassifier(ImageClassification):
 
     def exit_early(self, batches: Iterable[Any], *, tolerance: float) -> EarlyExit:
         """Put an early exit in place of the goodness readout, and choose its margins.
+
+        The network answers as in an evaluation, whatever mode it is in. One batch is on the device at a time.
 
         Args:
             batches: ``(x, y)`` of validation images.
@@ -126,11 +130,14 @@ class FFClassifier(ImageClassification):
         margins, first = [math.inf] * (len(self.network) - 1), self.readout.first_block
         readout = EarlyExit(margins, tolerance=tolerance, first_block=first).to(self.device)
         readout.check(self.network)
-        pairs = [(x.to(self.device), y.to(self.device)) for x, y in batches]
-        if not pairs:
+        observed = False
+        with evaluating(self.network):
+            for x, y in batches:
+                goodness = label_goodness(self.network, x.to(self.device), self.num_classes)
+                readout.observe(goodness, y.to(self.device))
+                observed = True
+        if not observed:
             raise InputError("Passed no `batches`. Margins of an early exit are found on validation images.")
-        for x, y in pairs:
-            readout.observe(label_goodness(self.network, x, self.num_classes), y)
         readout.choose()
         self.readout = readout
         return readout

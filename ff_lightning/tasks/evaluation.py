@@ -187,6 +187,14 @@ class ImageClassification(SampleTask, ABC):
             check_labels(y, self.num_classes)
         return x, y
 
+    def look_at(self, batch: Any) -> None:
+        """Refuse labels and tokens that the network does not know; see :meth:`~ff_lightning.FFLightningModule.look_at`.
+
+        Samples without labels, as some tasks learn from, have nothing to look at.
+        """
+        if not isinstance(batch, Tensor):
+            self.checked(batch)
+
     def evaluate(self, batch: Any, stage: str, metrics: ClassificationMetrics) -> None:
         """Accuracy and confusion on one batch."""
         x, y = self.checked(batch)

@@ -59,10 +59,9 @@ class FFLanguageModel(LanguageModelling):
         self.rollouts = rollouts
 
     def dreams(self, tokens: Tensor) -> Dreams | None:
-        """Some of the rollouts, of which part is made anew when that is due; ``None`` without rollouts."""
+        """Some of the rollouts, of which training makes part anew when that is due; ``None`` without rollouts."""
         if self.rollouts is None:
             return None
         generator = self.generator(DREAMS)
-        if self.rollouts.due(self.global_step):
-            self.rollouts.refresh(self.network, tokens, self.global_step, generator)
-        return self.rollouts.draw(min(tokens.shape[1], self.rollouts.tokens.shape[1]), generator)
+        rollouts = self.rollouts.ready(self.network, tokens, self.global_step, generator)
+        return rollouts.draw(min(tokens.shape[1], rollouts.tokens.shape[1]), generator)

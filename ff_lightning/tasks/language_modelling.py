@@ -90,19 +90,25 @@ class LanguageModelling(FFLightningModule):
         """Sequences that the model made itself, for a step on ``(B, T)`` tokens; ``None`` for none."""
         return None
 
+    def look_at(self, batch: Any) -> None:
+        """Refuse tokens outside the vocabulary; see :meth:`~ff_lightning.FFLightningModule.look_at`."""
+        self.windows(batch)
+
     def windows(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Tokens read and tokens predicted, each ``(B, T)``.
 
         Raises:
             InputError: a window that is too short or too long, or a token outside the vocabulary.
         """
-        batch = tokens_of(batch, look=trainer_of(self) is None or self.may_look())
+        look = trainer_of(self) is None or self.may_look()
+        batch = tokens_of(batch, look=look)
         if batch.dim() != 2 or not 2 <= batch.shape[1] <= self.network.context + 1:
             raise InputError(
                 f"Passed a batch of shape {tuple(batch.shape)}. With `context={self.network.context}` it must be "
                 f"(B, 2) to (B, {self.network.context + 1})."
             )
-        self.network.check_tokens(batch)
+        if look:
+            self.network.check_tokens(batch)
         return batch[:, :-1], batch[:, 1:]
 
     def forward(self, tokens: Tensor) -> Tensor:

@@ -119,6 +119,10 @@ class FFMultiLabel(SampleTask):
         look, dtype = self.may_look(), self.sample_dtype
         return images_and_label_sets(batch, num_classes=self.num_classes, look=look, dtype=dtype)
 
+    def look_at(self, batch: Any) -> None:
+        """Refuse labels that are neither 0 nor 1; see :meth:`~ff_lightning.FFLightningModule.look_at`."""
+        self.checked(batch)
+
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Log what :meth:`evaluate` finds under ``val/``."""
         self.evaluate(batch, "val", self.val_metrics)

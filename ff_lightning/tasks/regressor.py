@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, R2Score
 
+from ff_lightning.candidates import draw_one
 from ff_lightning.engine.casting import images_and_numbers
 from ff_lightning.errors import InputError, positive
 from ff_lightning.readouts import GoodnessReadout, MeanLogProbability
@@ -109,7 +110,7 @@ class FFRegressor(SampleTask):
         step = (self.numbers[-1] - self.numbers[0]) / (len(self.numbers) - 1)
         y = y.clamp(self.numbers[0], self.numbers[-1])
         away = (self.numbers - y.unsqueeze(1)) / (step * self.spread)
-        return torch.multinomial((-away.square() / 2).softmax(1), 1, generator=generator).squeeze(1)
+        return draw_one((-away.square() / 2).softmax(1), generator)
 
     def forward(self, x: Tensor) -> Tensor:
         """Numbers ``(B,)`` that are predicted of samples ``(B, …)``."""

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +9,11 @@ import torch
 
 from ff_lightning.callbacks import StopOnCollapse
 from ff_lightning.errors import InputError
+from ff_lightning.losses import SymBa
+from ff_lightning.networks import LatencyEncoding, SpikingMLP
 from ff_lightning.schedules import Greedy
+from ff_lightning.signals import LocalStep, Signal, StepContext
+from tests import spiking
 from tests.training import classifier, loader, mlp, trainer
 
 DATA = loader(300, 50)
@@ -40,6 +46,36 @@ def test_a_block_that_waits_for_its_turn_does_not_count(tmp_path: Path) -> None:
     run = trainer(tmp_path, callbacks=[StopOnCollapse(0.2, patience=2)], log_every_n_steps=1, max_epochs=1)
     run.fit(classifier(network=network, schedule=Greedy()), DATA)
     assert run.global_step == 5, "its turn comes after three of six updates"
+
+
+HOPELESS = 0.999
+"""A separation that no block reaches, so that every logged step counts."""
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_step_counts_once_however_many_losses_or_batches_it_has(tmp_path: Path, every: int) -> None:
+    for module in (spiking.classifier(), classifier(accumulate_batches=3)):
+        stop = StopOnCollapse(HOPELESS, patience=2)
+        run = trainer(tmp_path, callbacks=[stop], log_every_n_steps=every, max_epochs=5)
+        run.fit(module, loader(450, 25))
+        assert run.global_step == 2 * every
+
+
+class Flickering(SpikingMLP):
+    """Says that all is told apart at the second moment in time, and nothing at any other."""
+
+    def local_losses(self, signal: Signal, context: StepContext = StepContext()) -> Iterator[LocalStep]:
+        for place, step in enumerate(super().local_losses(signal, context)):
+            moment = place // len(self)
+            yield replace(step, g_pos=step.g_neg + int(moment == 1))
+
+
+def test_a_block_counts_by_its_best_moment(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Flickering(64, [16, 12], encoding=LatencyEncoding(4), loss=SymBa(60.0))
+    run = trainer(tmp_path, callbacks=[StopOnCollapse(0.5, patience=1)], log_every_n_steps=1)
+    run.fit(spiking.classifier(network), DATA)
+    assert run.global_step == 6
 
 
 @pytest.mark.parametrize("wrong", [{"min_separation": 1.5}, {"patience": 0}])

@@ -22,7 +22,7 @@ from ff_lightning.language.frozen import frozen_nats
 from ff_lightning.language.gpt import GPT
 from ff_lightning.tasks.language import FFLanguageModel
 from ff_lightning.tasks.twin import BackpropTwin
-from tests.texts import CONTEXT, MUON, Batches, gpt, model
+from tests.texts import CONTEXT, FORMS, MUON, Batches, gpt, in_form, model
 from tests.training import classifier, loader, trainer
 
 
@@ -132,6 +132,15 @@ def test_without_a_datamodule_there_are_the_blocks_alone(tmp_path: Path, capsys:
     assert list(fitted) == ["block 0", "up to block 1", "up to block 2"]
     run.validate(model(), Batches(8, 8, 5000), verbose=False)
     assert list(rows(capsys.readouterr().out)) == list(fitted)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_batches_may_have_any_form_that_the_task_takes(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trainer(tmp_path, callbacks=[LanguageTable()])
+    run.validate(model(), in_form(form, Batches(12, 4, 5000)), verbose=False)
+    assert f"Validation: {12 * CONTEXT} tokens" in capsys.readouterr().out
 
 
 def test_a_training_without_validation_and_other_tasks_show_nothing(

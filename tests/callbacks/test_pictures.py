@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader
 import ff_lightning as ff
 from ff_lightning.callbacks import BlockPictures, ClassificationPictures
 from ff_lightning.callbacks.drawings import draw_confusion, draw_goodness, receptive_fields, tiled
-from ff_lightning.callbacks.pictures import clearest_and_hardest
+from ff_lightning.callbacks.pictures import _label_goodness, clearest_and_hardest
 from ff_lightning.data import ImageDataModule
 from ff_lightning.language import GPT
-from tests.training import ADAM, classifier, loader, mlp, trainer
+from tests.training import ADAM, classifier, conv, loader, mlp, trainer
 
 DATA = loader(300, 100)
 
@@ -59,6 +59,15 @@ def test_a_training_leaves_pictures_in_the_folder_and_in_tensorboard(tmp_path: P
     assert {path.stem for path in (tmp_path / "pictures").iterdir()} == names
     events = b"".join(path.read_bytes() for path in tmp_path.glob("events*"))
     assert all(f"pictures/{name}".encode() in events for name in names)
+
+
+def test_what_was_frozen_stays_so_while_pictures_are_drawn() -> None:
+    module = classifier(network=conv(batch_statistics=True))
+    frozen, free = module.network[0].layer[1], module.network[1].layer[1]
+    frozen.eval()
+    assert _label_goodness(module, DATA.dataset.tensors[0][:20].view(-1, 1, 8, 8)) is not None
+    assert free.training
+    assert not frozen.training
 
 
 def test_the_last_validation_alone_is_counted(tmp_path: Path) -> None:

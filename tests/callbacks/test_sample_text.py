@@ -14,14 +14,14 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from torch import nn
 
 from ff_lightning.callbacks import SampleText
-from ff_lightning.callbacks.sample_text import JUDGED, evaluating
+from ff_lightning.callbacks.sample_text import JUDGED
 from ff_lightning.data.text import TextDataModule
 from ff_lightning.errors import InputError
 from ff_lightning.language.floors import WittenBell
 from ff_lightning.language.gpt import GPT
 from ff_lightning.language.samples import distinct_n, ngram_loss
 from ff_lightning.tasks.language import FFLanguageModel
-from tests.texts import CONTEXT, Batches, model
+from tests.texts import CONTEXT, FORMS, Batches, in_form, model
 from tests.training import assert_same_weights, classifier, loader, trainer, weights
 
 FIRST = CONTEXT // 2
@@ -52,14 +52,6 @@ def test_the_training_is_the_same_bit_for_bit(tmp_path: Path) -> None:
     assert (tmp_path / "samples.txt").is_file()
     assert_same_weights(ended[0][0], ended[1][0])
     assert torch.equal(ended[0][1], ended[1][1])
-
-
-def test_modules_are_put_back_as_they_were() -> None:
-    parts = nn.Sequential(nn.Dropout(), nn.Sequential(nn.Dropout()))
-    parts[1].eval()
-    with evaluating(parts):
-        assert not any(part.training for part in parts.modules())
-    assert [part.training for part in parts.modules()] == [True, True, False, False]
 
 
 def test_samples_go_on_with_the_validation_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -116,6 +108,15 @@ def test_without_a_datamodule_samples_are_numbers_and_are_not_judged(
     assert prompt.split() == [str(int(token)) for token in next(iter(batches))[0, :FIRST]]
     assert len(written.split()) == 6
     assert "4-gram" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_batches_may_have_any_form_that_the_task_takes(form: str, tmp_path: Path) -> None:
+    batches = Batches(8, 8, 5000)
+    run = trainer(tmp_path, callbacks=[SampleText(max_new_tokens=6)])
+    run.fit(model(), Batches(8, 8), in_form(form, batches))
+    prompt, _ = (tmp_path / "samples.txt").read_text().split("===\n")[1].split("|")
+    assert prompt.split() == [str(int(token)) for token in next(iter(batches))[0, :FIRST]]
 
 
 def test_a_resumed_training_appends_and_a_new_one_starts_afresh(tmp_path: Path) -> None:

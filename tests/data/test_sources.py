@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -198,12 +196,3 @@ def test_known_hub_id_reads_the_local_copy(
     with caplog.at_level("INFO"):
         assert len(open_source(source).read("train").labels) == 20
     assert f"Reading {source} from" in caplog.text
-
-
-def test_importing_is_fast() -> None:
-    """Beside what Lightning itself brings, which differs from version to version."""
-    code = (
-        "import sys, lightning.pytorch; before = set(sys.modules); import ff_lightning.data; "
-        "sys.exit(bool({'datasets', 'sklearn', 'tiktoken'} & (set(sys.modules) - before)))"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

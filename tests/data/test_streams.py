@@ -10,8 +10,8 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from ff_lightning.data import LogMel, SoundAugment, SpottingDataModule, Strung
-from ff_lightning.data.sound_loader import PEAK, Sounds
-from ff_lightning.data.streams import Word, frame_labels
+from ff_lightning.data.sound_loader import PEAK, SoundLoader, Sounds
+from ff_lightning.data.streams import EvaluationStreams, Word, frame_labels
 from ff_lightning.engine.hyperparameters import PLAIN
 from ff_lightning.errors import InputError
 from ff_lightning.signals import UNJUDGED
@@ -69,6 +69,28 @@ def test_every_word_is_in_one_recording_of_the_evaluation(data: SpottingDataModu
         assert torch.equal(y, y_again)
         assert y.shape == (1, x.shape[3])
         assert set(y.unique().tolist()) <= {UNJUDGED, 0, 1, data.no_word}
+
+
+def test_every_word_is_evaluated_by_one_of_several_ranks(data: SpottingDataModule) -> None:
+    """Also where a share is two recordings: they follow each other, and each sounds as it does alone."""
+    sounds, features = data._parts["test"], data.features
+    made = EvaluationStreams(sounds, features, data.strung, 3, data.no_word)
+    assert len(made) == 3
+    shares = [list(SoundLoader(made, batch_size=1, rank=rank, world_size=2)) for rank in range(2)]
+    words = torch.cat([words for share in shares for _, _, words in share])
+    assert sorted(words[:, 0].tolist()) == sorted(sounds.labels.tolist())
+    ((x, y, words),) = shares[1]
+    step, first = features.step(sounds.rate), made.stream(1)
+    (x_first, y_first, words_first), (_, y_second, words_second) = (made.batch(slice(at, at + 1)) for at in (1, 2))
+    frames = x_first.shape[3]
+    assert torch.equal(x[..., :frames], x_first)
+    assert torch.equal(words[: len(words_first)], words_first)
+    later = words[len(words_first) :] - words_second
+    assert set(later[:, 0].tolist()) == {0}
+    assert set(later[:, 1].tolist()) <= {len(first.wave) // step, len(first.wave) // step + 1}
+    assert y.shape == (1, x.shape[3])
+    assert y.unique().tolist() == torch.cat([y_first, y_second], 1).unique().tolist()
+    assert torch.equal(y[:, : frames - 1], y_first[:, : frames - 1])
 
 
 def test_training_is_strung_anew_in_every_epoch(data: SpottingDataModule) -> None:

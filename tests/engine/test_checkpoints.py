@@ -16,7 +16,7 @@ from lightning.pytorch.plugins import TorchCheckpointIO
 
 import ff_lightning as ff
 from ff_lightning.cli import main
-from ff_lightning.engine.checkpoints import AtomicCheckpointIO, check_checkpoint, check_fit, unfinished
+from ff_lightning.engine.checkpoints import AtomicCheckpointIO, check_checkpoint, check_fit, misfits, unfinished
 from ff_lightning.errors import InputError
 from ff_lightning.losses import Swish
 from ff_lightning.schedules import HoldThenDecay
@@ -88,6 +88,17 @@ def test_weights_of_another_network_are_refused_by_name(checkpoint: Path) -> Non
         "Passed `ckpt_path=a.ckpt`. It does not fit `FFClassifier` as the recipe builds it: "
         "`network.blocks.0.layer.image.bias` is missing; `other` is not in the network; "
         "`network.blocks.1.layer.linear.bias` has shape (3,) where the network has (500,)."
+    )
+
+
+def test_misfits_are_named_as_far_as_they_are_few() -> None:
+    own = {name: torch.zeros(2) for name in "abc"}
+    assert misfits(own, own) == ""
+    assert misfits(own, {"a": torch.zeros(3), "c": torch.zeros(2), "d": torch.zeros(2)}) == (
+        "`b` is missing; `d` is not in the network; `a` has shape (3,) where the network has (2,)"
+    )
+    assert misfits(own, {name: torch.zeros(2) for name in "xyz"}) == (
+        "`a` is missing; `b` is missing; `c` is missing; and 3 more"
     )
 
 

@@ -12,6 +12,7 @@ from ff_lightning.errors import InputError
 from ff_lightning.language.generation import Sampler, continued, stream
 from ff_lightning.language.rollouts import SleepBuffer
 from ff_lightning.language.stack import TokenStack
+from ff_lightning.normalization import frozen_statistics
 from tests.texts import CONTEXT, awake, gpt, hinton_gpt, hinton_mlp, window_mlp, windows
 
 
@@ -90,6 +91,32 @@ def test_when_a_refresh_is_due() -> None:
             refreshed(kept, network, update)
             done.append(batch)
     assert done == [0, 2, 8], "at once, then before the updates 6 and 9, on the first of their batches"
+
+
+def test_only_training_refreshes() -> None:
+    """Where nothing is there yet, an evaluation or a look gets what training would make, and leaves no trace."""
+    network, kept = window_mlp(widths=[4]), buffer(refresh_every=3)
+    real = windows(4)[:, :-1]
+    made = refreshed(buffer(), network, seed=1)
+
+    def looked(update: int) -> SleepBuffer:
+        with frozen_statistics(kept):
+            found = kept.ready(network, real, update, seeded(1))
+        kept.eval()
+        again = kept.ready(network, real, update, seeded(1))
+        kept.train()
+        assert torch.equal(found.tokens, again.tokens)
+        return again
+
+    assert torch.equal(looked(0).tokens, made.tokens)
+    assert int(kept.refreshed_at) == -1
+    assert not kept.tokens.any()
+    assert kept.ready(network, real, 0, seeded(1)) is kept
+    assert torch.equal(kept.tokens, made.tokens)
+    assert looked(3) is kept
+    assert int(kept.refreshed_at) == 0
+    assert kept.ready(network, real, 3, seeded(2)) is kept
+    assert int(kept.refreshed_at) == 3
 
 
 def test_a_step_gets_rows_of_all_and_knows_what_is_made_up() -> None:

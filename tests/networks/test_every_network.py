@@ -28,7 +28,6 @@ from ff_lightning.networks import (
 )
 from ff_lightning.signals import StepContext
 from ff_lightning.stacks import BlockStack
-from tests.engine.test_compilation import needs_compiler
 from tests.networks.every import NETWORKS, local_modules, seeded, train, two_thresholds
 from tests.training import assert_same_weights, weights
 
@@ -39,6 +38,7 @@ QUIET = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWa
 @EVERY
 @QUIET
 def test_compiled_steps_are_few_graphs_and_learn_the_same(name: str) -> None:
+    """An MLP and a GPT are trained through the compiler's own code in ``tests/engine/test_compilation.py``."""
     kind, ends = NETWORKS[name], []
     for compiled in (False, True):
         torch._dynamo.reset()
@@ -52,22 +52,6 @@ def test_compiled_steps_are_few_graphs_and_learn_the_same(name: str) -> None:
     assert_same_weights(*ends)
     assert 0 < torch._dynamo.utils.counters["stats"]["unique_graphs"] <= kind.graphs
     assert not vars(network[0]).keys() & {"local_step"}
-
-
-@needs_compiler
-@QUIET
-@pytest.mark.parametrize("name", ["recurrent"])
-def test_the_compilers_own_code_learns_the_same(name: str) -> None:
-    """An MLP and a GPT are trained through it in ``tests/engine/test_compilation.py``."""
-    kind, ends = NETWORKS[name], []
-    for compiled in (False, True):
-        torch._dynamo.reset()
-        network = kind.build()
-        if compiled:
-            compile_steps(local_modules(network))
-        train(network, kind.receives, batches=2, learning=None)
-        ends.append(weights(network))
-    assert_same_weights(*ends, rtol=1e-4, atol=1e-5)
 
 
 @EVERY

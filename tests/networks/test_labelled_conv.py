@@ -212,7 +212,7 @@ def test_streamed_and_fused_updates_are_the_same_and_resume(labels: LabelPart, t
 def test_it_learns_digits(labels: LabelPart, task: dict[str, Any], tmp_path: Path) -> None:
     net = network(labels, (32, 64, 64), loss=SymBa(40.0), pool_after=[0])
     module = ff.FFClassifier(net, **{"optimizer": partial(MuonAdamW, lr=4e-3)} | task)
-    run = trainer(tmp_path, max_epochs=7, num_sanity_val_steps=0, check_val_every_n_epoch=7)
+    run = trainer(tmp_path, max_epochs=4, num_sanity_val_steps=0, check_val_every_n_epoch=4)
     run.fit(module, ImageDataModule("digits", batch_size=50))
     assert run.callback_metrics["val/accuracy"] > 0.85
     assert run.callback_metrics["val/separation/block_2"] > 0.85

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from ff_lightning.errors import InputError
 from ff_lightning.networks import PredictiveCircuits
 from ff_lightning.networks.predictions import LatentPrior
 from ff_lightning.networks.predictive_layers import Rivalry
-from ff_lightning.normalization import settle
+from ff_lightning.normalization import frozen_statistics, settle
 from ff_lightning.signals import Labelled, Signal
 from tests import references_predictive as reference
 from tests.training import digits
@@ -275,3 +276,12 @@ def test_impossible_circuits_are_refused(change: dict[str, Any], says: str) -> N
 def test_plain_images_are_no_signal() -> None:
     with pytest.raises(InputError, match="learn from both"):
         next(circuits().local_losses(Signal(digits(4)[0])))
+
+
+def test_a_look_at_the_losses_leaves_the_prior_alone() -> None:
+    network = circuits()
+    for looked in (True, False):
+        with frozen_statistics(network) if looked else nullcontext():
+            list(network.local_losses(signal()))
+        settle(network)
+        assert bool(network.prior.counts.value.any()) is not looked

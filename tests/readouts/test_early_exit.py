@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from ff_lightning.readouts import GoodnessReadout, LinearReadout, label_goodness
 from ff_lightning.readouts.early_exit import EarlyExit, lead
 from ff_lightning.signals import LocalStep, Signal, StepContext
 from ff_lightning.stacks import BlockStack, Network
-from tests.training import ADAM, digits, mlp, trainer
+from tests.training import ADAM, assert_same_weights, digits, mlp, trainer, weights
 
 IMAGES, CLASSES = digits(300, torch.float64)
 
@@ -171,6 +172,29 @@ def test_a_trained_classifier_stops_early_and_keeps_its_accuracy(tmp_path: Path)
     assert torch.equal(answer.scores, module(x))
     again = module.exit_early(data.val_dataloader(), tolerance=0.02)  # margins replace margins
     assert again.margins == readout.margins
+
+
+def test_margins_are_those_of_an_evaluation_and_one_batch_is_held_at_a_time() -> None:
+    network = mlp(2)
+    network[1].layer = nn.Sequential(network[1].layer, nn.BatchNorm1d(16), nn.Dropout(0.5))
+    module = ff.FFClassifier(network)
+    made: list[weakref.ref[Tensor]] = []
+    held: list[int] = []
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in torch.arange(300).split(50):
+            held.append(sum(x() is not None for x in made))
+            x = IMAGES[rows].float()
+            made.append(weakref.ref(x))
+            yield x, CLASSES[rows]
+            del x
+
+    before = weights(network)
+    trained = module.exit_early(batches(), tolerance=0.05)
+    assert max(held) == 1
+    assert_same_weights(before, weights(network))
+    assert network.training
+    assert trained.margins == module.eval().exit_early(batches(), tolerance=0.05).margins
 
 
 class Skipping(Network):

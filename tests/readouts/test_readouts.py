@@ -28,7 +28,7 @@ from ff_lightning.readouts import (
 from ff_lightning.signals import Labelled
 from ff_lightning.stacks import BlockStack
 from tests import references, references_scff
-from tests.training import digits
+from tests.training import assert_same_weights, digits, weights
 
 IMAGES, CLASSES = digits(9, torch.float64)
 
@@ -179,6 +179,32 @@ def test_linear_readout_sends_no_gradient_into_the_blocks(num_classes: int | Non
     F.cross_entropy(features @ weight.T, CLASSES).backward()
     torch.testing.assert_close(readout.linear.weight.grad, weight.grad, rtol=1e-5, atol=1e-7)
     assert readout.linear.bias.grad.abs().sum() > 0
+
+
+def batch_normed() -> BlockStack:
+    torch.manual_seed(0)
+    layers = [DenseReLU(64, 12, batch_norm=True), DenseReLU(12, 10, batch_norm=True)]
+    return BlockStack([ContrastiveBlock(layer, MeanOfSquares(), SymBa()) for layer in layers]).double()
+
+
+def test_a_readout_that_learns_moves_no_running_value_of_the_blocks() -> None:
+    stack, readout = batch_normed(), LinearReadout(10, 10).double()
+    torch.nn.init.normal_(readout.linear.weight)
+    before = weights(stack)
+    loss = readout.local_loss(stack, IMAGES, CLASSES)
+    assert_same_weights(before, weights(stack))
+    assert torch.equal(loss, readout.loss(readout.features(stack, IMAGES), CLASSES)), "of this batch's statistics"
+    assert not torch.equal(stack[0].layer.norm.running_mean, before["blocks.0.layer.norm.running_mean"])
+
+
+def test_units_are_counted_without_a_trace() -> None:
+    stack = batch_normed()
+    stack.in_features = 64
+    stack[1].layer.norm.eval()
+    before, modes = weights(stack), [part.training for part in stack.modules()]
+    assert LinearReadout(first_block=0).units(stack) == [12, 10]
+    assert [part.training for part in stack.modules()] == modes
+    assert_same_weights(before, weights(stack))
 
 
 def test_a_new_linear_readout_believes_in_all_classes_alike() -> None:

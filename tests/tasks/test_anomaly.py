@@ -12,9 +12,13 @@ from sklearn.metrics import roc_auc_score
 from torch.utils.data import DataLoader
 
 import ff_lightning as ff
+from ff_lightning.blocks import ContrastiveBlock
 from ff_lightning.data import ImageDataModule
+from ff_lightning.goodness import MeanOfSquares
+from ff_lightning.losses import SymBa
 from ff_lightning.negatives import AnyOf, Averaged, Hardest, HybridMask, MixedEntries
-from ff_lightning.networks import MLP, ConvNet
+from ff_lightning.networks import MLP, ConvNet, DenseReLU
+from ff_lightning.stacks import BlockStack
 from tests.training import assert_same_weights, trainer, weights
 
 
@@ -77,6 +81,16 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
     first.save_checkpoint(tmp_path / "half.ckpt")
     trainer(tmp_path, max_epochs=2).fit(rest, data(), ckpt_path=tmp_path / "half.ckpt")
     assert_same_weights(weights(whole), weights(rest))
+
+
+def test_a_look_at_a_pool_of_negatives_moves_no_running_value() -> None:
+    torch.manual_seed(0)
+    layers = [DenseReLU(64, 16, batch_norm=True), DenseReLU(16, 12, batch_norm=True)]
+    network = BlockStack([ContrastiveBlock(layer, MeanOfSquares(), SymBa()) for layer in layers])
+    module = ff.FFAnomalyDetector(network, anomalies=Hardest(pool=2))
+    module.generator = lambda stream=0: torch.Generator().manual_seed(stream)
+    list(module.local_losses(torch.rand(8, 1, 8, 8)))
+    assert [int(block.layer.norm.num_batches_tracked) for block in network] == [1, 1]
 
 
 def test_samples_alone_are_normal(tmp_path: Path) -> None:

@@ -109,6 +109,16 @@ def test_negatives_of_a_classifier_are_wrong_labels() -> None:
     assert (labels[1] != y).all()
 
 
+def test_running_values_move_once_a_batch_where_negatives_ask_the_blocks() -> None:
+    network = mlp(2)
+    network[1].layer = torch.nn.Sequential(network[1].layer, torch.nn.BatchNorm1d(16))
+    module = ff.FFClassifier(network, negatives=HardWrongLabel(), readout=LinearReadout(16, 10))
+    module.may_look = lambda: True
+    module.generator = lambda stream=0: torch.Generator().manual_seed(stream)
+    list(module.local_losses((torch.rand(50, 64), torch.arange(50) % 10)))
+    assert int(network[1].layer[1].num_batches_tracked) == 1
+
+
 @pytest.mark.parametrize(
     ("network", "readout"),
     [

@@ -10,6 +10,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from ff_lightning.callbacks import LocalityMonitor
 from ff_lightning.data.strings import StringsDataModule
 from ff_lightning.errors import InputError
 from ff_lightning.language.hinton import HintonGPT, HintonMLP
@@ -17,6 +18,7 @@ from ff_lightning.language.rollouts import SleepBuffer
 from ff_lightning.language.stack import TokenStack
 from ff_lightning.language.window_mlp import WindowMLP
 from ff_lightning.losses import MovingThresholdLoss
+from ff_lightning.schedules import RestOnPlateau
 from ff_lightning.tasks.language import DREAMS, FFLanguageModel
 from ff_lightning.tasks.twin import BackpropTwin
 from tests.texts import CONTEXT, Batches, awake, gpt, hinton_gpt, hinton_mlp, model, text, window_mlp, windows
@@ -113,6 +115,23 @@ def test_rollouts_continue_the_first_batch_before_any_update(tmp_path: Path) -> 
     other.rollouts.refresh(other.network, windows(8)[:, :-1], 0, other.generator(DREAMS))
     assert torch.equal(module.rollouts.tokens, other.rollouts.tokens)
     assert int(module.rollouts.refreshed_at) == 0
+
+
+@pytest.mark.parametrize("look", ["locality", "plateau"])
+@pytest.mark.parametrize("arm", ["hinton mlp, rollouts", "gpt, rollouts"])
+def test_a_look_makes_no_rollouts(arm: str, look: str, tmp_path: Path) -> None:
+    """Neither before the first training batch nor after update 3, when a refresh is due, does one come of a look."""
+    ended = []
+    for looked in (False, True):
+        module = JUDGES[arm]()
+        if looked and look == "plateau":
+            module.schedule = RestOnPlateau(9)
+        callbacks = [LocalityMonitor(every=1)] if looked and look == "locality" else []
+        run = trainer(tmp_path, max_epochs=2, callbacks=callbacks, val_check_interval=3)
+        run.fit(module, Batches(32, 8), Batches(16, 8, 5000))
+        ended.append(weights(module))
+        assert int(module.rollouts.refreshed_at) == 6
+    assert_same_weights(*ended)
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,13 @@ from lightning.pytorch.callbacks import LambdaCallback
 from torch.utils.data import DataLoader
 
 import ff_lightning as ff
+from ff_lightning.blocks import ContrastiveBlock
 from ff_lightning.data import ImageDataModule
 from ff_lightning.errors import InputError
+from ff_lightning.goodness import MeanOfSquares
 from ff_lightning.losses import SymBa
-from ff_lightning.negatives import HybridMask
-from ff_lightning.networks import MLP
+from ff_lightning.negatives import Hardest, HybridMask, SampleNegatives
+from ff_lightning.networks import MLP, DenseReLU
 from ff_lightning.readouts import LinearReadout, NestedReadout
 from ff_lightning.schedules import Greedy, ReadoutLast
 from ff_lightning.signals import Signal
@@ -60,8 +62,8 @@ def test_nested_readouts_tell_what_each_block_adds_and_change_no_block(tmp_path:
     assert {f"test/accuracy/block_{index}" for index in range(3)} <= set(run.callback_metrics)
 
 
-def task(readout: LinearReadout, network: BlockStack | None = None) -> ff.FFRepresentation:
-    module = ff.FFRepresentation(network or MLP(64, [16, 12], num_classes=None), readout)
+def task(readout: LinearReadout, network: BlockStack | None = None, **options: Any) -> ff.FFRepresentation:
+    module = ff.FFRepresentation(network or MLP(64, [16, 12], num_classes=None), readout, **options)
     module.generator = lambda stream=0: torch.Generator().manual_seed(stream)
     return module
 
@@ -92,6 +94,20 @@ def test_the_readout_reads_the_positives_and_the_blocks_before_their_update(firs
             for parameter in module.local_modules()[step.block].parameters():
                 parameter.add_(1.0 if step.block < 2 else 0.0)
     torch.testing.assert_close(step.loss, expected)
+
+
+@pytest.mark.parametrize("learning", [[True, True, True], [False, False, True]], ids=["beside", "last"])
+@pytest.mark.parametrize("negatives", [HybridMask(2), Hardest(HybridMask(2), pool=2)], ids=["drawn", "mined"])
+def test_running_values_move_once_in_a_batch_that_blocks_learn_from(
+    learning: list[bool], negatives: SampleNegatives
+) -> None:
+    torch.manual_seed(0)
+    layers = [DenseReLU(64, 16, batch_norm=True), DenseReLU(16, 12, batch_norm=True)]
+    network = BlockStack([ContrastiveBlock(layer, MeanOfSquares(), SymBa()) for layer in layers])
+    module = task(LinearReadout(12, 10), network, negatives=negatives)
+    module.step_context = lambda: ff.StepContext(learning=learning)
+    list(module.local_losses(BATCH))
+    assert [int(block.layer.norm.num_batches_tracked) for block in network] == learning[:2]
 
 
 class Counted(HybridMask):
