@@ -62,6 +62,14 @@ LISTED = [
         "it would put the model of a checkpoint in the place of what was passed; no option turns it off",
     ),
     Foreign(
+        *(
+            "module.py",
+            "_on_before_batch_transfer",
+            "lightning.pytorch.LightningModule._on_before_batch_transfer",
+        ),
+        "the public hook makes Lightning warn beside any data module, and one of a data module takes its place",
+    ),
+    Foreign(
         *("metrics.py", "_apply", "torch.nn.Module._apply"),
         "`to`, `half` and `double` all pass it; sums must stay exact",
     ),
