@@ -38,7 +38,7 @@ QUIET = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWa
 @EVERY
 @QUIET
 def test_compiled_steps_are_few_graphs_and_learn_the_same(name: str) -> None:
-    """An MLP and a GPT are trained through the compiler's own code in ``tests/engine/test_compilation.py``."""
+    """An MLP is trained through the compiler's own code in ``tests/engine/test_compilation.py``."""
     kind, ends = NETWORKS[name], []
     for compiled in (False, True):
         torch._dynamo.reset()
