@@ -115,7 +115,7 @@ def is_sharded(module: nn.Module) -> bool:
     return isinstance(module, FSDPModule)
 
 
-def whole(value: Tensor) -> Tensor:
+def gathered(value: Tensor) -> Tensor:
     """A tensor that is spread over the ranks gathered, any other as it is; all ranks must ask."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 

@@ -128,7 +128,7 @@ class TwoThresholdLoss(ContrastiveLoss):
         contrast = F.softplus(self.positive - g_pos).mean() + F.softplus(g_neg - self.negative).mean()
         if not self.penalty:
             return contrast
-        return contrast + self.penalty * lengths(g_pos).mean()
+        return contrast + self.penalty * norms(g_pos).mean()
 
 
 class SymBa(ContrastiveLoss):
@@ -262,7 +262,7 @@ def similarities(x: Tensor) -> Tensor:
     return (unit @ unit.T).clamp(-1.0, 1.0)
 
 
-def lengths(g: Tensor) -> Tensor:
+def norms(g: Tensor) -> Tensor:
     """Euclidean length of every sample, over all its positions; of numbers whose squares overflow, too.
 
     Args:

@@ -50,7 +50,7 @@ class TextScores(Scores):
         return scores
 
 
-class NextToken(nn.Module):
+class NextTokenLogits(nn.Module):
     """Logits of a language model, and nothing else of it.
 
     Args:
@@ -120,7 +120,7 @@ def language_program(model: LanguageModelling, tokenizer: Mapping[str, Any] | No
     context = model.network.context
     notes = {"context": context} | ({} if tokenizer is None else {"tokenizer": dict(tokenizer)})
     tokens = torch.zeros(2, min(5, context), dtype=torch.long)
-    return Program(NextToken(model), {"tokens": tokens}, {"tokens": {0: "batch", 1: "time"}}, "logits", notes)
+    return Program(NextTokenLogits(model), {"tokens": tokens}, {"tokens": {0: "batch", 1: "time"}}, "logits", notes)
 
 
 def write_program(

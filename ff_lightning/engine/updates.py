@@ -19,7 +19,7 @@ from torch import distributed as dist
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from ff_lightning.distributed import whole
+from ff_lightning.distributed import gathered
 from ff_lightning.engine.lightning import before_optimizer_step, count_update
 from ff_lightning.engine.profiling import BACKWARD, UPDATE, row
 from ff_lightning.engine.sharding import ShardedSync, shard_like
@@ -136,7 +136,7 @@ class BlockUpdates:
         """
         if not self.accumulating:
             return None
-        own = [[None if p.grad is None else whole(p.grad).cpu() for p in block] for block in self.parameters]
+        own = [[None if p.grad is None else gathered(p.grad).cpu() for p in block] for block in self.parameters]
         stage = self.network.stage
         if stage.elsewhere:
             return [merged(stage.gather(own))]

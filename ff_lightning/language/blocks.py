@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from ff_lightning.blocks import ClassBlock
 from ff_lightning.candidates import CandidateLoss
-from ff_lightning.distributed import whole
+from ff_lightning.distributed import gathered
 from ff_lightning.errors import InputError, positive
 from ff_lightning.goodness import Goodness, MeanOfSquares, accumulation_dtype
 from ff_lightning.language.attention import TransformerLayer, hidden_linear
@@ -94,7 +94,7 @@ class TokenGoodness(Goodness):
         """Copies of the parameters, which no later update changes."""
         assert self.weight is not None
         assert self.bias is not None
-        return whole(self.weight.detach()).clone(), whole(self.bias.detach()).clone()
+        return gathered(self.weight.detach()).clone(), gathered(self.bias.detach()).clone()
 
     def forward(self, h: Tensor, inherited: Readout | None = None) -> Tensor:
         """Goodness of all tokens; ``inherited`` is read if there are no own parameters."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ff_lightning.candidates import Softmax
-from ff_lightning.distributed import whole
+from ff_lightning.distributed import gathered
 from ff_lightning.errors import InputError, is_whole, positive
 from ff_lightning.language.attention import TransformerLayer
 from ff_lightning.language.blocks import Dreams, Readout, SequenceContrast, TextSignal, TokenBlock, TokenLayers
@@ -140,7 +140,7 @@ class TokenStack(BlockStack):
         first = next(self.token_blocks()).readout
         inherited: Readout | None = None
         if self.inherit and first.weight is not None and first.bias is not None:
-            inherited = whole(first.weight), whole(first.bias)
+            inherited = gathered(first.weight), gathered(first.bias)
         x, below, total = tokens, self.prior, torch.zeros_like(self.prior)
         alone = last_only and not self.residual and not self.average
         for index, block in enumerate(self.token_blocks()):

@@ -81,7 +81,7 @@ class LocalReLU(nn.Module):
         return F.relu(self.linear(x), inplace=True)
 
 
-class ChannelsLast(nn.Module):
+class PixelGrid(nn.Module):
     """Images ``(N, C, H, W)`` as a grid of pixels, ``(N, H, W, C)``."""
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
@@ -110,7 +110,7 @@ class LabelledLocalReLU(nn.Module):
         self, linear: LocalLinear, *, num_classes: int, label_scale: float, dropout: float, norm: nn.Module
     ) -> None:
         super().__init__()
-        self.image = nn.Sequential(norm, nn.Dropout(dropout), ChannelsLast(), linear)
+        self.image = nn.Sequential(norm, nn.Dropout(dropout), PixelGrid(), linear)
         self.label = nn.Linear(num_classes, linear.out_features, bias=False)
         nn.init.normal_(self.label.weight, std=linear.fan_in**-0.5)
         self.num_classes = num_classes
@@ -185,7 +185,7 @@ class LocalFields(BlockStack):
             grid = maps[-1].grid
         first: nn.Module
         if num_classes is None:
-            first = nn.Sequential(norm, nn.Dropout(dropout), ChannelsLast(), LocalReLU(maps[0]))
+            first = nn.Sequential(norm, nn.Dropout(dropout), PixelGrid(), LocalReLU(maps[0]))
         else:
             first = LabelledLocalReLU(
                 maps[0], num_classes=num_classes, label_scale=label_scale, dropout=dropout, norm=norm
