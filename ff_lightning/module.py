@@ -42,7 +42,7 @@ from ff_lightning.engine.refusals import (
 from ff_lightning.engine.restoring import build_module, check_resumed, take_weights, where_it_was
 from ff_lightning.engine.sharding import mend_checkpoints, shard_blocks
 from ff_lightning.engine.sync import gradient_sync
-from ff_lightning.engine.updates import BlockUpdates, Gradients, Plan
+from ff_lightning.engine.updates import BlockUpdates, Plan
 from ff_lightning.errors import DivergedError, InputError, positive
 from ff_lightning.metrics import FoundLosses, leave_inference_mode
 from ff_lightning.parts import Part
@@ -125,7 +125,6 @@ class FFLightningModule(Part, pl.LightningModule):
         self._update_ranges: list[range] = []
         self._batch_idx = 0
         self._last_loss: Tensor | None = None
-        self._restored: Gradients | None = None
         self._stopped: dict[str, Any] | None = None
         self._is_on_host = False
 
@@ -259,6 +258,8 @@ class FFLightningModule(Part, pl.LightningModule):
     def look_at(self, batch: Any) -> None:
         """Refuse a training batch of other values than the task can learn from; see :meth:`may_look`.
 
+        A task whose training batches have another form than those of its base replaces this, too.
+
         Raises:
             InputError: by a subclass, with what it found.
         """
@@ -339,11 +340,11 @@ class FFLightningModule(Part, pl.LightningModule):
                         "Give the Trainer `max_epochs` or `max_steps`."
                     )
                 scheduler.set_total(min(updates.stop, total) - updates.start)
-        if self._restored is not None and self._updates is not None:
-            check_gradients(self._restored, self._block_parameters)
-            self._updates.restore(self._restored)
-            self._restored = None
         if self._stopped is not None:
+            assert self._updates is not None
+            if (gradients := self._stopped.get("gradients")) is not None:
+                check_gradients(gradients, self._block_parameters)
+                self._updates.restore(gradients)
             tell_what_differs(self.trainer, self._stopped.get("precision"), self.block_optimizers)
             self._stopped = None
 
@@ -464,9 +465,8 @@ class FFLightningModule(Part, pl.LightningModule):
         ours = checkpoint.get("ff_lightning", {})
         self.seed = int(ours.get("seed", self.seed))
         trainer = trainer_of(self)
-        resumed = ours if trainer is not None and trainer.state.fn == "fit" else None  # else a new training may follow
-        self._restored = None if resumed is None else resumed.get("gradients")
-        self._stopped = resumed
+        is_resumed = trainer is not None and trainer.state.fn == "fit"
+        self._stopped = ours if is_resumed else None  # else a new training may follow, which does not go on with it
         check_resumed(self, checkpoint)
 
     @classmethod

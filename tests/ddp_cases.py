@@ -23,12 +23,12 @@ import ff_lightning as ff
 from ff_lightning.candidates import EachLabel, LinearContrast, Softmax
 from ff_lightning.data import ImageDataModule, StringsDataModule
 from ff_lightning.data.text import TextDataModule
-from ff_lightning.engine.compilation import compile_steps
 from ff_lightning.language import GPT, HintonMLP, Independent
 from ff_lightning.language.rollouts import SleepBuffer
 from ff_lightning.losses import MovingThresholdLoss
 from ff_lightning.networks import ClassMLP
 from ff_lightning.optim import MuonAdamW
+from tests.engine.test_compilation import GRAPHS_ALONE
 from tests.training import conv, mlp, trainer, weights
 
 IMAGES = 1250  # in batches of 200: the seventh has 50
@@ -254,7 +254,7 @@ def two_blocks(folder: Path, *, compiled: bool) -> FlippedPixels:
     network = mlp(2, 16, num_classes=None, loss=MovingThresholdLoss(), peer_weight=0.1).double()
     module = FlippedPixels(network, optimizer=SGD, compile_blocks=compiled)
     run = trainer(folder, max_steps=6, precision="64-true", limit_val_batches=0, strategy="ddp", devices=2)
-    with patch("ff_lightning.module.compile_steps", partial(compile_steps, backend="aot_eager")):
+    with patch("ff_lightning.module.compile_steps", GRAPHS_ALONE):
         run.fit(module, ImageDataModule("digits", batch_size=100))
     return module
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import re
 import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,10 +13,10 @@ import wandb
 import yaml
 
 from ff_lightning.cli import main
-from ff_lightning.engine.compilation import compile_steps
 from ff_lightning.processor import multiplies_bfloat16
 from tests import command_line, two_ranks
 from tests.command_line import FEW, NARROW, RECIPES, error_of
+from tests.engine.test_compilation import GRAPHS_ALONE
 
 NAMES = sorted(path.stem for path in RECIPES.glob("*.yaml"))
 OVERLAYS = sorted(path.stem for path in RECIPES.glob("with/*.yaml"))
@@ -260,7 +259,7 @@ def test_two_processes_share_the_work(recipe: str, overlay: str, two_ranks_folde
 @pytest.mark.filterwarnings("ignore::UserWarning", "ignore::DeprecationWarning")  # of what torch says while it traces
 def test_blocks_of_a_recipe_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Their graphs; seconds of C++ for each are spent in ``engine/test_compilation.py``."""
-    monkeypatch.setattr("ff_lightning.module.compile_steps", partial(compile_steps, backend="aot_eager"))
+    monkeypatch.setattr("ff_lightning.module.compile_steps", GRAPHS_ALONE)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     assert main(["fit", *configs("digits_mlp", "smoke", "compile"), *FEW, "--model.network.widths", "[20]"]) == 0

@@ -14,7 +14,6 @@ from torchmetrics.classification import BinaryAUROC, BinaryAveragePrecision
 from ff_lightning.engine.casting import images_and_anomalies, images_of
 from ff_lightning.errors import InputError
 from ff_lightning.negatives import AnyOf, Averaged, MixedEntries, SampleNegatives
-from ff_lightning.normalization import frozen_statistics
 from ff_lightning.stacks import Network, need_network
 from ff_lightning.tasks.evaluation import SampleTask
 
@@ -102,14 +101,6 @@ class FFAnomalyDetector(SampleTask):
         """Normal samples against what is made of them."""
         x = self._normal(batch)
         return x, self.anomalies(x, self.generator(), self.judge)
-
-    def judge(self, x: Tensor) -> Tensor:
-        """What the blocks think of samples ``(N, …)`` now: goodness summed over them, ``(N,)``.
-
-        Their running values stay: a batch moves them once, when they learn from it.
-        """
-        with frozen_statistics(self.network):
-            return self.network.goodness(x).sum(0)
 
     def look_at(self, batch: Any) -> None:
         """Refuse a batch with anomalies; see :meth:`~ff_lightning.FFLightningModule.look_at`."""

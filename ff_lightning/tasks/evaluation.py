@@ -20,6 +20,7 @@ from torchmetrics.classification import (
 from ff_lightning.engine.casting import as_images, as_tensor, images_and_labels, images_of, texts_and_labels, texts_of
 from ff_lightning.errors import InputError
 from ff_lightning.module import FFLightningModule
+from ff_lightning.normalization import frozen_statistics
 from ff_lightning.readouts import Answer
 from ff_lightning.stacks import Network
 
@@ -73,6 +74,15 @@ class SampleTask(FFLightningModule, ABC):
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
         """What is predicted of a batch of samples, with or without labels."""
         return self.predicted(images_of(batch, self.sample_dtype))
+
+    def judge(self, x: Tensor) -> Tensor:
+        """What the blocks think of whole samples ``(N, …)`` now: goodness summed over them, ``(N,)``.
+
+        For networks whose blocks give a sample one goodness. Their running values stay: a batch moves them once, when
+        they learn from it.
+        """
+        with frozen_statistics(self.network):
+            return self.network.goodness(x).sum(0)
 
     @property
     def sample_dtype(self) -> torch.dtype | None:

@@ -11,7 +11,6 @@ from torchmetrics.classification import MulticlassAccuracy
 from ff_lightning.engine.casting import images_of
 from ff_lightning.errors import InputError
 from ff_lightning.negatives import HybridMask, SampleNegatives
-from ff_lightning.normalization import frozen_statistics
 from ff_lightning.readouts import LinearReadout, NestedReadout
 from ff_lightning.signals import LocalStep, Signal
 from ff_lightning.stacks import Network
@@ -54,14 +53,6 @@ class FFRepresentation(ImageClassification):
         """Images against hybrids of them."""
         x = images_of(batch, self.sample_dtype)
         return x, self.negatives(x, self.generator(), self.judge)
-
-    def judge(self, x: Tensor) -> Tensor:
-        """What the blocks think of images ``(N, …)`` now: goodness summed over them, ``(N,)``.
-
-        Their running values stay: a batch moves them once, when they learn from it.
-        """
-        with frozen_statistics(self.network):
-            return self.network.goodness(x).sum(0)
 
     def local_modules(self) -> Sequence[nn.Module]:
         """The blocks and the readout."""
