@@ -71,6 +71,7 @@ SECTIONS: dict[str, list[tuple[Callable[[str], str], str]]] = {
     "Images: goodness of every class": [(class_goodness, "class_goodness")],
     "Images: local losses of a convolutional network": [(trials, "class_losses"), (trials, "lookahead_conv")],
     "Images: labels in the input of a convolutional network": [(trials, "label_planes")],
+    "Images: rates of networks and twins": [(tuned, "tune_images")],
     "Images: Hinton's networks": [(experiments, "hinton")],
     "Images: self-contrast, without labels": [(self_contrast, "scff")],
     "Images: early exit": [(early_exits, "early_exit")],
@@ -104,6 +105,7 @@ TRIALS = (
     "Images: one change at a time",
     "Images: local losses of a convolutional network",
     "Images: labels in the input of a convolutional network",
+    "Images: rates of networks and twins",
     "Language: rates for byte-pair tokens",
     "Language: depth at rates that nobody had tuned",
 )

@@ -38,6 +38,20 @@ def whole(name: str, value: int, *, least: int, owner: object = None) -> int:
     return int(value)
 
 
+def check_sizes(owner: object = None, /, **sizes: int) -> None:
+    """Check that all sizes of a network are whole numbers, at least 1.
+
+    Args:
+        owner: whose arguments they are, if the message is to say it.
+        **sizes: the arguments.
+
+    Raises:
+        InputError: names the first that is not.
+    """
+    for name, value in sizes.items():
+        whole(name, value, least=1, owner=owner)
+
+
 def whole_numbers(name: str, values: Sequence[int], *, least: int, some: bool = True) -> list[int]:
     """``values`` as a list if they are whole numbers, each at least ``least``.
 

@@ -16,7 +16,7 @@ from ff_lightning.conversion.chains import error_line, has_weights, observed_cut
 from ff_lightning.conversion.families import Cut, known_cut
 from ff_lightning.conversion.given import built_of, example_of, refuse_unready
 from ff_lightning.conversion.origin import constructor_of
-from ff_lightning.conversion.tokens import OfLastChannels, OfTokens, OnTokens, Tokens, pooled
+from ff_lightning.conversion.tokens import OfLastChannels, OfTokens, OnTokens, Tokens, vector_of
 from ff_lightning.errors import InputError, is_whole
 from ff_lightning.goodness import Goodness, WeightedEnergy, as_goodness
 from ff_lightning.losses import ContrastiveLoss
@@ -96,7 +96,7 @@ class ConvertedStack(BlockStack):
         h: Any = x
         for block in self:
             h = block.pass_on(h, block(h))
-        return pooled(h)
+        return vector_of(h)
 
     def as_one_block(self, num_classes: int | None = None) -> BlockStack:
         """The same layers under one linear softmax; see :meth:`~ff_lightning.stacks.Network.as_one_block`."""

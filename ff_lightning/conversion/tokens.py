@@ -38,7 +38,7 @@ class Tokens:
         return replace(self, h=self.h.detach())
 
 
-def pooled(h: Any) -> Tensor:
+def vector_of(h: Any) -> Tensor:
     """One vector a sample: the mean over positions ``(B, T, D)``, of a text over its tokens alone.
 
     Args:
@@ -76,7 +76,7 @@ class OfTokens(Goodness):
 
     def forward(self, h: Any) -> Tensor:  # noqa: D102
         if self.by_class:
-            of_classes: Tensor = self.goodness(pooled(h))
+            of_classes: Tensor = self.goodness(vector_of(h))
             return of_classes
         g: Tensor = self.goodness(h.h if isinstance(h, Tokens) else h)
         return masked_mean(g, h.mask) if isinstance(h, Tokens) else g.mean(1)

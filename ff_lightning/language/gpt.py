@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 
 from ff_lightning.candidates import CandidateLoss, LinearContrast
+from ff_lightning.errors import check_sizes
 from ff_lightning.language.blocks import TokenBlock, TokenGoodness
 from ff_lightning.language.channels import OwnChannels
 from ff_lightning.language.combination import Combination, Independent
-from ff_lightning.language.stack import TokenStack, check_sizes, sequence_contrast, transformer_blocks
+from ff_lightning.language.stack import TokenStack, sequence_contrast, transformer_blocks
 from ff_lightning.networks.lookahead import Lookahead
 
 
@@ -57,7 +58,7 @@ class GPT(TokenStack):
         taps: int = 4,
     ) -> None:
         sizes = {"vocab_size": vocab_size, "layers": layers, "layers_per_block": layers_per_block, "context": context}
-        check_sizes("GPT", **sizes, width=width, expansion=expansion, taps=taps)
+        check_sizes(self, **sizes, width=width, expansion=expansion, taps=taps)
         combination = Independent() if combination is None else combination
         blocks = transformer_blocks(
             vocab_size,

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ff_lightning.candidates import draw_tokens
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, check_sizes
 from ff_lightning.goodness import MeanOfSquares
 from ff_lightning.language.blocks import Dreams, TextSignal, TokenGoodness, TokenLayers
 from ff_lightning.language.candidate_blocks import CandidateBlock
-from ff_lightning.language.stack import TokenStack, check_sizes, transformer_blocks
+from ff_lightning.language.stack import TokenStack, transformer_blocks
 from ff_lightning.language.window_mlp import window_layers
 from ff_lightning.losses import ContrastiveLoss, MovingThresholdLoss
 from ff_lightning.signals import Labelled, StepContext
@@ -118,7 +118,7 @@ class HintonGPT(CandidateStack):
         squared: bool = True,
     ) -> None:
         sizes = {"vocab_size": vocab_size, "layers": layers, "layers_per_block": layers_per_block, "context": context}
-        check_sizes("HintonGPT", **sizes, width=width)
+        check_sizes(self, **sizes, width=width)
         blocks = transformer_blocks(vocab_size, width, layers, layers_per_block, heads, context)
         super().__init__(
             blocks,
@@ -158,7 +158,7 @@ class HintonMLP(CandidateStack):
         loss: ContrastiveLoss | None = None,
         teacher_forced: bool = True,
     ) -> None:
-        check_sizes("HintonMLP", context=context)
+        check_sizes(self, context=context)
         super().__init__(
             window_layers(vocab_size, window, widths),
             widths,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ff_lightning.candidates import Softmax
 from ff_lightning.distributed import gathered
-from ff_lightning.errors import InputError, is_whole, positive
+from ff_lightning.errors import InputError, positive
 from ff_lightning.language.attention import TransformerLayer
 from ff_lightning.language.blocks import Dreams, Readout, SequenceContrast, TextSignal, TokenBlock, TokenLayers
 from ff_lightning.language.candidate_blocks import CandidateBlock
@@ -202,21 +202,6 @@ class TokenStack(BlockStack):
         stack = TokenStack([whole], vocab_size=self.vocab_size, context=self.context)
         stack.prior.copy_(self.prior)
         return stack
-
-
-def check_sizes(owner: str, **sizes: int) -> None:
-    """Check that all sizes of a network are whole numbers, at least 1.
-
-    Args:
-        owner: whose arguments they are, for the message.
-        **sizes: the arguments.
-
-    Raises:
-        InputError: names the first that is not.
-    """
-    for name, value in sizes.items():
-        if not is_whole(value, least=1):
-            raise InputError(f"Passed `{owner}({name}={value!r})`. `{name}` must be a whole number, at least 1.")
 
 
 def sequence_contrast(width: int, dream_weight: float) -> SequenceContrast | None:

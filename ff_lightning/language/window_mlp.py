@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from ff_lightning.candidates import CandidateLoss, LinearContrast
-from ff_lightning.errors import whole, whole_numbers
+from ff_lightning.errors import check_sizes, whole, whole_numbers
 from ff_lightning.language.blocks import TokenBlock, TokenGoodness, TokenLayers
-from ff_lightning.language.stack import TokenStack, check_sizes, sequence_contrast
+from ff_lightning.language.stack import TokenStack, sequence_contrast
 from ff_lightning.language.window_layers import DenseLayer, WindowLayer
 
 
@@ -40,7 +40,7 @@ class WindowMLP(TokenStack):
         loss: CandidateLoss | None = None,
         dream_weight: float = 0.0,
     ) -> None:
-        check_sizes("WindowMLP", context=context)
+        check_sizes(self, context=context)
         layers = window_layers(vocab_size, window, widths)
         super().__init__(
             [

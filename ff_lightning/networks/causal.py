@@ -193,6 +193,7 @@ class CausalConvNet(BlockStack):
             for stop in range(layers_per_block, len(widths) + 1, layers_per_block)
         ]
         super().__init__(blocks, handed_up=handed_up)
+        self.bands = bands
         self.num_classes = num_classes
         self.context = 1 + (kernel_size - 1) * (2 ** len(widths) - 1)
         """Frames that the last layer reads, the current one among them."""

@@ -11,7 +11,7 @@ from ff_lightning.candidates import CandidateLoss, LinearContrast
 from ff_lightning.goodness import Goodness, ProjectedActivity, as_goodness
 from ff_lightning.losses import SimilarityMatching
 from ff_lightning.networks.heads import ClassParts, Head, classes_of
-from ff_lightning.networks.mlp import DenseReLU, check_sizes
+from ff_lightning.networks.mlp import DenseReLU, check_dense
 from ff_lightning.normalization import UnitRMS
 from ff_lightning.stacks import BlockStack, HandedUp
 
@@ -55,7 +55,7 @@ class ClassMLP(BlockStack):
         head: Head | None = None,
         handed_up: HandedUp = "before_update",
     ) -> None:
-        check_sizes(in_features, widths, num_classes, dropout=dropout, peer_weight=0.0)
+        check_dense(in_features, widths, num_classes, dropout=dropout, peer_weight=0.0)
         if goodness is None:
             goodness = ProjectedActivity(10 if num_classes is None else num_classes)
         goodness = as_goodness(goodness)

@@ -139,7 +139,7 @@ class ConvNet(BlockStack):
         handed_up: HandedUp = "before_update",
     ) -> None:
         sides = sides_of(kernel_sizes, widths)
-        check_sizes(image_shape, widths, sides, pool_after, layers_per_block, dropout, slope)
+        check_conv(image_shape, widths, sides, pool_after, layers_per_block, dropout, slope)
         channels = pairwise([image_shape[0], *widths])
         layers: list[nn.Module] = [
             ConvReLU(*sizes, kernel_size=side, pool=index in pool_after, dropout=dropout, slope=slope)
@@ -201,7 +201,7 @@ def check_image_shape(image_shape: Sequence[int]) -> None:
         raise InputError(f"Passed `image_shape={list(image_shape)}`. It must be channels, height, width.")
 
 
-def check_sizes(
+def check_conv(
     image_shape: Sequence[int],
     widths: Sequence[int],
     kernel_sizes: Sequence[int],

@@ -14,7 +14,7 @@ from ff_lightning.blocks import ContrastiveBlock
 from ff_lightning.errors import InputError, whole
 from ff_lightning.goodness import Goodness, MeanOfSquares
 from ff_lightning.losses import ContrastiveLoss, SymBa
-from ff_lightning.networks.conv import StandardImage, check_sizes, sides_of
+from ff_lightning.networks.conv import StandardImage, check_conv, sides_of
 from ff_lightning.networks.label_planes import LabelPart, WavePlanes
 from ff_lightning.normalization import Standardise
 from ff_lightning.optim import HiddenMatrix
@@ -150,7 +150,7 @@ class LabelledConvNet(BlockStack):
         handed_up: HandedUp = "before_update",
     ) -> None:
         sides = sides_of(kernel_sizes, widths)
-        check_sizes(image_shape, widths, sides, pool_after, 1, 0.0)
+        check_conv(image_shape, widths, sides, pool_after, 1, 0.0)
         whole("num_classes", num_classes, least=2)
         labels = WavePlanes() if labels is None else labels
         blocks: list[ContrastiveBlock] = []

@@ -14,7 +14,7 @@ from ff_lightning.errors import InputError, whole_numbers
 from ff_lightning.goodness import Goodness, MeanOfSquares
 from ff_lightning.losses import ContrastiveLoss, SymBa
 from ff_lightning.networks.conv import check_image_shape
-from ff_lightning.networks.mlp import check_sizes, labelled_relu, refuse_other_size
+from ff_lightning.networks.mlp import check_dense, labelled_relu, refuse_other_size
 from ff_lightning.normalization import PeerNormalisation, UnitRMS
 from ff_lightning.signals import Labelled
 from ff_lightning.stacks import BlockStack, HandedUp
@@ -176,7 +176,7 @@ class LocalFields(BlockStack):
         check_image_shape(image_shape)
         whole_numbers("channels", channels, least=1)
         paddings = [0] * len(channels) if paddings is None else paddings
-        check_sizes(torch.Size(image_shape).numel(), channels, num_classes, dropout=dropout, peer_weight=peer_weight)
+        check_dense(torch.Size(image_shape).numel(), channels, num_classes, dropout=dropout, peer_weight=peer_weight)
         check_geometry(channels, fields, strides, paddings)
         grid = (*image_shape[1:], image_shape[0])
         maps: list[LocalLinear] = []

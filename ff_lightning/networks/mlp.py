@@ -183,7 +183,7 @@ class MLP(BlockStack):
         head: Head | None = None,
         handed_up: HandedUp = "before_update",
     ) -> None:
-        check_sizes(in_features, widths, num_classes, dropout=dropout, peer_weight=peer_weight)
+        check_dense(in_features, widths, num_classes, dropout=dropout, peer_weight=peer_weight)
         of_classes = isinstance(loss, CandidateLoss)
         check_parts(of_classes, num_classes, goodness, peer_weight, batch_norm, slope, matching, head)
         image_norm = UnitRMS() if image_norm is None else image_norm
@@ -223,7 +223,7 @@ class MLP(BlockStack):
         self.out_features = widths[-1]
 
 
-def check_sizes(
+def check_dense(
     in_features: int, widths: Sequence[int], num_classes: int | None, *, dropout: float, peer_weight: float
 ) -> None:
     """Check the arguments of :class:`MLP`.

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ff_lightning.errors import InputError, positive, whole, whole_numbers
+from ff_lightning.errors import InputError, check_sizes, positive, whole_numbers
 from ff_lightning.goodness import accumulation_dtype
 from ff_lightning.losses import ThresholdLoss
 from ff_lightning.networks.predictions import (
@@ -287,13 +287,3 @@ class PredictiveCircuits(Network):
     def sample(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Images of classes ``(N,)``, ``(N, in_features)``, from latent states drawn from the prior."""
         return self.generate(self.prior.sample(labels, generator), len(self) + 1)
-
-
-def check_sizes(**sizes: int) -> None:
-    """Check sizes.
-
-    Raises:
-        InputError: one is no whole number, or less than 1; it is named.
-    """
-    for name, size in sizes.items():
-        whole(name, size, least=1)

@@ -21,7 +21,7 @@ from ff_lightning.blocks import ContrastiveBlock
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness, MeanOfSquares
 from ff_lightning.losses import ContrastiveLoss, SymBa
-from ff_lightning.networks.mlp import check_sizes, refuse_other_size
+from ff_lightning.networks.mlp import check_dense, refuse_other_size
 from ff_lightning.normalization import UnitRMS
 from ff_lightning.signals import Labelled, LocalStep, Signal, StepContext
 from ff_lightning.stacks import Network, Opened
@@ -157,7 +157,7 @@ class RecurrentMLP(Network):
         dropout: float = 0.0,
         image_norm: nn.Module | None = None,
     ) -> None:
-        check_sizes(in_features, widths, num_classes, dropout=dropout, peer_weight=0.0)
+        check_dense(in_features, widths, num_classes, dropout=dropout, peer_weight=0.0)
         if not len(widths) <= judged[0] <= judged[1] <= iterations:
             raise InputError(
                 f"Passed `judged={tuple(judged)}` with `iterations={iterations}` and {len(widths)} widths. Needed: "

@@ -168,7 +168,7 @@ class ResNet(BlockStack):
         head: Head | None = None,
         handed_up: HandedUp = "before_update",
     ) -> None:
-        check_sizes(image_shape, width, stages, layers_per_stage, num_classes, dropout, slope)
+        check_resnet(image_shape, width, stages, layers_per_stage, num_classes, dropout, slope)
         check_head(head)
         goodness = ChannelGroups(num_classes, MeanActivity()) if goodness is None else as_goodness(goodness)
         classes_of(goodness, num_classes)
@@ -230,7 +230,7 @@ def check_head(head: Head | None) -> None:
         )
 
 
-def check_sizes(
+def check_resnet(
     image_shape: Sequence[int],
     width: int,
     stages: int,

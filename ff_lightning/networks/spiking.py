@@ -19,7 +19,7 @@ from ff_lightning.blocks import ContrastiveBlock
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness, MeanOfSquares
 from ff_lightning.losses import ContrastiveLoss, SymBa
-from ff_lightning.networks.mlp import check_sizes, refuse_other_size
+from ff_lightning.networks.mlp import check_dense, refuse_other_size
 from ff_lightning.networks.spike_encodings import RateEncoding, SpikeEncoding
 from ff_lightning.networks.spiking_layers import LIF, LIFState, SpikingLayer
 from ff_lightning.signals import BlockContext, Contrast, Labelled, LocalStep, Signal, StepContext
@@ -113,7 +113,7 @@ class SpikingMLP(Network):
         loss: ContrastiveLoss | None = None,
         learn_every: int = 1,
     ) -> None:
-        check_sizes(in_features, widths, num_classes, dropout=0.0, peer_weight=0.0)
+        check_dense(in_features, widths, num_classes, dropout=0.0, peer_weight=0.0)
         self._check(label_scale, lateral)
         super().__init__(
             [

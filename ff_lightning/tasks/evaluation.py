@@ -25,7 +25,7 @@ from ff_lightning.readouts import Answer
 from ff_lightning.stacks import Network
 
 
-class Prediction(NamedTuple):
+class ClassPrediction(NamedTuple):
     """What a classifier predicts of a batch.
 
     Attributes:
@@ -68,7 +68,7 @@ class SampleTask(FFLightningModule, ABC):
     def predicted(self, x: Tensor) -> Any:
         """What is predicted of samples ``(B, …)``: a named tuple of tensors ``(B, …)`` that can be written as a table.
 
-        It has the methods ``headings(names)`` and ``lines(names)``, as :class:`Prediction`.
+        It has the methods ``headings(names)`` and ``lines(names)``, as :class:`ClassPrediction`.
         """
 
     def predict_step(self, batch: Any, batch_idx: int) -> Any:
@@ -162,11 +162,11 @@ class ImageClassification(SampleTask, ABC):
         """Log what :meth:`evaluate` finds under ``test/``."""
         self.evaluate(batch, "test", self.test_metrics)
 
-    def predicted(self, x: Tensor) -> Prediction:
+    def predicted(self, x: Tensor) -> ClassPrediction:
         """Classes of images or texts ``(B, …)``."""
-        return Prediction.of(self.answer(x))
+        return ClassPrediction.of(self.answer(x))
 
-    def predict_step(self, batch: Any, batch_idx: int) -> Prediction:
+    def predict_step(self, batch: Any, batch_idx: int) -> ClassPrediction:
         """What is predicted of a batch of images or texts, with or without labels."""
         vocab_size = self.vocab_size
         if vocab_size is None:

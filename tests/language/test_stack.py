@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,7 +13,7 @@ from torch import Tensor
 from ff_lightning.errors import InputError
 from ff_lightning.language.attention import CausalConvolution, RotaryAttention, TransformerLayer
 from ff_lightning.language.generation import Sampler, continued, stream
-from ff_lightning.language.stack import TokenStack, check_sizes, check_span
+from ff_lightning.language.stack import TokenStack, check_span
 from tests.texts import CONTEXT, SEEDED, awake, gpt, hinton_gpt, hinton_mlp, window_mlp, windows
 
 Make = Callable[..., Any]
@@ -234,10 +233,9 @@ def test_a_new_network_predicts_the_unigram(name: str) -> None:
 
 
 def test_sizes() -> None:
-    check_sizes("GPT", width=1)
     check_span(4, 2)
-    for value, (name, other) in zip((0, -3, 8.5), pairwise(("layers", "width", "taps", "heads")), strict=True):
+    for name, value in (("layers", 0), ("width", -3), ("taps", 8.5)):
         with pytest.raises(InputError, match=rf"`GPT\({name}={value}\)`. `{name}` must be a whole number, at least 1"):
-            check_sizes("GPT", **{other: 1, name: value})
+            gpt(**{name: value})
     with pytest.raises(InputError, match="layers=3, layers_per_block=2"):
         check_span(3, 2)

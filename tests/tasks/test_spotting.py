@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 import ff_lightning as ff
 from ff_lightning.errors import InputError
 from ff_lightning.networks import CausalConvNet, FrameEnergy
 from ff_lightning.readouts.detection import Matched
-from ff_lightning.tasks.spotting import FoundWords
+from ff_lightning.tasks.spotting import FoundWords, words_of
 
 
 def spotter(**options: Any) -> ff.FFSpotter:
@@ -42,6 +44,44 @@ def test_events_reach_the_threshold_that_a_checkpoint_keeps() -> None:
     for one, two in zip(module.events(x), again.predict_step((x, None), 0), strict=True):
         assert (one.score >= 0.4).all()
         assert torch.equal(one.frame, two.frame)
+
+
+def test_every_recording_of_a_batch_is_evaluated() -> None:
+    """A batch of two counts as two batches of one."""
+    x, y = torch.randn(2, 1, 8, 300, dtype=torch.float64), torch.full((2, 300), 3)
+    words = [torch.tensor([[0, 100], [1, 200]]), torch.tensor([[2, 50]])]
+    found = []
+    for batches in ([(x, y, words)], [(x[:1], y[:1], words[0]), (x[1:], y[1:], words[1:])]):
+        loader: DataLoader[Any] = DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+        trainer = pl.Trainer(logger=False, enable_progress_bar=False, enable_model_summary=False)
+        found.append(trainer.test(spotter(), loader, verbose=False))
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        (torch.zeros(2, 1, 8, 30), "type Tensor with 0 parts"),
+        ((torch.zeros(2, 1, 8, 30), torch.zeros(2, dtype=torch.long)), r"shape \(2,\).*shape \(2, 30\)"),
+        ((torch.zeros(2, 1, 8, 30), torch.zeros(2, 30)), r"dtype torch.float32.*whole numbers"),
+        ((torch.zeros(2, 1, 8, 30), torch.full((2, 30), 4)), "classes of frames from 4 to 4.*0 to 3, or -1"),
+        ((torch.zeros(2, 8, 30), torch.zeros(2, 30)), r"shape \(2, 8, 30\).*\(B, 1, 8, T\)"),
+        ((torch.zeros(2, 1, 9, 30), torch.zeros(2, 30)), r"shape \(2, 1, 9, 30\).*\(B, 1, 8, T\)"),
+        ((torch.zeros(2, 1, 8, 30, dtype=torch.uint8), torch.zeros(2, 30)), r"dtype torch.uint8.*floating point"),
+    ],
+)
+def test_batches_of_another_form_are_refused(batch: Any, message: str) -> None:
+    module = spotter()
+    module.trainer = pl.Trainer(logger=False, enable_progress_bar=False)
+    with pytest.raises(InputError, match=message):
+        module.checked(batch)
+
+
+def test_words_that_are_missing_are_named() -> None:
+    x, y, words = torch.zeros(2, 1, 8, 30), torch.zeros(2, 30), torch.zeros(3, 2)
+    for batch in ((x, y), (x, y, words), (x, y, [words, words[:, :1]])):
+        with pytest.raises(InputError, match="in a batch of 2"):
+            words_of(batch, 2)
 
 
 def test_other_numbers_of_classes_are_named() -> None:
