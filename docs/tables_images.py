@@ -98,6 +98,14 @@ def twin_of(row: Trained) -> str:
     return ", ".join(filter(None, [spread_if_any(row.twins, "twin_test"), *apart]))
 
 
+def behind(row: Trained, *, accuracies: bool) -> str:
+    """Points that a network is behind its twin in the test; below 0, ahead. Values are accuracies, or errors."""
+    if not row.twins:
+        return ""
+    more = fmean(one["test"] for one in row.each) - fmean(one["twin_test"] for one in row.twins)
+    return f"{(-more if accuracies else more) + 0.0:.2f}"
+
+
 def minutes_of(ours: list[dict[str, Any]], twins: list[dict[str, Any]]) -> str:
     """CPU minutes of Forward-Forward, and of the twin where it was trained."""
     parts = spread(ours, "cpu_minutes", 1), spread_if_any(twins, "twin_cpu_minutes", 1)
@@ -116,6 +124,7 @@ CLASS_GOODNESS = Table(
         ),
         "readout": lambda row: ", ".join(dict.fromkeys(f"`{one['readout']}`" for one in row.each)),
         "twin, test, %": twin_of,
+        "behind it, points": lambda row: behind(row, accuracies=True),
         "CPU minutes, FF / twin": lambda row: minutes_of(row.each, row.twins),
     }
 )
@@ -136,6 +145,7 @@ EXPERIMENTS = Table(
         "by block": lambda row: means(error_by_block(row.each)),
         "validation error, %": lambda row: spread(row.each, "val"),
         "twin, test, %": twin_of,
+        "behind it, points": lambda row: behind(row, accuracies=False),
         "CPU minutes, FF / twin": lambda row: minutes_of(row.each, row.twins),
     }
 )

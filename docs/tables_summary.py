@@ -94,11 +94,12 @@ def characters(task: str) -> Iterator[Row]:
 
 
 def byte_pairs(task: str) -> Iterator[Row]:
-    """A GPT with channels and lookahead on byte-pair tokens: the last block alone, beside the twin with its parts."""
+    """A GPT with channels and lookahead on byte-pair tokens: the last block alone, beside the better of two twins."""
     found = [runs for runs in rows("depth") if runs[0]["lookahead"]]
     if found:
         runs = max(found, key=lambda one: (len(one), one[0].get("horizon", 1)))  # that of the recipe
-        ours, twin = [run["per_block"][-1] for run in runs], [run["twin_same_parts"] for run in runs]
+        ours = [run["per_block"][-1] for run in runs]
+        twin = [min(run["twin_same_parts"], run["twin"]) for run in runs]
         yield Row(task, ours, twin, runs[0]["tier"], 3)
 
 
