@@ -1,6 +1,8 @@
-"""Draws `pictures/depth.png` from `results/depth.jsonl`: loss by block of chains, beside their twins.
+"""Draws from `results/depth.jsonl`: loss by block of chains beside their twins, and the gap to these against tokens.
 
 python docs/picture_depth.py
+
+The pictures are `pictures/depth.png` and `pictures/depth_tokens.png`.
 """
 
 from __future__ import annotations
@@ -8,8 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import matplotlib.pyplot as plt
-from tables_common import DOCS, rows
-from tables_depth import parts_of, size_of
+from tables_common import DOCS, Runs, rows
+from tables_depth import parts_of, size_of, with_best_twin
 
 COLOURS = ("#adb5bd", "#dda15e", "#61a5c2", "#2a6f97", "#1b4965", "#606c38", "#bc6c25")
 ACROSS = 3
@@ -28,8 +30,35 @@ def title(run: dict[str, Any]) -> str:
 
 
 def main() -> None:
+    """Both pictures."""
+    by_block()
+    over_tokens()
+
+
+def over_tokens() -> None:
+    """Last block against the best twin of any arm and rate, on as many tokens; a line a network, its parts and tier."""
+    found: dict[str, dict[float, list[float]]] = {}
+    for run in (run for runs in with_best_twin("depth") for run in runs if "--tokens" not in run["command"]):
+        if "--no-channels" not in run["command"]:
+            size, _, _ = size_of(run).rpartition(";")
+            of_network = found.setdefault(f"{run['tier'][:2]}, {parts_of(run)}; {size}", {})
+            of_network.setdefault(run["tokens"] / 1e6, []).append(run["per_block"][-1] - run["best_twin"])
+    figure, axes = plt.subplots(figsize=(8, 5.2), layout="constrained")
+    for name, gaps in sorted(found.items()):
+        millions = sorted(gaps)
+        axes.plot(millions, [sum(gaps[one]) / len(gaps[one]) for one in millions], marker="o", label=name)
+    axes.axhline(0, color="black", linewidth=1)
+    axes.set_xscale("log")
+    axes.set_xlabel("tokens of training, M")
+    axes.set_ylabel("last block against the best twin, nats a token")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.14))
+    figure.savefig(DOCS / "pictures" / "depth_tokens.png", dpi=110)
+
+
+def by_block() -> None:
     """One picture a setting; a line a chain, the mean over its seeds, which are points."""
-    groups: dict[tuple[Any, ...], list[list[dict[str, Any]]]] = {}
+    groups: dict[tuple[Any, ...], list[Runs]] = {}
     for runs in rows("depth"):
         groups.setdefault(setting(runs[0]), []).append(runs)
     for key, chains in groups.items():  # of a chain at several rates that of most seeds, then that of the best twin
@@ -50,9 +79,10 @@ def main() -> None:
             for values in losses:
                 axes.plot(blocks, values, color=colour, linewidth=0, marker=".", alpha=0.6)
         with_channels = next((runs for runs in chains if runs[0]["twin_same_parts"] != runs[0]["twin"]), chains[0])
-        for key, (name, line) in TWINS.items():
-            nats = sum(run[key] for run in with_channels) / len(with_channels)
-            axes.axhline(nats, color="black", linestyle=line, linewidth=1, label=name)
+        for arm, (name, line) in TWINS.items():
+            if with_channels[0][arm] is not None:
+                nats = sum(run[arm] for run in with_channels) / len(with_channels)
+                axes.axhline(nats, color="black", linestyle=line, linewidth=1, label=name)
         axes.set_title(title(chains[0][0]), fontsize=8)
         axes.set_xlabel("block")
         axes.set_xticks(list(blocks))

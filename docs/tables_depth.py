@@ -29,7 +29,7 @@ DEPTH = Table(
             [{"ratio": math.exp(run["per_block"][-1] - run["best_twin"])} for run in runs], "ratio", 3
         ),
         "twin, same parts": lambda runs: spread(runs, "twin_same_parts", 4),
-        "twin, no channels": lambda runs: spread(runs, "twin", 4),
+        "twin, no channels": lambda runs: spread_if_any(runs, "twin", 4),
         "twin, a loss a block": lambda runs: spread_if_any(runs, "twin_supervised", 4),
         "first block alone": lambda runs: spread(runs, "block_1", 4),
         "two such, mean": lambda runs: spread_if_any(runs, "independent", 4),
@@ -48,21 +48,27 @@ DEPTH = Table(
 
 
 def depth(name: str) -> str:
-    """The table of chains, and their picture."""
-    return f"{chains(name)}\n\n![Loss of every block](pictures/depth.png)"
+    """The table of chains, and their pictures."""
+    over_tokens = "![Gap to the best twin against tokens of training](pictures/depth_tokens.png)"
+    return f"{chains(name)}\n\n![Loss of every block](pictures/depth.png)\n\n{over_tokens}"
 
 
 def chains(name: str) -> str:
     """Chains of blocks beside their twins and controls, nats a token."""
+    groups = with_best_twin(name)
+    sizes = list(dict.fromkeys(size_of(runs[0]) for runs in groups))
+    groups.sort(key=lambda runs: sizes.index(size_of(runs[0])))
+    return DEPTH.written((runs, runs) for runs in groups)
+
+
+def with_best_twin(name: str) -> list[Runs]:
+    """Stored runs, grouped; each knows the best twin of all that saw the same windows."""
     groups = rows(name)
     best: dict[tuple[Any, ...], float] = {}
     for run in (run for runs in groups for run in runs):
         reached = [run[key] for key in BY_BACKPROP if run[key] is not None]
         best[alike(run)] = min([best.get(alike(run), math.inf), *reached])
-    groups = [[run | {"best_twin": best[alike(run)]} for run in runs] for runs in groups]
-    sizes = list(dict.fromkeys(size_of(runs[0]) for runs in groups))
-    groups.sort(key=lambda runs: sizes.index(size_of(runs[0])))
-    return DEPTH.written((runs, runs) for runs in groups)
+    return [[run | {"best_twin": best[alike(run)]} for run in runs] for runs in groups]
 
 
 def size_of(run: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from itertools import chain
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from tables_common import rows
+from tables_depth import with_best_twin
 from tables_images import self_contrast_runs, with_twins
 from tables_language import beside_twins
 
@@ -94,12 +94,12 @@ def characters(task: str) -> Iterator[Row]:
 
 
 def byte_pairs(task: str) -> Iterator[Row]:
-    """A GPT with channels and lookahead on byte-pair tokens: the last block alone, beside the better of two twins."""
-    found = [runs for runs in rows("depth") if runs[0]["lookahead"]]
+    """A GPT with channels and lookahead on byte-pair tokens: the last block alone, beside the best twin there is."""
+    found = [runs for runs in with_best_twin("depth") if runs[0]["lookahead"]]
     if found:
         runs = max(found, key=lambda one: (len(one), one[0].get("horizon", 1)))  # that of the recipe
         ours = [run["per_block"][-1] for run in runs]
-        twin = [min(run["twin_same_parts"], run["twin"]) for run in runs]
+        twin = [run["best_twin"] for run in runs]
         yield Row(task, ours, twin, runs[0]["tier"], 3)
 
 

@@ -18,9 +18,9 @@ from ff_lightning.cli import main
 from ff_lightning.cli.programs import classifier_program, language_program, to_int8, write, write_program
 from ff_lightning.conversion import convert
 from ff_lightning.errors import InputError
-from ff_lightning.language import GPT
+from ff_lightning.language import GPT, OwnChannels
 from ff_lightning.losses import SymBa, TwoThresholdLoss
-from ff_lightning.networks import MLP, ConvNet, LabelBias, LabelledConvNet, RecurrentMLP, SelfContrastConv
+from ff_lightning.networks import MLP, ConvNet, LabelBias, LabelledConvNet, Lookahead, RecurrentMLP, SelfContrastConv
 from ff_lightning.readouts import LastBlock, LinearReadout
 from ff_lightning.readouts.early_exit import EarlyExit
 from tests.command_line import error_of
@@ -112,7 +112,10 @@ def answers(path: Path, **inputs: Any) -> Any:
 
 def test_a_language_model_is_exported_with_its_tokenizer(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    own = with_weights(ff.FFLanguageModel(GPT(vocab_size=30, width=16, layers=1, heads=2, context=12))).eval()
+    network = GPT(
+        vocab_size=30, width=16, layers=2, heads=2, context=12, channels=OwnChannels(8), lookahead=Lookahead()
+    )
+    own = with_weights(ff.FFLanguageModel(network)).eval()
     program = language_program(own, {"kind": "characters"})
     for ending in ("pt2", "onnx"):
         write(program, tmp_path / f"gpt.{ending}")

@@ -16,7 +16,9 @@ from ff_lightning.conversion.tokens import PADDING
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import MeanOfSquares
 from ff_lightning.losses import SymBa
-from ff_lightning.signals import Signal
+from ff_lightning.networks import Lookahead
+from ff_lightning.signals import Signal, StepContext
+from tests.networks.every import seeded
 from tests.training import ADAM, digits, trainer
 
 transformers = pytest.importorskip("transformers", reason="needs the extra `transformers`")
@@ -104,6 +106,23 @@ def test_gradients_stay_in_their_block(name: str) -> None:
         network.zero_grad()
         step.loss.backward()
         assert {key.split(".")[1] for key, p in network.named_parameters() if p.grad is not None} == {str(index)}
+
+
+def test_a_copy_of_the_next_block_reads_no_padding() -> None:
+    """A block answers for the next one on a padded text as on the text by itself."""
+    network = convert(TEXTS["bert"](), num_classes=4).eval()
+    network.look_ahead(Lookahead())
+    for block in network:
+        nn.init.normal_(block.goodness.goodness.weight)
+    tokens, mask = texts()
+    found = []
+    for text in (tokens[1:, :4], torch.where(mask.bool(), tokens, PADDING)[1:]):
+        step = next(network.local_losses(Signal(text, torch.tensor([3])), StepContext(seeded)))
+        step.loss.backward()
+        found.append([step.loss.detach(), *(p.grad for p in network[0].parameters() if p.grad is not None)])
+        network.zero_grad()
+    for alone, padded in zip(*found, strict=True):
+        torch.testing.assert_close(alone, padded, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2"])
