@@ -10,16 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ff_lightning.blocks import ClassBlock, ContrastiveBlock, passing_norm
+from ff_lightning.blocks import passing_norm
 from ff_lightning.candidates import CandidateLoss, LinearContrast
 from ff_lightning.conversion.chains import error_line, has_weights, observed_cut
 from ff_lightning.conversion.families import Cut, known_cut
 from ff_lightning.conversion.given import built_of, example_of, refuse_unready
+from ff_lightning.conversion.judging import Judges, goodness_of
 from ff_lightning.conversion.origin import constructor_of
-from ff_lightning.conversion.tokens import OfLastChannels, OfTokens, OnTokens, Tokens, vector_of
+from ff_lightning.conversion.tokens import OnTokens, Tokens, vector_of
 from ff_lightning.errors import InputError, is_whole
-from ff_lightning.goodness import Goodness, WeightedEnergy, as_goodness
-from ff_lightning.losses import ContrastiveLoss
+from ff_lightning.goodness import Goodness
+from ff_lightning.losses import ContrastiveLoss, SimilarityMatching
+from ff_lightning.networks.heads import Head
 from ff_lightning.normalization import UnitRMS, evaluating
 from ff_lightning.parts import Undescribed, described
 from ff_lightning.stacks import BlockStack
@@ -47,6 +49,8 @@ class ConvertedStack(BlockStack):
         loss: copied for every block.
         example: an input, or the shape of one without the batch.
         norm: copied for every block.
+        matching: sized for every block.
+        head: one for every block but the last.
 
     Attributes:
         num_classes: classes that every block gives a goodness; ``None`` for blocks that contrast two streams.
@@ -65,26 +69,23 @@ class ConvertedStack(BlockStack):
         loss: ContrastiveLoss | CandidateLoss | None = None,
         example: Tensor | Sequence[int] | None = None,
         norm: nn.Module | None = None,
+        matching: SimilarityMatching | None = None,
+        head: Head | None = None,
     ) -> None:
         self.__dict__.pop("built_with", None)  # the model has a head, which nobody needs any more
         shown = example_of(example)
-        options = {"num_classes": num_classes, "blocks": blocks, "goodness": goodness, "loss": loss, "norm": norm}
+        options: dict[str, Any] = {"num_classes": num_classes, "blocks": blocks, "goodness": goodness, "loss": loss}
+        options |= {"norm": norm, "matching": matching, "head": head}
         origin = _origin(model, shown, options)
         cut = cut_of(built_of(model), shown)
         loss = LinearContrast() if loss is None else loss
-        goodness = _goodness(goodness, loss, num_classes, cut)
+        goodness = goodness_of(goodness, loss, num_classes, cut)
         passing_norm(norm)
         if cut.tokens:
             norm = OnTokens(copy.deepcopy(norm) or UnitRMS(), alone=True)
         layers = grouped(cut, blocks)
         shapes = _shapes(layers, copy.deepcopy(norm), cut.example)
-        kind = ClassBlock if isinstance(loss, CandidateLoss) else ContrastiveBlock
-        super().__init__(
-            [
-                kind(layer, _sized(goodness, shape, cut), copy.deepcopy(loss), norm=copy.deepcopy(norm))  # type: ignore[arg-type]
-                for layer, shape in zip(layers, shapes, strict=True)
-            ]
-        )
+        super().__init__(Judges(goodness, loss, norm, matching, head, cut).blocks(layers, shapes))
         self.num_classes: int | None = getattr(goodness, "num_classes", None)
         self.out_features = shapes[-1][-1] if cut.tokens else shapes[-1].numel()
         self.input_shape = tuple(cut.example.shape[1:])
@@ -125,6 +126,8 @@ def convert(
     loss: ContrastiveLoss | CandidateLoss | None = None,
     example: Tensor | Sequence[int] | None = None,
     norm: nn.Module | None = None,
+    matching: SimilarityMatching | None = None,
+    head: Head | None = None,
 ) -> ConvertedStack:
     """Make a stack of blocks of a model. The layers of the model themselves are trained, not copies.
 
@@ -151,6 +154,8 @@ def convert(
             default an image of the size that the model says, or of 224 x 224.
         norm: copied for every block; what is done to activities that are passed on,
             :class:`~ff_lightning.normalization.UnitRMS` by default; of rows of tokens, to every position by itself.
+        matching: beside a ``CandidateLoss``, sized for every block: *predsim* (T2); ``None`` for nothing.
+        head: private layers below the goodness of all blocks but the last, with a ``CandidateLoss``; ``None`` for none.
 
     Returns:
         The stack. With a ``CandidateLoss`` it is for :class:`~ff_lightning.FFClassifier`, else for
@@ -158,7 +163,7 @@ def convert(
 
     Raises:
         InputError: a model that does more than apply its modules, modules that do not fit each other or share
-            parameters, or goodness and loss of different kinds.
+            parameters, or parts that do not go together.
 
     >>> net = nn.Sequential(nn.Flatten(), nn.Linear(64, 30), nn.ReLU(), nn.Linear(30, 20), nn.ReLU())
     >>> from ff_lightning.goodness import MeanOfSquares
@@ -167,7 +172,15 @@ def convert(
     2
     """
     return ConvertedStack(
-        model, num_classes=num_classes, blocks=blocks, goodness=goodness, loss=loss, example=example, norm=norm
+        model,
+        num_classes=num_classes,
+        blocks=blocks,
+        goodness=goodness,
+        loss=loss,
+        example=example,
+        norm=norm,
+        matching=matching,
+        head=head,
     )
 
 
@@ -207,44 +220,6 @@ def cut_of(model: Any, example: Tensor | None) -> Cut:
         raise InputError("Passed a list as `model` without `example`. Pass an input of its first module.")
     counts = [sum(map(has_weights, parts[: index + 1])) for index in range(len(parts))]
     return Cut(parts, [max(count - 1, 0) for count in counts], example)
-
-
-def _goodness(goodness: Goodness | None, loss: Any, num_classes: int | None, cut: Cut) -> Goodness:
-    """The goodness to be sized for every block.
-
-    Raises:
-        InputError: it is of another kind than the loss, or nobody says how many classes there are.
-    """
-    by_class = isinstance(loss, CandidateLoss)
-    if goodness is None and by_class:
-        classes = cut.num_classes if num_classes is None else num_classes
-        if classes is None:
-            raise InputError(
-                "Passed a `model` without a head, and no `num_classes`. Say how many classes there are; a language "
-                "model that is to predict tokens is cut by `ff_lightning.finetuning.CausalLM.from_transformers`."
-            )
-        return WeightedEnergy(classes)
-    goodness = None if goodness is None else as_goodness(goodness)
-    if goodness is None or by_class != hasattr(goodness, "num_classes"):
-        raise InputError(
-            f"Passed `goodness={type(goodness).__name__}` with `loss={type(loss).__name__}`. A `CandidateLoss` needs a "
-            "goodness for every class, a `ContrastiveLoss` one number."
-        )
-    judged = getattr(goodness, "num_classes", None)
-    if num_classes not in (None, judged):
-        raise InputError(
-            f"Passed `num_classes={num_classes}` with `goodness={type(goodness).__name__}`, which judges {judged}. "
-            "Leave out one of them."
-        )
-    return goodness
-
-
-def _sized(goodness: Goodness, shape: torch.Size, cut: Cut) -> Goodness:
-    if cut.tokens:
-        return OfTokens(goodness.sized(shape[-1:]))
-    if cut.channels_last:
-        return OfLastChannels(goodness.sized((shape[-1], *shape[:-1])))
-    return goodness.sized(shape)
 
 
 def grouped(cut: Cut, blocks: int | None = None) -> list[Layers]:

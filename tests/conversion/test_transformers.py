@@ -11,12 +11,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import ff_lightning as ff
+from ff_lightning.candidates import Softmax
 from ff_lightning.conversion import ConvertedStack, convert
+from ff_lightning.conversion.judging import MatchingOfTokens
 from ff_lightning.conversion.tokens import PADDING
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import MeanOfSquares
-from ff_lightning.losses import SymBa
-from ff_lightning.networks import Lookahead
+from ff_lightning.losses import SimilarityMatching, SymBa
+from ff_lightning.networks import Lookahead, PrivateHead
 from ff_lightning.signals import Signal, StepContext
 from tests.networks.every import seeded
 from tests.training import ADAM, digits, trainer
@@ -123,6 +125,18 @@ def test_a_copy_of_the_next_block_reads_no_padding() -> None:
         network.zero_grad()
     for alone, padded in zip(*found, strict=True):
         torch.testing.assert_close(alone, padded, rtol=1e-4, atol=1e-6)
+
+
+def test_tokens_are_matched_by_their_means_and_judged_below_a_head() -> None:
+    parts: dict[str, Any] = {"loss": Softmax(), "matching": SimilarityMatching(share=1.0), "head": PrivateHead()}
+    network = convert(TEXTS["bert"](), num_classes=4, **parts).eval()
+    tokens, mask = texts()
+    signal = Signal(torch.where(mask.bool(), tokens, PADDING), torch.tensor([0, 3]))
+    for block, h, step in zip(network, network.activities(signal.h), network.local_losses(signal), strict=True):
+        means = torch.stack([row[kept].mean(0) for row, kept in zip(h.h, mask.bool(), strict=True)])
+        of_means = super(MatchingOfTokens, block.matching).forward(means, signal.labels)
+        torch.testing.assert_close(step.loss, of_means)
+        assert hasattr(block.goodness.goodness, "head") == (block is not network[2])
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2"])

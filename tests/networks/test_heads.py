@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from ff_lightning.candidates import EachLabel, LinearContrast, Softmax
+from ff_lightning.conversion import ConvertedStack, convert
 from ff_lightning.data import ImageDataModule
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import ChannelGroups, LocalPrediction, MeanOfSquares
@@ -48,9 +49,15 @@ def resnet(**kwargs: Any) -> ResNet:
     return ResNet((1, 8, 8), 10, stages=2, layers_per_stage=2, dropout=0.0, **PREDSIM | kwargs).double()
 
 
+def converted(**kwargs: Any) -> ConvertedStack:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+    return convert(layers, example=(1, 8, 8), **LOCAL | kwargs).double()
+
+
 FOLLOWING = [mlp, conv, class_mlp]
 """Chains whose blocks read the one below and nothing else, so that a head may copy the next one."""
-MAKERS = pytest.mark.parametrize("make", [*FOLLOWING, resnet])
+MAKERS = pytest.mark.parametrize("make", [*FOLLOWING, resnet, converted])
 
 
 def awake(network: BlockStack) -> BlockStack:
@@ -233,6 +240,16 @@ def test_streamed_is_fused_and_a_resumed_training_one_without_a_stop(tmp_path: P
             lambda: ResNet(head=AveragedHead()),
             "Passed `head=AveragedHead` to a `ResNet`. It judges a block by the next block's layer, which reads the "
             "activities joined with a shortcut here: use `PrivateHead()`, or leave `head` out.",
+        ),
+        (
+            lambda: converted(head=AveragedHead()),
+            "Passed `head=AveragedHead` to a converted model. It judges a block by the first layer of the next one, "
+            "which `ConvNet`, `MLP` and `ClassMLP` know: use `PrivateHead()`, or leave `head` out.",
+        ),
+        (
+            lambda: converted(loss=SymBa(), goodness=MeanOfSquares(), matching=SimilarityMatching()),
+            "Passed `matching` with `loss=SymBa`. Only blocks that give every class a goodness take it: pass "
+            "`loss=Softmax()` or another `CandidateLoss`.",
         ),
         (
             lambda: ClassMLP(64, [8], loss=EachLabel(), matching=SimilarityMatching()),
