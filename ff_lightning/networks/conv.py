@@ -58,7 +58,8 @@ class ConvReLU(nn.Module):
         self.slope = slope
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        z = self.conv(x.contiguous(memory_format=torch.channels_last))
+        # Not `contiguous`, which leaves one channel as it is: then maps have their channels first, and pooling crawls.
+        z = self.conv(x.to(memory_format=torch.channels_last))
         if self.pool:
             z = F.max_pool2d(z, 2)
         z = self.norm(z)

@@ -69,8 +69,8 @@ class LabelledConvReLU(nn.Module):
 
     def image_part(self, image: Tensor) -> Tensor:
         """The image part of the pre-activation, ``(N, out_channels, H, W)``, which no label changes."""
-        z: Tensor = self.image(self.norm(image).contiguous(memory_format=torch.channels_last))
-        return z.contiguous(memory_format=torch.channels_last)  # of one channel, the layout of an image is ambiguous
+        z: Tensor = self.image(self.norm(image).to(memory_format=torch.channels_last))
+        return z
 
     def forward(self, x: Tensor | Labelled) -> Tensor:  # noqa: D102
         if isinstance(x, Tensor):

@@ -67,7 +67,7 @@ class StridedReLU(nn.Module):
         self.slope = slope
 
     def forward(self, x: Tensor) -> Tensor:  # noqa: D102
-        z = self.conv(x.contiguous(memory_format=torch.channels_last))
+        z = self.conv(x.to(memory_format=torch.channels_last))
         h: Tensor = F.leaky_relu(z, self.slope, inplace=True) if self.slope else F.relu(z, inplace=True)
         return self.dropout(h)  # type: ignore[no-any-return]
 

@@ -59,11 +59,11 @@ def scramble(block: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("pool", [False, True])
-def test_a_layer_is_convolution_norm_relu_and_pooling(pool: bool) -> None:
+@pytest.mark.parametrize("images", [IMAGES, torch.cat([IMAGES, 1 - IMAGES], 1)], ids=["gray", "two channels"])
+def test_a_layer_is_convolution_norm_relu_and_pooling(images: Tensor, pool: bool) -> None:
     torch.manual_seed(0)
-    layer = ConvReLU(2, 5, pool=pool).double().eval()
+    layer = ConvReLU(images.shape[1], 5, pool=pool).double().eval()
     nn.init.uniform_(layer.norm.running_var, 0.5, 2.0)
-    images = torch.cat([IMAGES, 1 - IMAGES], 1)
     z = F.conv2d(images, layer.conv.weight, padding=1) / (layer.norm.running_var[:, None, None] + 1e-5).sqrt()
     expected = F.max_pool2d(F.relu(z), 2) if pool else F.relu(z)
     h = layer(images)
