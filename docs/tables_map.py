@@ -50,9 +50,14 @@ def key_of(words: str) -> str:
 
 def values_of(run: dict[str, Any], key: str) -> list[float]:
     """Errors in percent, one a seed."""
-    each = [one[key] for one in run.get("by_seed", []) if one.get(key) is not None] or [run.get(key)]
+    *within, last = key.split(".")
+    for part in within:
+        run = run.get(part, {})
+    each = [one[last] for one in run.get("by_seed", []) if one.get(last) is not None] or [run.get(last)]
+    whole = 1 if within else 100  # what stands within a part of the data is a share
     accuracy = "accuracy" in key or "test_accuracy" in run
-    return [round(100 - value, 2) if accuracy else round(value, 2) for value in each if value is not None]
+    found = [whole - value if accuracy else value for value in each if value is not None]
+    return [round(100 / whole * value, 2) for value in found]
 
 
 def our_number(entry: dict[str, Any]) -> str:
