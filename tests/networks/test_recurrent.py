@@ -150,12 +150,12 @@ def classifier(**kwargs: Any) -> ff.FFClassifier:
 
 def test_it_learns_digits(tmp_path: Path) -> None:
     net = network((100, 100), loss=SymBa(20.0)).float()
-    run = trainer(tmp_path, max_epochs=8, num_sanity_val_steps=0, check_val_every_n_epoch=8)
+    run = trainer(tmp_path, max_epochs=12, num_sanity_val_steps=0, check_val_every_n_epoch=12)
     module = ff.FFClassifier(net, negatives=HardWrongLabel(0.05), optimizer=partial(torch.optim.Adam, lr=2e-3))
     run.fit(module, ImageDataModule("digits", batch_size=50))
     assert run.callback_metrics["val/accuracy"] > 0.9
     assert run.callback_metrics["val/separation/block_0"] > 0.85
-    assert run.global_step == 8 * 26
+    assert run.global_step == 12 * 26
 
 
 def test_a_resumed_run_is_the_one_that_never_stopped(tmp_path: Path) -> None:
