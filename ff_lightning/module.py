@@ -272,6 +272,12 @@ class FFLightningModule(Part, pl.LightningModule):
         waits_for_nobody = self._is_on_host or self.device.type == "cpu"
         return waits_for_nobody or not self.trainer.training or self.is_logged()
 
+    @property
+    def sample_dtype(self) -> torch.dtype | None:
+        """In which precision the network takes samples: that of its weights, if it has any."""
+        kinds = (parameter.dtype for parameter in self.network.parameters())
+        return next((kind for kind in kinds if kind.is_floating_point), None)
+
     def is_logged(self) -> bool:
         """Whether Lightning writes the metrics of this batch to the loggers."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]

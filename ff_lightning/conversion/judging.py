@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ff_lightning.blocks import Block, ClassBlock, ContrastiveBlock
+from ff_lightning.blocks import Block, ContrastiveBlock, passing_norm
 from ff_lightning.candidates import CandidateLoss
 from ff_lightning.conversion.families import Cut
 from ff_lightning.conversion.tokens import OfLastChannels, OfTokens, vector_of
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness, WeightedEnergy, as_goodness
 from ff_lightning.losses import ContrastiveLoss, SimilarityMatching
-from ff_lightning.networks.heads import Above, AveragedHead, ClassParts, Head, classes_of
+from ff_lightning.networks.heads import AveragedHead, ClassParts, Head
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,7 @@ class Judges:
     cut: Cut
 
     def __post_init__(self) -> None:
-        if isinstance(self.loss, CandidateLoss):
-            ClassParts(self.goodness, self.loss, nn.Identity(), self.matching, self.head)
-        elif self.matching is not None or self.head is not None:
+        if not isinstance(self.loss, CandidateLoss) and (self.matching is not None or self.head is not None):
             name = "head" if self.matching is None else "matching"
             raise InputError(
                 f"Passed `{name}` with `loss={type(self.loss).__name__}`. Only blocks that give every class a goodness "
@@ -60,19 +58,24 @@ class Judges:
                 "one, which `ConvNet`, `MLP` and `ClassMLP` know: use `PrivateHead()`, or leave `head` out."
             )
 
-    def blocks(self, layers: Sequence[nn.Module], shapes: Sequence[torch.Size]) -> list[Block]:
+    def blocks(self, layers: Sequence[nn.Module], shapes: Sequence[torch.Size]) -> Sequence[Block]:
         """Blocks of layers whose activities have the shapes, of one sample each."""
-        highest = len(layers) - 1
-        return [self._block(layer, shapes[index], last=index == highest) for index, layer in enumerate(layers)]
-
-    def _block(self, layer: nn.Module, shape: torch.Size, *, last: bool) -> Block:
-        loss, norm = copy.deepcopy(self.loss), copy.deepcopy(self.norm)
-        seen = self._seen(shape)
-        if not isinstance(loss, CandidateLoss):
-            return ContrastiveBlock(layer, self._in_form(self.goodness.sized(seen)), loss, norm=norm)
-        above = None if last else Above(layer, tuple(seen), nn.Identity())  # a head is told that there is a next block
-        goodness = self.goodness.sized(seen) if self.head is None else self.head.under(self.goodness, seen, above)
-        return ClassBlock(layer, self._in_form(goodness), loss, norm=norm, matching=self._matching(seen))
+        seen = [self._seen(shape) for shape in shapes]
+        if not isinstance(self.loss, CandidateLoss):
+            return [
+                ContrastiveBlock(
+                    layer,
+                    self._in_form(self.goodness.sized(shape)),
+                    copy.deepcopy(self.loss),
+                    norm=copy.deepcopy(self.norm),
+                )
+                for layer, shape in zip(layers, seen, strict=True)
+            ]
+        parts = ClassParts(self.goodness, self.loss, passing_norm(self.norm), self._matching(), self.head)
+        found = parts.blocks(layers, seen)
+        for block in found:
+            block.goodness = self._in_form(block.goodness)
+        return found
 
     def _seen(self, shape: torch.Size) -> tuple[int, ...]:
         """Shape of a sample of the activities as a goodness sees them."""
@@ -85,12 +88,11 @@ class Judges:
             return OfTokens(goodness)
         return OfLastChannels(goodness) if self.cut.channels_last else goodness
 
-    def _matching(self, shape: tuple[int, ...]) -> SimilarityMatching | None:
-        matching = self.matching
-        if matching is not None and (self.cut.tokens or self.cut.channels_last):
-            kind = MatchingOfTokens if self.cut.tokens else MatchingOfLastChannels
-            matching = kind(matching.num_classes, share=matching.share)
-        return None if matching is None else matching.sized(classes_of(self.goodness), shape)
+    def _matching(self) -> SimilarityMatching | None:
+        if self.matching is None or not (self.cut.tokens or self.cut.channels_last):
+            return self.matching
+        kind = MatchingOfTokens if self.cut.tokens else MatchingOfLastChannels
+        return kind(self.matching.num_classes, share=self.matching.share)
 
 
 class MatchingOfTokens(SimilarityMatching):

@@ -84,12 +84,6 @@ class SampleTask(FFLightningModule, ABC):
         with frozen_statistics(self.network):
             return self.network.goodness(x).sum(0)
 
-    @property
-    def sample_dtype(self) -> torch.dtype | None:
-        """In which precision the network takes samples: that of its weights, if it has any."""
-        kinds = (parameter.dtype for parameter in self.network.parameters())
-        return next((kind for kind in kinds if kind.is_floating_point), None)
-
     def taken(self, x: Any) -> Tensor:
         """Samples ``(B, …)`` as the network takes them, as in training: bytes become [0, 1], any precision its own.
 

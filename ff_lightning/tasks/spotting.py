@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.utilities.data import dim_zero_cat
 
+from ff_lightning.engine.casting import as_images
 from ff_lightning.errors import InputError, positive
 from ff_lightning.metrics import ExactSums, leave_inference_mode
 from ff_lightning.module import FFLightningModule
@@ -111,7 +112,7 @@ class FFSpotter(FFLightningModule):
                 f"Passed spectrograms of shape {tuple(x.shape)} and dtype {x.dtype}. They must be floating point of "
                 f"shape (B, 1, {bands}, T)."
             )
-        return x.to(next(self.network.parameters()).dtype)
+        return as_images(x, self.sample_dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """Goodness ``(B, T, C)`` that the last block gives to every class at every frame of ``(B, 1, bands, T)``."""
