@@ -11,6 +11,7 @@ from pydoc_data.topics import topics
 from types import ModuleType
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from sklearn.datasets import load_digits
@@ -336,6 +337,47 @@ def test_learning_is_compared_with_backprop(benchmark: Any, capsys: pytest.Captu
     assert list(result["found"]) == ["2", "4"]
     assert [round(block["cosine"], 2) for block in result["found"]["4"]][-1] == 1
     assert all(block["rank_activities"] > 1 for block in result["found"]["4"])
+
+
+class Stop(pl.Callback):
+    """Ends a training as an error would, after some updates."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *rest: Any) -> None:
+        if trainer.global_step == self.after:
+            raise RuntimeError("stopped")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_stopped_training_of_a_benchmark_goes_on(
+    benchmark: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ends where one that was never stopped does, and counts the time before the stop; what is done is read."""
+    words = ["--data", "digits", "--tier", "T2", "--trainer.max_epochs", "2", "--parts", "ff"]
+    conv = benchmark("conv", *words, "--folder", str(tmp_path))
+    continued = benchmark("continued", *sys.argv[1:])
+    monkeypatch.setattr(continued, "SECONDS_BETWEEN", 0.0)
+    args = conv.arguments()
+    recipes = [args.recipe, *args.overlays]
+    never, stopped, later = (conv.build(args, recipes, 0) for _ in range(3))
+    continued.fit(never, None)
+    place = continued.folder_of(stopped, tmp_path)
+    assert place == continued.folder_of(later, tmp_path) != continued.folder_of(conv.build(args, recipes, 1), tmp_path)
+    stopped.trainer.callbacks.append(Stop(after=15))
+    with pytest.raises(RuntimeError, match="stopped"):
+        continued.fit(stopped, place)
+    (kept,) = (one for name, one in torch.load(place / "last.ckpt")["callbacks"].items() if name.startswith("Keeper"))
+    assert continued.fit(later, place).cpu_seconds > kept["cpu_seconds"] > 0
+    for name, value in never.model.state_dict().items():
+        assert torch.equal(value, later.model.state_dict()[name]), name
+    conv.main()
+    first = capsys.readouterr().out
+    assert json.loads(first.splitlines()[-1])["test_accuracy"] > 80
+    (place / "last.ckpt").unlink()
+    conv.main()
+    assert capsys.readouterr().out == first
 
 
 @pytest.mark.filterwarnings("ignore")

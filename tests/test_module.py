@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -179,6 +180,14 @@ def test_trainer_flags_are_refused_by_our_name(tmp_path: Path, flags: dict[str, 
     (name,) = flags
     with pytest.raises(ff.InputError, match=rf"{name}=.*pass `{ours[name]}` to the module"):
         trainer(tmp_path, **flags).fit(classifier(), loader(40, 20))
+
+
+def test_saving_by_the_clock_is_refused(tmp_path: Path) -> None:
+    """Lightning would save nothing, and not say so."""
+    saver = ModelCheckpoint(tmp_path, train_time_interval=timedelta(minutes=5))
+    run = trainer(tmp_path, enable_checkpointing=True, callbacks=[saver])
+    with pytest.raises(ff.InputError, match=r"train_time_interval=0:05:00.*pass `every_n_train_steps`"):
+        run.fit(classifier(), loader(40, 20))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins import Precision
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch.optim import Optimizer
@@ -105,6 +107,12 @@ def class_and_arguments(saved: Mapping[str, Any]) -> tuple[str | None, dict[str,
 def batches_trained(trainer: pl.Trainer) -> int:
     """Batches of a training so far, without the present one: Lightning decides by this number when it logs."""
     return int(known(trainer.fit_loop.epoch_loop, "_batches_that_stepped"))
+
+
+def saving_interval(saver: ModelCheckpoint) -> timedelta | None:
+    """The time after which a callback saves again; ``None`` if it counts updates or epochs."""
+    interval: timedelta | None = known(saver, "_train_time_interval")
+    return interval
 
 
 def before_optimizer_step(trainer: pl.Trainer, optimizer: Optimizer) -> None:

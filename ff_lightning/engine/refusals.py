@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.strategies import Strategy
 from torch import nn
 from torch.optim import Optimizer
 
-from ff_lightning.engine.lightning import is_compiled
+from ff_lightning.engine.lightning import is_compiled, saving_interval
 from ff_lightning.errors import InputError
 
 
@@ -23,7 +23,8 @@ def refuse_flags(module: pl.LightningModule) -> None:
         module: attached to a Trainer.
 
     Raises:
-        InputError: the Trainer accumulates, clips or looks for a learning rate, or the module is compiled as a whole.
+        InputError: the Trainer accumulates, clips, looks for a learning rate or saves by the clock, or the module is
+            compiled as a whole.
     """
     trainer = module.trainer
     if is_compiled(module):
@@ -46,6 +47,13 @@ def refuse_flags(module: pl.LightningModule) -> None:
             "Passed a `LearningRateFinder`, or called `Tuner.lr_find`. It looks for the learning rate of one "
             "optimizer and one loss, and every block has its own: compare short runs with different `optimizer`s."
         )
+    for saver in trainer.checkpoint_callbacks:
+        if isinstance(saver, ModelCheckpoint) and (interval := saving_interval(saver)) is not None:
+            raise InputError(
+                f"Passed `{type(saver).__name__}(train_time_interval={interval})`. Lightning saves by the clock under "
+                "automatic optimization alone, so nothing would be saved: pass `every_n_train_steps` or "
+                "`every_n_epochs`."
+            )
 
 
 def refuse_built(**factories: Any) -> None:

@@ -12,17 +12,20 @@ Further arguments change the recipe, of FF and twin alike: `--trainer.max_epochs
 Validation images are cut from the training set and choose the readout; the test set is looked at once, at the end.
 With `--validation-only` the test set stays closed. One network has one twin, whatever its tier: `--parts ff` leaves it
 out, `--parts twin` trains nothing else. `--model.network.lookahead ff_lightning.networks.Lookahead` lets every block
-answer for the next one. The last line is JSON; `cpu_minutes` are those of training FF, a seed.
+answer for the next one. With `--folder runs/conv` the same command goes on after a stop. The last line is JSON;
+`cpu_minutes` are those of training FF, a seed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
+from functools import partial
+from pathlib import Path
 from statistics import mean
 
 import torch
+from continued import fit, folder_of, once
 from lightning.pytorch.cli import LightningCLI
 from recipe import load, name_of_images, provenance
 from torch import Tensor
@@ -41,13 +44,15 @@ TIERS = {"T1": ["with/own_contrast"], "T2": ["with/class_softmax"], "T3": ["with
 LOSSES = {"predsim": "with/predsim", "private_head": "with/private_head", "averaged_head": "with/averaged_head"}
 
 
-def trained(args: argparse.Namespace, recipes: list[str], seed: int) -> tuple[LightningCLI, float]:
-    """Train what the recipes describe; what ran, and minutes of CPU time."""
+def build(args: argparse.Namespace, recipes: list[str], seed: int) -> LightningCLI:
+    """What the recipes describe, with the arguments of the command line."""
     fixed = ["--seed_everything", str(seed), "--data.source", args.data]
-    run = load(recipes, [*fixed, *args.changes], limit_val_batches=0)
-    started = time.process_time()
-    run.trainer.fit(run.model, run.datamodule)
-    return run, round((time.process_time() - started) / 60, 2)
+    return load(recipes, [*fixed, *args.changes], limit_val_batches=0)
+
+
+def said_by(args: argparse.Namespace) -> str:
+    """The images that judge."""
+    return "validation" if args.validation_only else "test"
 
 
 def percent(scores: Tensor, labels: Tensor) -> float:
@@ -83,12 +88,19 @@ def tested(run: LightningCLI) -> dict[str, float]:
     return {name.removeprefix("test/"): round(100 * value, 2) for name, value in found.items() if "accuracy" in name}
 
 
-def forward_forward(args: argparse.Namespace, recipe: str, seed: int) -> dict[str, object]:
-    run, minutes = trained(args, [recipe, *args.overlays], seed)
+def forward_forward(args: argparse.Namespace, seed: int) -> dict[str, object]:
+    run = build(args, [args.recipe, *args.overlays], seed)
+    place = folder_of(run, args.folder)
+    return once(place, said_by(args), partial(judge_blocks, args, run, place))
+
+
+def judge_blocks(args: argparse.Namespace, run: LightningCLI, place: Path | None) -> dict[str, object]:
+    """Train the blocks, let validation choose the readout, and test it."""
+    spent = fit(run, place)
     goodness, labels = validated(run)
     readout, validation = best_readout(goodness, labels)
     result: dict[str, object] = {
-        "cpu_minutes": minutes,
+        "cpu_minutes": round(spent.cpu_seconds / 60, 2),
         "validation": validation,
         "validation_by_block": [percent(g, labels) for g in goodness],
         "readout": type(readout).__name__,
@@ -103,9 +115,19 @@ def forward_forward(args: argparse.Namespace, recipe: str, seed: int) -> dict[st
     return result
 
 
-def backprop(args: argparse.Namespace, recipe: str, seed: int) -> dict[str, object]:
-    run, minutes = trained(args, [recipe, "with/twin"], seed)
-    result: dict[str, object] = {"twin_cpu_minutes": minutes, "twin_validation": percent(*validated(run))}
+def backprop(args: argparse.Namespace, seed: int) -> dict[str, object]:
+    run = build(args, [args.recipe, "with/twin"], seed)
+    place = folder_of(run, args.folder)
+    return once(place, said_by(args), partial(judge_twin, args, run, place))
+
+
+def judge_twin(args: argparse.Namespace, run: LightningCLI, place: Path | None) -> dict[str, object]:
+    """Train the twin, and test it."""
+    spent = fit(run, place)
+    result: dict[str, object] = {
+        "twin_cpu_minutes": round(spent.cpu_seconds / 60, 2),
+        "twin_validation": percent(*validated(run)),
+    }
     if not args.validation_only:
         result["twin_test"] = tested(run)["accuracy"]
     return result
@@ -114,7 +136,8 @@ def backprop(args: argparse.Namespace, recipe: str, seed: int) -> dict[str, obje
 PARTS = {"ff": forward_forward, "twin": backprop}
 
 
-def main() -> None:
+def arguments() -> argparse.Namespace:
+    """Read the command line; what it leaves over, the ``changes``, goes to the recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="digits", help="folder, or one of " + ", ".join(RECIPES))
     parser.add_argument("--tier", choices=list(TIERS), default="T1")
@@ -124,25 +147,30 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
     parser.add_argument("--validation-only", action="store_true", help="do not look at the test set")
+    parser.add_argument("--folder", type=Path, help="keep checkpoints and results here, and go on from them")
     args, args.changes = parser.parse_known_args()
-    torch.set_num_threads(args.threads)
-    recipe = args.recipe or RECIPES.get(name_of_images(args.data))
+    recipe = args.recipe = args.recipe or RECIPES.get(name_of_images(args.data))
     if recipe is None:
         known = ", ".join(RECIPES)
         parser.error(f"--data {args.data}: no recipe for images of that name. Give --recipe, or a folder named {known}")
     if recipe in LABEL_IN_THE_INPUT and args.tier != "T1":
         parser.error(f"--recipe {recipe} is of tier T1")
-    looks_ahead = any("network.lookahead" in word for word in args.changes)
     if args.parts_added and args.tier == "T1" and args.parts_added != ["private_head"]:
         parser.error(f"--with {' '.join(args.parts_added)} compares all classes at once: --tier T2 or T3")
     added = [LOSSES[name] for name in args.parts_added]
     args.overlays = [] if recipe in LABEL_IN_THE_INPUT else [*TIERS[args.tier], *added]
+    return args
 
+
+def main() -> None:
+    args = arguments()
+    torch.set_num_threads(args.threads)
+    looks_ahead = any("network.lookahead" in word for word in args.changes)
     by_seed = []
     for seed in args.seed:
         found: dict[str, object] = {"seed": seed}
         for part in args.parts:
-            found |= PARTS[part](args, recipe, seed)
+            found |= PARTS[part](args, seed)
         by_seed.append(found)
         print(json.dumps(found), flush=True)
 
@@ -156,7 +184,7 @@ def main() -> None:
         "cpu_minutes": average("cpu_minutes"),
         "twin_cpu_minutes": average("twin_cpu_minutes"),
         "seeds": args.seed,
-        "recipe": " + ".join([recipe, *args.overlays]),
+        "recipe": " + ".join([args.recipe, *args.overlays]),
         "by_seed": by_seed,
     }
     print(json.dumps(result | provenance()))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from functools import partial
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
 import torch
+from continued import fit, folder_of, once
 from lightning.pytorch.cli import LightningCLI
 from recipe import load, name_of_images, provenance, tier_of
 
@@ -43,10 +46,14 @@ def trained(args: argparse.Namespace, recipes: list[str], seed: int) -> Measures
     """Train what the recipes describe, and test it."""
     overrides = [f"--trainer.max_epochs={epochs_within(args, recipes, seed)}"] if args.seconds else []
     run = build(args, recipes, seed, *overrides)
+    place = folder_of(run, args.folder)
+    return once(place, "validation" if args.validation_only else "test", partial(judge, args, run, place))
+
+
+def judge(args: argparse.Namespace, run: LightningCLI, place: Path | None) -> Measures:
+    """Train what is built, and test it."""
     epochs = run.trainer.check_val_every_n_epoch = run.trainer.max_epochs
-    started, cpu_started = time.perf_counter(), time.process_time()
-    run.trainer.fit(run.model, run.datamodule)
-    cpu_seconds, seconds = time.process_time() - cpu_started, time.perf_counter() - started
+    spent = fit(run, place)
     measured = dict(run.trainer.callback_metrics)
     if not args.validation_only:
         run.trainer.test(run.model, run.datamodule, verbose=False)
@@ -58,10 +65,10 @@ def trained(args: argparse.Namespace, recipes: list[str], seed: int) -> Measures
     }
     images = len(run.datamodule.train_dataloader().images.labels) * epochs
     return {
-        "cpu_minutes": round(cpu_seconds / 60, 1),
-        "cpu_seconds": round(cpu_seconds),
+        "cpu_minutes": round(spent.cpu_seconds / 60, 1),
+        "cpu_seconds": round(spent.cpu_seconds),
         "epochs": epochs,
-        "samples_per_second": round(images / seconds),
+        "samples_per_second": round(images / spent.seconds),
         "tier": tier_of(run.model),
         **errors,
     }
@@ -76,6 +83,7 @@ def arguments(recipe: str, about: str | None, data: str, variants: dict[str, str
     parser.add_argument("--parts", nargs="+", choices=["ff", "twin"], default=["ff", "twin"])
     parser.add_argument("--seconds", type=float, help="CPU seconds of each training; the recipe's epochs by default")
     parser.add_argument("--validation-only", action="store_true", help="do not look at the test set")
+    parser.add_argument("--folder", type=Path, help="keep checkpoints and results here, and go on from them")
     parser.add_argument("--recipe", default=recipe, help="below recipes/, without ending")
     for name, other in variants.items():
         parser.add_argument(f"--{name}", dest="recipe", action="store_const", const=other, help=f"the recipe {other}")

@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable
+from datetime import timedelta
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 import lightning.pytorch as pl
 import pytest
 from lightning.fabric import Fabric
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.plugins import Precision
@@ -240,6 +242,7 @@ def lightning(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
         run=run,
         module=module,
         hooks=hooks,
+        saver=ModelCheckpoint(train_time_interval=timedelta(minutes=5)),
         ddp=DDPStrategy(static_graph=True),
         sharded=ModelParallelStrategy(save_distributed_checkpoint=False),
         cli=LightningCLI(BoringModel, run=False, args=[], seed_everything_default=False, trainer_defaults=quiet),
@@ -254,6 +257,7 @@ def sigterm(x: SimpleNamespace) -> None:
 CASES: dict[str, tuple[Callable[[SimpleNamespace], Any], Callable[[SimpleNamespace], Any]]] = {
     "_compiler_ctx": (lambda x: x.module, lambda x: names.is_compiled(x.module)),
     "_batches_that_stepped": (lambda x: x.run.fit_loop.epoch_loop, lambda x: names.batches_trained(x.run)),
+    "_train_time_interval": (lambda x: x.saver, lambda x: names.saving_interval(x.saver)),
     "_after_closure": (lambda x: x.run.precision_plugin, lambda x: names.before_optimizer_step(x.run, "optimizer")),
     "_ddp_kwargs": (lambda x: x.ddp, lambda x: names.ddp_options(x.ddp)),
     "_accelerator_connector": (lambda x: x.run, lambda x: names.requeueing_signals(x.run)),
@@ -303,6 +307,8 @@ def test_signals_that_slurm_sends_are_lightnings() -> None:
 
 def test_what_the_functions_say(lightning: SimpleNamespace) -> None:
     assert names.batches_trained(lightning.run) == 1
+    assert names.saving_interval(lightning.saver) == timedelta(minutes=5)
+    assert names.saving_interval(ModelCheckpoint()) is None
     assert names.ddp_options(lightning.ddp)["static_graph"] is True
     assert names.writes_folders(lightning.sharded) is False
     assert names.writes_folders(ModelParallelStrategy()) is True
