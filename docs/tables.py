@@ -15,7 +15,7 @@ from pathlib import Path
 import yaml
 from tables_circuits import predictive, spiking
 from tables_claims import said
-from tables_common import DOCS, rows
+from tables_common import DOCS, cpu_hours, rows
 from tables_convert import converted
 from tables_depth import chains, depth, depth_ideas, wide
 from tables_fine_tune import fine_tuned, fine_tuned_own
@@ -115,7 +115,13 @@ TRIALS = (
 def section(title: str) -> str:
     """Heading, finding and tables, or nothing as long as no run is stored."""
     bodies = [table(name) for table, name in SECTIONS[title] if rows(name)]
-    return "\n\n".join([f"## {title}", FINDINGS[title], *bodies]) if bodies else ""
+    return "\n\n".join([f"## {title}", FINDINGS[title], *bodies, *cost(title)]) if bodies else ""
+
+
+def cost(title: str) -> list[str]:
+    """A sentence on the time that the trainings of a section took, where their runs say so."""
+    hours = cpu_hours(run for _, name in SECTIONS[title] for runs in rows(name) for run in runs)
+    return [f"The trainings behind these tables took {hours:.1f} CPU hours."] if hours >= 0.05 else []
 
 
 def main() -> int:

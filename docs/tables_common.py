@@ -107,6 +107,18 @@ def seeds_of(runs: list[dict[str, Any]]) -> str:
     return ", ".join(sorted({str(seed) for run in runs for seed in run.get("seeds", [run.get("seed")])}))
 
 
+def cpu_hours(runs: Iterable[dict[str, Any]]) -> float:
+    """CPU hours of the trainings behind runs, those that several runs share once."""
+    minutes, arms = 0.0, set()
+    for run in runs:
+        for one in run.get("by_seed") or []:
+            minutes += sum(one.get(f"{who}cpu_minutes") or 0 for who in ("", "twin_"))
+        seconds = run.get("cpu_seconds")
+        arms |= set(seconds.items()) if isinstance(seconds, dict) else set()
+        minutes += sum(trial.get("cpu_seconds") or 0 for trial in run.get("trials") or []) / 60
+    return minutes / 60 + sum(seconds or 0 for _, seconds in arms) / 3600
+
+
 def origin(name: str) -> str:
     """Where and when the runs of a file were made."""
     runs = [run for group in rows(name) for run in group]

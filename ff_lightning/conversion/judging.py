@@ -17,7 +17,7 @@ from ff_lightning.conversion.tokens import OfLastChannels, OfTokens, vector_of
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import Goodness, WeightedEnergy, as_goodness
 from ff_lightning.losses import ContrastiveLoss, SimilarityMatching
-from ff_lightning.networks.heads import AveragedHead, ClassParts, Head
+from ff_lightning.networks.heads import AveragedHead, ClassParts, Head, check_beside
 
 
 @dataclass(frozen=True)
@@ -46,12 +46,7 @@ class Judges:
     cut: Cut
 
     def __post_init__(self) -> None:
-        if not isinstance(self.loss, CandidateLoss) and (self.matching is not None or self.head is not None):
-            name = "head" if self.matching is None else "matching"
-            raise InputError(
-                f"Passed `{name}` with `loss={type(self.loss).__name__}`. Only blocks that give every class a goodness "
-                "take it: pass `loss=Softmax()` or another `CandidateLoss`."
-            )
+        check_beside(self.loss, self.matching, self.head)
         if isinstance(self.head, AveragedHead):
             raise InputError(
                 "Passed `head=AveragedHead` to a converted model. It judges a block by the first layer of the next "

@@ -19,7 +19,7 @@ from ff_lightning.candidates import CandidateLoss, EachLabel
 from ff_lightning.distributed import is_sharded
 from ff_lightning.errors import InputError, whole
 from ff_lightning.goodness import FollowingGoodness, Goodness
-from ff_lightning.losses import SimilarityMatching
+from ff_lightning.losses import ContrastiveLoss, SimilarityMatching
 from ff_lightning.optim import HiddenMatrix
 from ff_lightning.parts import Part
 
@@ -217,6 +217,29 @@ class ClassParts:
             norm = copy.deepcopy(self.norm)
             found.append(ClassBlock(layer, goodness, copy.deepcopy(self.loss), norm=norm, matching=matching))
         return found
+
+
+def check_beside(
+    loss: ContrastiveLoss | CandidateLoss | None, matching: SimilarityMatching | None, head: Head | None
+) -> None:
+    """Check that what stands beside a loss over candidates has one to stand beside.
+
+    Args:
+        loss: of the blocks; ``None`` for the network's own loss of two streams.
+        matching: or ``None``.
+        head: or ``None``.
+
+    Raises:
+        InputError: either of them, with a loss of two streams.
+    """
+    if isinstance(loss, CandidateLoss) or (matching is None and head is None):
+        return
+    name = "head" if matching is None else "matching"
+    given = "" if loss is None else f", `{type(loss).__name__}`"
+    raise InputError(
+        f"Passed `{name}` with a loss of two streams{given}. Only blocks that give every class a goodness take it: "
+        "pass `loss=Softmax()` or another `CandidateLoss`."
+    )
 
 
 def classes_of(goodness: Goodness, num_classes: int | None = None) -> int:

@@ -17,7 +17,7 @@ from ff_lightning.candidates import CandidateLoss
 from ff_lightning.errors import InputError, finite, is_whole, share, whole, whole_numbers
 from ff_lightning.goodness import Goodness, MeanOfSquares, WeightedEnergy, accumulation_dtype
 from ff_lightning.losses import ContrastiveLoss, SimilarityMatching, SymBa
-from ff_lightning.networks.heads import ClassParts, Head, classes_of
+from ff_lightning.networks.heads import ClassParts, Head, check_beside, classes_of
 from ff_lightning.normalization import PeerNormalisation, UnitRMS
 from ff_lightning.signals import Labelled
 from ff_lightning.stacks import BlockStack, HandedUp
@@ -185,7 +185,8 @@ class MLP(BlockStack):
     ) -> None:
         check_dense(in_features, widths, num_classes, dropout=dropout, peer_weight=peer_weight)
         of_classes = isinstance(loss, CandidateLoss)
-        check_parts(of_classes, num_classes, goodness, peer_weight, batch_norm, slope, matching, head)
+        check_parts(of_classes, num_classes, goodness, peer_weight, batch_norm, slope)
+        check_beside(loss, matching, head)
         image_norm = UnitRMS() if image_norm is None else image_norm
         dense = partial(DenseReLU, batch_norm=batch_norm, slope=slope)
         first: nn.Module
@@ -248,8 +249,6 @@ def check_parts(
     peer_weight: float,
     batch_norm: bool,
     slope: float,
-    matching: SimilarityMatching | None,
-    head: Head | None,
 ) -> None:
     """Check that the parts of an :class:`MLP` go together.
 
@@ -266,12 +265,6 @@ def check_parts(
         )
     if of_classes and goodness is not None:
         classes_of(goodness, num_classes)
-    if not of_classes and (matching is not None or head is not None):
-        name = "head" if matching is None else "matching"
-        raise InputError(
-            f"Passed `{name}` with a loss of two streams. Only blocks that give every class a goodness take it: pass "
-            "`loss=Softmax()` or another loss over candidates."
-        )
     if not of_classes and num_classes is not None and (batch_norm or slope):
         name, value = ("batch_norm", batch_norm) if batch_norm else ("slope", slope)
         raise InputError(

@@ -213,7 +213,7 @@ def test_streamed_is_fused_and_a_resumed_training_one_without_a_stop(tmp_path: P
         (
             lambda: MLP(64, [8], matching=SimilarityMatching()),
             "Passed `matching` with a loss of two streams. Only blocks that give every class a goodness take it: pass "
-            "`loss=Softmax()` or another loss over candidates.",
+            "`loss=Softmax()` or another `CandidateLoss`.",
         ),
         (
             lambda: MLP(64, [8], batch_norm=True),
@@ -248,8 +248,8 @@ def test_streamed_is_fused_and_a_resumed_training_one_without_a_stop(tmp_path: P
         ),
         (
             lambda: converted(loss=SymBa(), goodness=MeanOfSquares(), matching=SimilarityMatching()),
-            "Passed `matching` with `loss=SymBa`. Only blocks that give every class a goodness take it: pass "
-            "`loss=Softmax()` or another `CandidateLoss`.",
+            "Passed `matching` with a loss of two streams, `SymBa`. Only blocks that give every class a goodness take "
+            "it: pass `loss=Softmax()` or another `CandidateLoss`.",
         ),
         (
             lambda: ClassMLP(64, [8], loss=EachLabel(), matching=SimilarityMatching()),
