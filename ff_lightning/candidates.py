@@ -87,7 +87,12 @@ class CandidateLoss(Part, nn.Module, ABC):
         return found
 
     def calibrated(self, logits: Tensor, below: Tensor) -> Tensor:
-        """Log-probability, up to a constant, that the goodness learned by this loss stands for."""
+        """Log-probability, up to a constant, that the goodness learned by this loss stands for.
+
+        Args:
+            logits: ``(…, C)``, the block's prediction ``F``.
+            below: ``(…, C)`` or ``(C,)``, what it starts from; 0 for nothing, as for classes.
+        """
         del below
         return logits
 
@@ -120,9 +125,16 @@ class Softmax(CandidateLoss):
         del generator, below
         return Contrast(F.cross_entropy(self.scale * logits.flatten(0, -2), targets.flatten()))
 
+    def calibrated(self, logits: Tensor, below: Tensor) -> Tensor:  # noqa: D102
+        del below
+        return self.scale * logits
+
 
 class WrongCandidate(CandidateLoss):
     """The true candidate against one wrong one, all equally likely (tier T1).
+
+    With :class:`~ff_lightning.losses.SymBa` the optimum of ``alpha * G`` is log-probability; of another contrast nobody
+    says what the goodness stands for.
 
     Args:
         loss: contrasts the goodness of both; :class:`~ff_lightning.losses.SymBa` by default.
@@ -140,6 +152,10 @@ class WrongCandidate(CandidateLoss):
         chosen = torch.stack([targets, (targets + away) % logits.shape[-1]], -1)
         g_pos, g_neg = logits.gather(-1, chosen).unbind(-1)
         return Contrast(self.loss(g_pos, g_neg), g_pos.detach(), g_neg.detach())
+
+    def calibrated(self, logits: Tensor, below: Tensor) -> Tensor:  # noqa: D102
+        del below
+        return self.loss.alpha * logits if isinstance(self.loss, SymBa) else logits
 
 
 class SampledContrast(CandidateLoss, ABC):

@@ -108,6 +108,11 @@ class FFLightningModule(Part, pl.LightningModule):
                 f"Passed `accumulate_batches={accumulate_batches}`. `accumulate_batches` must be a whole number, 1 or "
                 "more."
             )
+        if accumulate_batches > 1 and (self.repeats_blocks or network.repeats_blocks):
+            raise InputError(
+                f"Passed `accumulate_batches={accumulate_batches}` to a task that updates its blocks several times a "
+                "batch. Pass larger batches instead."
+            )
         refuse_built(optimizer=optimizer, lr_scheduler=lr_scheduler)
         save_plain_hyperparameters(self, inspect.currentframe())
         self.automatic_optimization = False

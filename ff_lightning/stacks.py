@@ -151,6 +151,17 @@ class Network(Part, nn.Module, ABC):
         answers = zip(islice(self, blocks), self.activities(x), strict=False)
         return torch.stack([block.goodness(h) for block, h in answers])
 
+    def calibrated(self, goodness: Tensor) -> Tensor:
+        """What goodness of classes stands for as log-probability, up to a constant, by the loss of every block.
+
+        Args:
+            goodness: ``(L, …, C)``, of blocks that give every class one.
+        """
+        nothing = goodness.new_zeros(goodness.shape[-1])
+        blocks: list[Any] = list(self)
+        said = [block.loss.calibrated(g, nothing) for block, g in zip(blocks, goodness, strict=True)]
+        return torch.stack(said)
+
     def open(self, image: Tensor) -> Opened:
         """Compute once what no label changes of images ``(B, …)``, to judge several labels and to learn from two."""
         return Opened(self, image)
@@ -289,7 +300,7 @@ class BlockStack(Network):
         if top < self.stage.blocks.start:
             return
         signal = self.stage.receive(signal)
-        for blocks in self.spans(context.update):
+        for blocks in (part for span in self.spans(context.update) for part in self._parted(span, context)):
             if blocks[0] > top:
                 return
             received = signal if self.updates_in_turn else None
@@ -307,14 +318,20 @@ class BlockStack(Network):
     def spans(self, update: int) -> Iterator[range]:
         """Blocks that one loss trains: each by itself, or overlapping pairs.
 
-        On even updates the pairs are (0, 1), (2, 3), …, on odd ones (1, 2), (3, 4), …; a block without a partner is
-        trained alone (Trifecta, Dooms et al. 2023, arXiv 2311.18130, section 3.3).
+        On even updates the pairs are (0, 1), (2, 3), …, on odd ones (1, 2), (3, 4), …; a block without a partner, or
+        whose partner rests, is trained alone (Trifecta, Dooms et al. 2023, arXiv 2311.18130, section 3.3).
         """
         if not self.overlapping:
             yield from (range(index, index + 1) for index in self.stage.blocks)
             return
         starts = sorted({0, *range(update % 2, len(self), 2)})
         yield from (range(*ends) for ends in pairwise([*starts, len(self)]))
+
+    def _parted(self, span: range, context: StepContext) -> Sequence[range]:
+        """Blocks that one loss trains together; each by itself where one of them rests."""
+        if all(self.learns(index, context) for index in span):
+            return [span]
+        return [range(index, index + 1) for index in span]
 
     def _span(self, blocks: range, signal: Signal, context: StepContext) -> tuple[LocalStep | None, Signal]:
         if not all(self.learns(index, context) for index in blocks):

@@ -17,9 +17,11 @@ from ff_lightning.candidates import (
     LogisticContrast,
     SampledContrast,
     Softmax,
+    WrongCandidate,
     draw_tokens,
 )
 from ff_lightning.errors import InputError
+from ff_lightning.losses import SymBa
 
 V = 5
 ALL_LOSSES = [LinearContrast(4), LogisticContrast(4), LogisticContrast(4, from_below=True), Softmax()]
@@ -138,7 +140,10 @@ def optimum(loss: CandidateLoss, below: Tensor, p: Tensor, steps: int = 400) -> 
     return loss.calibrated(at.detach(), below).log_softmax(-1)
 
 
-@pytest.mark.parametrize("loss", ALL_LOSSES, ids=["linear", "logistic", "below", "softmax"])
+TEMPERED = [Softmax(scale=3.0), WrongCandidate(), WrongCandidate(SymBa(1.5))]
+
+
+@pytest.mark.parametrize("loss", [*ALL_LOSSES, *TEMPERED], ids=lambda loss: type(loss).__name__)
 def test_the_calibrated_optimum_is_log_probability(loss: CandidateLoss) -> None:
     p = torch.tensor([0.5, 0.25, 0.15, 0.07, 0.03])
     below = torch.tensor([0.3, 0.1, 0.2, 0.3, 0.1]).log()

@@ -24,7 +24,7 @@ from ff_lightning.errors import DivergedError
 from ff_lightning.goodness import ChannelGroups
 from ff_lightning.losses import MovingThresholdLoss, SymBa
 from ff_lightning.negatives import HardWrongLabel
-from ff_lightning.networks import MLP, DenseReLU
+from ff_lightning.networks import MLP, DenseReLU, RecurrentMLP
 from ff_lightning.schedules import HoldThenDecay
 from ff_lightning.signals import Signal
 from ff_lightning.stacks import BlockStack
@@ -331,6 +331,10 @@ def test_repeated_blocks_are_updated_at_every_yield(tmp_path: Path) -> None:
     assert len({tuple(w.flatten().tolist()) for w in seen}) == 4
     with pytest.raises(ff.InputError, match="use 'streamed'"):
         Twice(MLP(64, [8], num_classes=None), update="fused")
+    with pytest.raises(ff.InputError, match="`accumulate_batches=2` to a task that updates its blocks several times"):
+        Twice(MLP(64, [8], num_classes=None), accumulate_batches=2)
+    with pytest.raises(ff.InputError, match="`accumulate_batches=2` to a task that updates its blocks several times"):
+        ff.FFClassifier(RecurrentMLP(64, [8, 8]), accumulate_batches=2)
 
 
 def test_the_same_trainer_can_fit_again(tmp_path: Path) -> None:

@@ -32,7 +32,8 @@ class SpikeEncoding(Part, ABC):
 
         Args:
             x: ``(B, …)`` floating.
-            generator: source of randomness on the device of ``x``; torch's own by default.
+            generator: source of randomness on the device of ``x``, for an evaluation: one draw serves all samples, so
+                that the spikes of one do not depend on the others. By default torch's own, with a draw for each.
 
         Yields:
             ``(B, D)``, zeros and ones of the dtype of ``x``.
@@ -55,8 +56,9 @@ class RateEncoding(SpikeEncoding):
 
     def frames(self, x: Tensor, generator: torch.Generator | None = None) -> Iterator[Tensor]:  # noqa: D102
         probability = x.flatten(1) * self.rate
+        shape = probability.shape if generator is None else (1, *probability.shape[1:])
         for _ in range(self.steps):
-            drawn = torch.rand(probability.shape, generator=generator, device=x.device)  # float32 in every precision
+            drawn = torch.rand(shape, generator=generator, device=x.device)  # float32 in every precision
             yield (drawn < probability).to(x.dtype)
 
 

@@ -35,7 +35,8 @@ def find_events(goodness: Tensor, *, reach: int = 12, smooth: int = 5) -> Events
     A word is reported ``reach`` frames after the frame at which it was found, when no later one can be better.
 
     Args:
-        goodness: ``(T, C)``, of all classes at every frame; the last class is "no word".
+        goodness: ``(T, C)``, of all classes at every frame, as log-probability up to a constant; the last class is
+            "no word".
         reach: frames to either side.
         smooth: probabilities are averaged over so many frames, the current one and earlier ones.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -155,6 +156,9 @@ class GoodnessReadout(Readout):
 class LastBlock(GoodnessReadout):
     """Goodness of the last block alone: what fits blocks that each aim at the whole target."""
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def combine(self, goodness: Tensor) -> Tensor:  # noqa: D102
         return goodness[-1]
 
@@ -162,10 +166,25 @@ class LastBlock(GoodnessReadout):
 class MeanLogProbability(GoodnessReadout):
     """Mean over blocks ``first_block`` and above of the log-probability that each gives to a class.
 
-    What a block says is ``softmax(G)`` over the classes, as the class losses train it.
+    What a block says is ``softmax(G)`` over the classes, or, in a task, what its loss trains: ``softmax(scale * G)`` of
+    :class:`~ff_lightning.candidates.Softmax`.
     """
 
+    def __init__(self, first_block: int = 0) -> None:
+        super().__init__(first_block)
+        self._losses: tuple[Any, ...] = ()
+
+    def attach(self, network: Network, num_classes: int) -> None:
+        """Take from the blocks what their goodness stands for, and check that the readout fits."""
+        super().attach(network, num_classes)
+        blocks: list[Any] = list(network)
+        self._losses = tuple(block.loss for block in blocks) if network.gives_classes else ()
+
     def combine(self, goodness: Tensor) -> Tensor:  # noqa: D102
+        if self._losses:
+            nothing = goodness.new_zeros(goodness.shape[-1])
+            said = zip(self._losses, goodness, strict=True)
+            goodness = torch.stack([loss.calibrated(g, nothing) for loss, g in said])
         return goodness[self.first_block :].log_softmax(-1).mean(0)
 
 
@@ -206,6 +225,8 @@ class ChosenBlocks(GoodnessReadout):
 
     def choose(self) -> None:  # noqa: D102
         counts = mean_over_ranks(self.correct)
+        if not counts.any():  # nothing was observed, or nothing right
+            return
         depth = len(counts)
         ranges = sorted(((first, last) for first in range(depth) for last in range(first, depth)), key=_length)
         first, last = max(ranges, key=lambda ends: float(counts[ends]))

@@ -172,7 +172,9 @@ class FFAnomalyDetector(SampleTask):
         unknown = scores.new_tensor(torch.nan)
 
         def told(metric: Metric, of: Tensor) -> Tensor:
-            return metric(of, labels) if both else unknown
+            # Ranks: of scores out of [0, 1] torchmetrics takes the sigmoid, which makes large ones equal.
+            ranks = of.unique(return_inverse=True)[1].double() / len(of)
+            return metric(ranks, labels).to(of.dtype) if both else unknown
 
         values = {"auroc": told(BinaryAUROC(), scores), "average_precision": told(BinaryAveragePrecision(), scores)}
         values["detected"] = (scores[labels == 1] > self.threshold).float().mean() if both else unknown

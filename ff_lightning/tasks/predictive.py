@@ -67,6 +67,8 @@ class FFPredictive(FFClassifier):
         goodness = label_goodness(self.network, x, self.num_classes)
         assert isinstance(self.readout, GoodnessReadout)
         scores = self.readout.combine(goodness)
+        if stage == "val" and not self.trainer.sanity_checking:
+            self.readout.observe(goodness, y)
         self.log_accuracy(scores, y, stage, metrics)
         self.contrast.update(goodness, y, [block.threshold for block in self.network])
         values = {"head_accuracy": (self.network.classify(x).argmax(1) == y).float().mean()}

@@ -69,7 +69,8 @@ class FFRegressor(SampleTask):
         **kwargs: see :class:`~ff_lightning.FFLightningModule`.
 
     Raises:
-        InputError: the network gives no candidate a goodness, or the range makes no sense.
+        InputError: the network gives no candidate a goodness, the readout chooses by classes, or the range makes no
+            sense.
     """
 
     numbers: Tensor
@@ -96,6 +97,11 @@ class FFRegressor(SampleTask):
         self.register_buffer("numbers", candidates_of(low, high, count))
         self.spread = positive("spread", spread)
         self.readout = MeanLogProbability() if readout is None else readout
+        if type(self.readout).observe is not GoodnessReadout.observe:
+            raise InputError(
+                f"Passed `readout={type(self.readout).__name__}`, which chooses by right and wrong classes; numbers "
+                "are near or far. Pass another, such as `MeanLogProbability()` or `LastBlock()`."
+            )
         self.readout.check(network)
         self.val_metrics = NumberMetrics(len(network))
         self.test_metrics = NumberMetrics(len(network))
@@ -118,10 +124,10 @@ class FFRegressor(SampleTask):
 
     def predicted(self, x: Tensor) -> NumberPrediction:
         """Numbers of samples ``(B, …)``, and how sure the network is of them."""
-        return self.mean(self.readout.combine(self.network.goodness(self.taken(x))))
+        return self.mean(self.readout.combine(self.network.calibrated(self.network.goodness(self.taken(x)))))
 
     def mean(self, scores: Tensor) -> NumberPrediction:
-        """Mean and deviation of the candidates, of scores ``(…, C)``: ``(…)`` each."""
+        """Mean and deviation of candidates, ``(…)`` each, by their log-probabilities ``(…, C)``, up to a constant."""
         probabilities = scores.to(self.numbers.dtype).softmax(-1)
         values = probabilities @ self.numbers
         squares = (probabilities * (self.numbers - values.unsqueeze(-1)).square()).sum(-1)
@@ -142,8 +148,8 @@ class FFRegressor(SampleTask):
     def evaluate(self, batch: Any, metrics: NumberMetrics) -> None:
         """Compare what is predicted of a batch with its numbers."""
         x, y = self.checked(batch)
-        goodness = self.network.goodness(x)
-        metrics.update(self.mean(self.readout.combine(goodness)).values, self.mean(goodness).values, y)
+        said = self.network.calibrated(self.network.goodness(x))
+        metrics.update(self.mean(self.readout.combine(said)).values, self.mean(said).values, y)
 
     def on_validation_epoch_end(self) -> None:
         """Log what was found."""

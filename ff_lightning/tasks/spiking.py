@@ -24,7 +24,7 @@ class FFSpikingClassifier(FFClassifier):
         **kwargs: see :class:`~ff_lightning.FFClassifier`.
 
     Raises:
-        InputError: the network does not spike, or batches are to share an update.
+        InputError: the network does not spike.
     """
 
     def __init__(self, network: SpikingMLP, **kwargs: Any) -> None:
@@ -33,9 +33,4 @@ class FFSpikingClassifier(FFClassifier):
             raise InputError(
                 f"Passed `network={type(network).__name__}`. An `FFSpikingClassifier` trains a spiking network: pass a "
                 "`SpikingMLP`."
-            )
-        if self.accumulate_batches != 1:
-            raise InputError(
-                f"Passed `accumulate_batches={self.accumulate_batches}` to a task that learns at every time step. Pass "
-                "larger batches instead."
             )

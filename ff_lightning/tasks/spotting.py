@@ -124,8 +124,9 @@ class FFSpotter(FFLightningModule):
 
     def candidates(self, goodness: Tensor) -> Events:
         """Words that may be in a recording, however improbable, by the goodness of every class ``(T, C)``."""
+        said = self.network[-1].loss.calibrated(goodness, goodness.new_zeros(goodness.shape[-1]))  # type: ignore[union-attr, operator]
         reach, smooth = (max(1, round(seconds / self.frame_seconds)) for seconds in (REACH, SMOOTH))
-        return find_events(goodness, reach=reach, smooth=smooth)
+        return find_events(said, reach=reach, smooth=smooth)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Accuracy of the frames, and which of the words are found."""

@@ -113,6 +113,16 @@ def test_overlapping_updates_reach_neighbours_and_no_further(update: int, pairs:
     assert reached == pairs
 
 
+def test_a_block_whose_partner_rests_learns_alone() -> None:
+    """Every block has its turn under `Greedy` and the like: in pairs that both rest, those in the middle never had."""
+    stack = network((6, 6, 6), overlapping=True)
+    for update in (0, 1):
+        for alone in range(3):
+            learning = [index == alone for index in range(3)]
+            steps = list(stack.local_losses(signal(), StepContext(context(update).generator, update, learning)))
+            assert [step.blocks for step in steps] == [(alone,)]
+
+
 def test_the_gradient_of_a_pair_is_that_of_the_sum_of_both_losses() -> None:
     stack = network((6, 8), overlapping=True)
     found = gradients(stack)

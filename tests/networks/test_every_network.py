@@ -106,9 +106,8 @@ def test_nothing_above_the_highest_block_that_learns_is_computed(name: str) -> N
         block.register_forward_hook(lambda *args, index=index: seen.append(index))
     only_first = [index == 0 for index in range(len(network))]
     found = [step.block for step in network.local_losses(signal, StepContext(seeded, 0, only_first))]
-    # Of overlapping pairs the first block learns only where it has no partner, which is on odd updates.
-    assert found == ([] if network.overlapping else [0])
-    assert set(seen) <= ({0, 1} if network.overlapping else {0})
+    assert found == [0]
+    assert set(seen) <= {0}
 
 
 ONE = two_thresholds()[:1]

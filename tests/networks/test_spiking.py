@@ -176,9 +176,12 @@ def test_what_cannot_work_is_refused(build: Callable[[], Any], message: str) -> 
 
 def test_encodings_say_what_they_should() -> None:
     x = torch.tensor([[0.0, 0.25, 1.0]]).expand(20_000, 3)
-    rate = torch.stack(list(RateEncoding(3, rate=0.8).frames(x, torch.Generator().manual_seed(0))))
+    torch.manual_seed(0)
+    rate = torch.stack(list(RateEncoding(3, rate=0.8).frames(x)))
     assert rate.unique().tolist() == [0.0, 1.0]
     torch.testing.assert_close(rate.mean((0, 1)), torch.tensor([0.0, 0.2, 0.8]), atol=0.01, rtol=0.0)
+    for frame in RateEncoding(3, rate=0.8).frames(x, torch.Generator().manual_seed(0)):
+        assert (frame == frame[0]).all(), "one draw serves all samples of an evaluation"
     latency = torch.stack(list(LatencyEncoding(5).frames(x[:1])))
     assert latency[:, 0].T.tolist() == [[0, 0, 0, 0, 0], [0, 0, 0, 1, 0], [1, 0, 0, 0, 0]]
 

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 import ff_lightning as ff
 from ff_lightning.blocks import ContrastiveBlock
 from ff_lightning.data import ImageDataModule
-from ff_lightning.goodness import MeanOfSquares
-from ff_lightning.losses import SymBa
+from ff_lightning.goodness import MeanOfSquares, SumOfSquares
+from ff_lightning.losses import SymBa, ThresholdLoss
 from ff_lightning.negatives import AnyOf, Averaged, Hardest, HybridMask, MixedEntries
 from ff_lightning.networks import MLP, ConvNet, DenseReLU
 from ff_lightning.stacks import BlockStack
@@ -55,6 +55,19 @@ def test_it_and_its_twin_find_digits_that_they_never_saw(tmp_path: Path, kind: A
     assert tested["test/false_alarms"] < 0.2
     lines = list(scores[0].lines([]))
     assert [line[0] == "anomaly" for line in lines] == anomalous.tolist()
+
+
+def test_the_order_of_large_goodness_counts(tmp_path: Path) -> None:
+    """A goodness of hundreds, as sums of squares have, is as well told as a small one."""
+    network = MLP(64, [400], num_classes=None, goodness=SumOfSquares(), loss=ThresholdLoss(200.0, scale=0.05))
+    module, images = ff.FFAnomalyDetector(network, optimizer=partial(torch.optim.Adam, lr=1e-3)), data()
+    run = trainer(tmp_path, max_epochs=1)
+    run.fit(module, images)
+    x, y = (torch.cat(column) for column in zip(*images.val_dataloader(), strict=True))
+    (goodness,) = module.network.goodness(x)
+    assert goodness.abs().min() > 20
+    expected = roc_auc_score(y, -goodness)
+    assert run.callback_metrics["val/auroc/block_0"].item() == pytest.approx(expected, abs=1e-6) != 0.5
 
 
 def test_the_threshold_lets_through_the_share_that_was_asked_for_and_is_kept(tmp_path: Path) -> None:

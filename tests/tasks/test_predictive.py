@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 import ff_lightning as ff
 from ff_lightning.callbacks import GeneratedPictures
 from ff_lightning.data import ImageDataModule
+from ff_lightning.readouts import ChosenBlocks, label_goodness
 from ff_lightning.schedules import HoldThenDecay
 from tests.tasks import rank_cases
 from tests.tasks.rank_cases import predictive
@@ -35,6 +36,18 @@ def test_it_learns_to_tell_digits_apart_and_to_make_them(tmp_path: Path) -> None
     means = torch.stack([x[y == c].mean(0).flatten() for c in range(10)])
     nearest = torch.cdist(module.sample(labels), means).argmin(1)
     assert (nearest == labels).float().mean() > 0.8
+
+
+def test_blocks_are_chosen_by_what_validation_finds(tmp_path: Path) -> None:
+    module = predictive(40, readout=ChosenBlocks(2))
+    run = trainer(tmp_path, max_epochs=3, num_sanity_val_steps=0, check_val_every_n_epoch=3)
+    data = ImageDataModule("digits", batch_size=100)
+    run.fit(module, data)
+    x, y = (torch.cat(column) for column in zip(*data.val_dataloader(), strict=True))
+    goodness = label_goodness(module.network, x, 10)
+    right = {ends: int((goodness[slice(*ends)].sum(0).argmax(1) == y).sum()) for ends in ((0, 1), (1, 2), (0, 2))}
+    assert right[tuple(module.readout.chosen.tolist())] == max(right.values()) > 0.3 * len(y)
+    assert right[0, 1] < max(right.values()), "the first block alone is what nothing observed would choose"
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")

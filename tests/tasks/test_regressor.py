@@ -12,9 +12,10 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import ff_lightning as ff
+from ff_lightning.candidates import Softmax
 from ff_lightning.data import TableDataModule
 from ff_lightning.networks import MLP, ClassMLP
-from ff_lightning.readouts import GoodnessReadout
+from ff_lightning.readouts import ChosenBlocks, GoodnessReadout, LastBlock
 from tests.training import assert_same_weights, trainer, weights
 
 FAST = partial(torch.optim.Adam, lr=2e-3)
@@ -70,6 +71,22 @@ def test_the_prediction_is_the_mean_of_the_candidates_by_their_probability() -> 
     assert deviation == pytest.approx(math.sqrt(0.25 * 3**2 + 0.75 * 1))
 
 
+def test_the_probability_is_that_which_the_loss_trains() -> None:
+    """Goodness of a tenth, under ten times the scale, says the same."""
+    x, found = torch.randn(20, 10), []
+    for scale in (1.0, 10.0):
+        torch.manual_seed(0)
+        network = ClassMLP(10, [32, 32], num_classes=16, loss=Softmax(scale=scale))
+        for block in network:
+            torch.nn.init.normal_(block.goodness.weight, std=1 / scale)
+        for readout in (None, LastBlock()):
+            found.append(ff.FFRegressor(network, low=0.0, high=15.0, readout=readout).eval().predicted(x))
+    for plain, scaled in zip(found[:2], found[2:], strict=True):
+        torch.testing.assert_close(plain.values, scaled.values)
+        torch.testing.assert_close(plain.deviations, scaled.deviations)
+    assert found[0].values.std() > 0.1
+
+
 def test_no_gradient_crosses_a_block() -> None:
     module = regressor()
     module.may_look = lambda: True
@@ -100,6 +117,10 @@ def test_a_resumed_run_ends_with_the_same_weights(tmp_path: Path) -> None:
         (lambda: regressor(low=5.0, high=5.0), "`low=5.0` and `high=5.0`"),
         (lambda: regressor(spread=0.0), "`spread=0.0`.*positive"),
         (lambda: regressor(readout=GoodnessReadout(first_block=2)), "`first_block=2`.*at most 1"),
+        (
+            lambda: regressor(readout=ChosenBlocks(2)),
+            "`readout=ChosenBlocks`, which chooses by right",
+        ),
         (lambda: ff.FFRegressor(MLP(10, [8], overlay=False), low=0.0, high=1.0), "`network=MLP`.*every candidate"),
         (lambda: ff.BackpropTwin(ClassMLP(10, [8]), high=1.0), "Passed `high` to the twin of a network"),
     ],

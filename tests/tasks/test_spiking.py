@@ -16,7 +16,7 @@ from ff_lightning.networks import LatencyEncoding, RateEncoding
 from ff_lightning.readouts import LinearReadout
 from tests.spiking import ADAM, classifier, network
 from tests.tasks import rank_cases
-from tests.training import assert_same_weights, trainer, weights
+from tests.training import assert_same_weights, digits, trainer, weights
 
 
 def data(batch_size: int = 100) -> ImageDataModule:
@@ -75,6 +75,15 @@ def test_precisions_stay_close(tmp_path: Path) -> None:
     assert max(accuracy) - min(accuracy) < 0.08
 
 
+def test_a_sample_is_judged_as_if_it_were_alone() -> None:
+    module = classifier(network(encoding=RateEncoding(6))).eval()
+    x = digits(12)[0]
+    order = torch.randperm(12)
+    alone = torch.cat([module(one[None]) for one in x])
+    torch.testing.assert_close(module(x), alone)
+    torch.testing.assert_close(module(x[order]), alone[order])
+
+
 def test_two_ranks_equal_one_process(two_ranks_folder: Path, tmp_path: Path) -> None:
     one = rank_cases.fit(tmp_path, "spiking", ranks=1)
     for rank in range(2):
@@ -83,7 +92,7 @@ def test_two_ranks_equal_one_process(two_ranks_folder: Path, tmp_path: Path) -> 
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    with pytest.raises(ff.InputError, match="`accumulate_batches=2` to a task that learns at every time step"):
+    with pytest.raises(ff.InputError, match="`accumulate_batches=2` to a task that updates its blocks several times"):
         classifier(accumulate_batches=2)
     with pytest.raises(ff.InputError, match="use 'streamed'"):
         classifier(update="fused")
