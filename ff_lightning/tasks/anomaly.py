@@ -173,7 +173,7 @@ class FFAnomalyDetector(SampleTask):
 
         def told(metric: Metric, of: Tensor) -> Tensor:
             # Ranks: of scores out of [0, 1] torchmetrics takes the sigmoid, which makes large ones equal.
-            ranks = of.unique(return_inverse=True)[1].double() / len(of)
+            ranks = torch.unique(of, return_inverse=True)[1].double() / len(of)
             return metric(ranks, labels).to(of.dtype) if both else unknown
 
         values = {"auroc": told(BinaryAUROC(), scores), "average_precision": told(BinaryAveragePrecision(), scores)}
