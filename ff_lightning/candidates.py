@@ -112,7 +112,7 @@ class Softmax(CandidateLoss):
     (CwC, arXiv 2312.12668; DeeperForward.) Strictly local all the same.
 
     Args:
-        scale: inverse temperature, per unit of goodness; positive.
+        scale: inverse temperature, per unit of goodness; positive. What a block starts from is not goodness.
     """
 
     def __init__(self, *, scale: float = 1.0) -> None:
@@ -122,12 +122,12 @@ class Softmax(CandidateLoss):
     def forward(  # noqa: D102
         self, logits: Tensor, targets: Tensor, generator: torch.Generator | None = None, below: Tensor | None = None
     ) -> Contrast:
-        del generator, below
-        return Contrast(F.cross_entropy(self.scale * logits.flatten(0, -2), targets.flatten()))
+        del generator
+        said = self.calibrated(logits, logits.new_zeros(()) if below is None else below)
+        return Contrast(F.cross_entropy(said.flatten(0, -2), targets.flatten()))
 
     def calibrated(self, logits: Tensor, below: Tensor) -> Tensor:  # noqa: D102
-        del below
-        return self.scale * logits
+        return _scaled(self.scale, logits, below)
 
 
 class WrongCandidate(CandidateLoss):
@@ -147,15 +147,15 @@ class WrongCandidate(CandidateLoss):
     def forward(  # noqa: D102
         self, logits: Tensor, targets: Tensor, generator: torch.Generator | None = None, below: Tensor | None = None
     ) -> Contrast:
-        del below
         away = torch.randint(1, logits.shape[-1], targets.shape, generator=generator, device=targets.device)
         chosen = torch.stack([targets, (targets + away) % logits.shape[-1]], -1)
+        if below is not None and isinstance(self.loss, SymBa):
+            logits = self.calibrated(logits, below) / self.loss.alpha
         g_pos, g_neg = logits.gather(-1, chosen).unbind(-1)
         return Contrast(self.loss(g_pos, g_neg), g_pos.detach(), g_neg.detach())
 
     def calibrated(self, logits: Tensor, below: Tensor) -> Tensor:  # noqa: D102
-        del below
-        return self.loss.alpha * logits if isinstance(self.loss, SymBa) else logits
+        return _scaled(self.loss.alpha, logits, below) if isinstance(self.loss, SymBa) else logits
 
 
 class SampledContrast(CandidateLoss, ABC):
@@ -379,6 +379,11 @@ def _logits(activities: Tensor, readout: tuple[Tensor, Tensor], below: Tensor | 
     logits = F.linear(activities, weight, bias)
     logits = logits.to(accumulation_dtype(logits))
     return logits if below is None else below + logits
+
+
+def _scaled(scale: float, logits: Tensor, below: Tensor) -> Tensor:
+    """A prediction whose goodness counts ``scale`` times; what it starts from counts once."""
+    return logits if scale == 1 else below + scale * (logits - below)
 
 
 @eager

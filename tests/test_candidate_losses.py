@@ -151,6 +151,12 @@ def test_the_calibrated_optimum_is_log_probability(loss: CandidateLoss) -> None:
     assert F.kl_div(learned, p, reduction="sum") < 1e-3
 
 
+@pytest.mark.parametrize("loss", [*ALL_LOSSES, *TEMPERED], ids=lambda loss: type(loss).__name__)
+def test_a_block_without_goodness_says_what_it_starts_from(loss: CandidateLoss) -> None:
+    below = torch.tensor([0.3, 0.1, 0.2, 0.3, 0.1]).log()
+    torch.testing.assert_close(loss.calibrated(below.clone(), below), below)
+
+
 def test_logistic_goodness_alone_would_be_too_flat() -> None:
     """The factor 2 of the calibration is not decoration."""
     p = torch.tensor([0.5, 0.25, 0.15, 0.07, 0.03])
