@@ -617,3 +617,33 @@ def test_a_pretrained_model_is_fine_tuned_by_every_way(benchmark: Any, tmp_path:
     assert len(set(losses.values())) >= 6
     assert found["last_block"] == losses["last_block"]
     assert len(found["peak_mb"]) == len(found["seconds_per_step"]) == len(arms) - 1
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_training_without_a_validation_judges_no_setting(tune: Any) -> None:
+    module = tune("a: [1]")
+    words = ["--model.network.widths", "[20]", "--trainer.max_epochs", "1"]
+    for name, value in (("check_val_every_n_epoch", 2), ("limit_val_batches", 0)):
+        with pytest.raises(InputError, match=rf"`trainer.{name}={value}.*ended without a validation"):
+            module.train(["digits_mlp", "with/smoke"], [*words, f"--trainer.{name}={value}"], [0])
+
+
+def test_a_time_and_a_folder_to_go_on_from_are_refused(benchmark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    script = benchmark("hinton", "--seconds", "5", "--folder", "kept")
+    with pytest.raises(SystemExit):
+        script.arguments("mnist_mlp", None, "digits", {})
+    assert "error: --seconds 5 with --folder kept: " in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_the_twin_of_self_contrast_has_the_changes_of_data_trainer_and_network(
+    benchmark: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = ["--data.limit", "100", "--trainer.precision=32-true", "--model.network.widths", "[20, 20]"]
+    own = ["--model.readout.dropout", "0.0", "--model.schedule.shares=[1,1,1]"]
+    script, seen = benchmark("scff", "--recipe", "mnist_scff", *own[:2], *shared, own[2]), []
+    monkeypatch.setattr(script, "measured", lambda _, recipes, changes: seen.append((recipes, changes)) or ({}, 1.0))
+    script.main()
+    assert seen == [
+        (["mnist_scff"], [*own[:2], *shared, own[2]]),
+        (["mnist_scff", "with/twin"], [*shared, "--trainer.max_epochs=4", "--model.optimizer.lr=0.001"]),
+    ]

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from ff_lightning.engine.checkpoints import AtomicCheckpointIO
 
+PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
+"""Names, in the state of a checkpoint callback, of the files that it has written."""
+
 
 class RunCheckpoint(ModelCheckpoint):
-    """A checkpoint in the run folder."""
+    """A checkpoint in the run folder, which may be spelled otherwise or moved when the run goes on."""
+
+    resumed: str | None = None
+    """The checkpoint that the training goes on from."""
 
     @property
     def state_key(self) -> str:
@@ -23,6 +30,42 @@ class RunCheckpoint(ModelCheckpoint):
         """Find the run folder."""
         self.dirpath = trainer.default_root_dir
         super().setup(trainer, pl_module, stage)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Note which checkpoint it is, just before its state comes."""
+        self.resumed = None if trainer.ckpt_path is None else str(trainer.ckpt_path)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what is best so far, under the name that the run folder has now.
+
+        Lightning forgets it where the folder is not spelled as before; what comes next would count as best ever. Of
+        another folder, in which the best is not, it shall.
+        """
+        super().load_state_dict(self._renamed(state_dict) if self._holds(state_dict) else state_dict)
+
+    def _holds(self, state: dict[str, Any]) -> bool:
+        """Whether the run folder is that of a state, under another name, or with the best checkpoint moved there."""
+        before, now = _local(state.get("dirpath")), _local(self.dirpath)
+        if now is None or not now.is_dir():
+            return False
+        if before is not None and before.is_dir() and before.samefile(now):
+            return True
+        resumed, best = _local(self.resumed), _local(state.get("best_model_path"))
+        from_here = resumed is not None and resumed.parent.is_dir() and resumed.parent.samefile(now)
+        return from_here and best is not None and (now / best.name).is_file()
+
+    def _renamed(self, state: dict[str, Any]) -> dict[str, Any]:
+        """A state with its paths in the folder as it is called now."""
+        folder = str(self.dirpath)
+
+        def here(path: str) -> str:
+            return os.path.join(folder, Path(path).name) if path else path
+
+        paths = {name: here(state[name]) for name in PATHS if name in state}
+        best = {here(path): score for path, score in state.get("best_k_models", {}).items()}
+        return {**state, **paths, "dirpath": self.dirpath, "best_k_models": best}
 
 
 class LastCheckpoint(RunCheckpoint):
@@ -86,3 +129,8 @@ class BestCheckpoint(RunCheckpoint):
         path, self.waits = self.waits, ""
         super()._save_checkpoint(trainer, path)
         return path
+
+
+def _local(path: str | Path | None) -> Path | None:
+    """A path on this machine; ``None`` for none, and for an address."""
+    return Path(path) if path and "://" not in str(path) else None

@@ -23,6 +23,9 @@ class StopOnCollapse(pl.Callback):
     come in the schedule, or is over, do not count. Not for negatives from a model's own predictions (language models
     with ``LinearContrast``): these grow as good as the positives, which is the aim.
 
+    Checkpoints keep the count, so that a training that is stopped and resumed stops where it would have. Who goes on
+    after it has stopped gets another ``patience`` steps.
+
     Args:
         min_separation: 0.5 is chance; see :func:`~ff_lightning.metrics.separation`.
         patience: logged steps in a row (see ``log_every_n_steps`` of the Trainer).
@@ -43,9 +46,22 @@ class StopOnCollapse(pl.Callback):
         self._low: dict[int, int] = {}  # logged steps in a row at which a block was at chance
         self._updates = 0
 
+    def state_dict(self) -> dict[str, Any]:
+        """The counts of the blocks, and what was seen of the step at hand."""
+        return {"low": dict(self._low), "best": dict(self._best)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting from there."""
+        self._low, self._best = dict(state_dict["low"]), dict(state_dict["best"])
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Begin to count, before a checkpoint says how far the count is."""
+        if stage == "fit" and trainer.global_step == 0:
+            self._best, self._low = {}, {}
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Begin to count."""
-        self._best, self._low, self._updates = {}, {}, trainer.global_step
+        """Note the updates so far."""
+        self._updates = trainer.global_step
 
     def on_local_step(self, trainer: pl.Trainer, pl_module: FFLightningModule, step: LocalStep) -> None:
         """Keep the best separation of a block in a logged step."""
@@ -62,12 +78,15 @@ class StopOnCollapse(pl.Callback):
         updated, self._updates = trainer.global_step > self._updates, trainer.global_step
         if not updated or not isinstance(pl_module, FFLightningModule) or not pl_module.is_logged():
             return  # a batch that waits for the rest of its update is logged, too
-        for block, best in self._best.items():
+        highest: dict[int, float] = {}
+        for part in pl_module.network.stage.gather(self._best):  # the process that writes checkpoints counts all blocks
+            highest |= {block: max(best, highest.get(block, 0.0)) for block, best in part.items()}
+        for block, best in highest.items():
             self._low[block] = self._low.get(block, 0) + 1 if best <= self.min_separation else 0
         self._best = {}
         collapsed = [block for block, count in self._low.items() if count >= self.patience]
         if trainer.strategy.reduce_boolean_decision(bool(collapsed), all=False):
-            trainer.should_stop = True
+            trainer.should_stop, self._low = True, {}
             rank_zero_info(
                 f"Training stops after {trainer.global_step:,} updates: the separation of block "
                 f"{', '.join(map(str, collapsed)) or 'of another rank'} was at most {self.min_separation} on the last "

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import partial
 from itertools import accumulate
 from typing import Any, cast
@@ -66,7 +66,7 @@ class LocalityMonitor(pl.Callback):
         every: updates between two looks.
 
     Attributes:
-        found: what every look found, block by block, by number of updates.
+        found: what every look found, block by block, by number of updates; checkpoints keep it.
 
     Raises:
         InputError: ``every`` is no whole number; or, when training starts, blocks are elsewhere, sharded or compiled.
@@ -75,6 +75,20 @@ class LocalityMonitor(pl.Callback):
     def __init__(self, every: int = 500) -> None:
         self.every = whole("every", every, least=1, owner=self)
         self.found: dict[int, list[Locality]] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was found so far: by number of updates the four numbers of every block."""
+        return {"found": {step: [list(astuple(block)) for block in blocks] for step, blocks in self.found.items()}}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        found = state_dict["found"]
+        self.found = {step: [Locality(*block) for block in blocks] for step, blocks in found.items()}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget an earlier training, before a checkpoint brings back what belongs to this one."""
+        if stage == "fit" and trainer.global_step == 0:
+            self.found = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check that blocks are as they are written."""
@@ -85,7 +99,6 @@ class LocalityMonitor(pl.Callback):
             )
         if pl_module.compile_blocks:
             raise InputError("Passed `LocalityMonitor` with `compile_blocks=True`. Leave out one of them.")
-        self.found = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Check that all blocks are here."""

@@ -157,16 +157,28 @@ class BlockPictures(pl.Callback):
     """Draws how the blocks of a network tell positives from negatives, when it has been trained.
 
     ``goodness.png`` has histograms of both in the last logged batch; a classifier has better ones, and gets none here.
-    ``losses.png`` shows the validation loss of a language model up to every block, over the training.
+    ``losses.png`` shows the validation loss of a language model up to every block, over the whole training: checkpoints
+    keep the losses so far.
     """
 
     def __init__(self) -> None:
         self._goodness: dict[int, tuple[Tensor, Tensor]] = {}
         self._losses: list[tuple[int, list[float]]] = []
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget an earlier training."""
-        self._goodness, self._losses = {}, []
+    def state_dict(self) -> dict[str, Any]:
+        """The losses so far: updates, and a loss for each block, one entry a validation."""
+        return {"losses": [[step, list(values)] for step, values in self._losses]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._losses = [(step, list(values)) for step, values in state_dict["losses"]]
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Forget an earlier training, before a checkpoint brings back what belongs to this one."""
+        if stage == "fit":
+            self._goodness = {}
+        if stage == "fit" and trainer.global_step == 0:
+            self._losses = []
 
     def on_local_step(self, trainer: pl.Trainer, pl_module: FFLightningModule, step: LocalStep) -> None:
         """Keep the goodness of a logged batch."""

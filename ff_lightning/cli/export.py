@@ -7,6 +7,8 @@ from ff_lightning.errors import InputError
 
 if TYPE_CHECKING:
     from ff_lightning.cli.programs import Program
+    from ff_lightning.data.images import ImageDataModule
+    from ff_lightning.module import FFLightningModule
     from ff_lightning.pretrained import Pretrained
 
 
@@ -26,7 +28,8 @@ def export(ckpt_path: str, output: str, int8: bool = False, check: bool = False,
         trust: packages of your own of which the checkpoint may name classes, with commas in between.
 
     Raises:
-        InputError: another ending, a checkpoint that does not know the form of its data, or packages are missing.
+        InputError: another ending, a checkpoint that does not know the form of its data, packages are missing, or there
+            is nothing to check on. Nothing is written then.
     """
     from ff_lightning.engine.outputs import output_file
 
@@ -36,23 +39,25 @@ def export(ckpt_path: str, output: str, int8: bool = False, check: bool = False,
 
     from lightning.pytorch.utilities import rank_zero_info
 
-    from ff_lightning.cli.models import trusted
+    from ff_lightning.cli.models import trusted, validation_of
     from ff_lightning.cli.programs import need, to_int8, write
     from ff_lightning.module import FFLightningModule
-    from ff_lightning.pretrained import read_pretrained
+    from ff_lightning.pretrained import read_content, restored
 
     if int8 or check:
         need(path, "onnxruntime")
-    found = read_pretrained(ckpt_path, FFLightningModule, trust=trusted(trust))
+    content, packages = read_content(ckpt_path), trusted(trust)
+    found = restored(content, ckpt_path, FFLightningModule, trust=packages)
     program = program_of(found, ckpt_path)
+    images = validation_of(content, ckpt_path, "check", check, packages) if check else None
     path.parent.mkdir(parents=True, exist_ok=True)
     write(program, path)
     size = path.stat().st_size
     if int8:
         to_int8(path)
         rank_zero_info(f"Brought weights to 8 bits: {size:,} bytes before, {path.stat().st_size:,} now.")
-    if check:
-        rank_zero_info(compared(found, path))
+    if images is not None:
+        rank_zero_info(compared(found.model, images, path))
     rank_zero_info(f"Wrote {output}.")
 
 
@@ -90,28 +95,24 @@ def program_of(found: "Pretrained[Any]", source: str) -> "Program":
     return classifier_program(model, shape, known.get("class_names"))
 
 
-def compared(found: "Pretrained[Any]", path: Path) -> str:
+def compared(model: "FFLightningModule", images: "ImageDataModule", path: Path) -> str:
     """How often a program and its model are right on the validation images of the training.
 
-    Raises:
-        InputError: the model was not trained on images that are read again.
+    Args:
+        model: the model, a classifier of images.
+        images: of its training, with those for validation at hand.
+        path: the program, as ONNX.
     """
     import onnxruntime
     import torch
 
-    from ff_lightning.data.images import ImageDataModule
-
-    if "image_shape" not in found.known or "source" not in found.data:
-        raise InputError("Passed `check=True` for a model that was not trained on an `ImageDataModule`. Leave it out.")
-    images = ImageDataModule(**found.data)
-    images.setup("validate")
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     right, total = torch.zeros(2), 0
     with torch.inference_mode():
         for x, y in images.val_dataloader():
             (scores,) = session.run(None, {"images": x.numpy()})
-            answers = (torch.from_numpy(scores), found.model(x))
+            answers = (torch.from_numpy(scores), model(x))
             right += torch.tensor([float((answer.argmax(1) == y).sum()) for answer in answers])
             total += len(y)
-    program, model = (100 * right / total).tolist()
-    return f"Of {total} validation images the program gets {program:.2f} % right, the model {model:.2f} %."
+    program, of_model = (100 * right / total).tolist()
+    return f"Of {total} validation images the program gets {program:.2f} % right, the model {of_model:.2f} %."

@@ -58,10 +58,10 @@ def predict_folder(
         predict_recordings(folder, content, ckpt_path, path, tolerance=tolerance, batch_size=batch_size, trust=packages)
         return
     paths = find_pictures(folder)
-    model, images, arguments = classifier_of(content, ckpt_path, packages)
+    model, images, _ = classifier_of(content, ckpt_path, packages)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     if tolerance is not None:
-        _exit_early(model, arguments, tolerance)
+        _exit_early(model, content, ckpt_path, tolerance, packages)
     with torch.inference_mode():
         batches = picture_batches(
             paths, images["image_shape"], batch_size=batch_size, ground=images.get("ground", "white")
@@ -136,13 +136,12 @@ def local_table(path: str) -> Path:
     return file
 
 
-def _exit_early(model: "SampleTask", data: Mapping[str, Any], tolerance: float) -> None:
-    """Let a classifier stop where its answer is clear; ``data`` are the arguments of the datamodule of its training."""
-    from ff_lightning.data.images import ImageDataModule
+def _exit_early(model: "SampleTask", content: Mapping[str, Any], path: str, tolerance: float, trust: list[str]) -> None:
+    """Let a classifier stop where its answer is clear on the validation images of its training."""
+    from ff_lightning.cli.models import validation_of
     from ff_lightning.tasks.classifier import FFClassifier
 
     if not isinstance(model, FFClassifier):
         raise InputError(f"Passed `tolerance={tolerance}` for a {type(model).__name__}. Only an FFClassifier stops.")
-    images = ImageDataModule(**{name: value for name, value in data.items() if not name.startswith("_")})
-    images.setup("validate")
+    images = validation_of(content, path, "tolerance", tolerance, trust)
     model.exit_early(images.val_dataloader(), tolerance=tolerance)

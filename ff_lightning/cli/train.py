@@ -25,6 +25,7 @@ import ff_lightning.language
 import ff_lightning.networks
 import ff_lightning.tasks  # noqa: F401
 from ff_lightning.callbacks import (
+    BestCheckpoint,
     BlockPictures,
     BlockSummary,
     BlockTable,
@@ -192,6 +193,7 @@ class FFLightningCLI(RecipeCLI):
         """Build the Trainer, with the callbacks and the logger that every run has unless told otherwise."""
         config = self.config_init[self.subcommand].trainer
         self.trainer_defaults["callbacks"] = default_callbacks(config, self.command)
+        refuse_clashing(own_callbacks(config), self.trainer_defaults["callbacks"])
         if config.logger in (None, True):
             version = "" if self.subcommand == "fit" else self.subcommand
             kwargs["logger"] = MetricsFile(config.default_root_dir, version)
@@ -271,6 +273,44 @@ def prediction_lines(batches: Sequence[Any], tokenizer: Tokenizer | None = None)
     return "", []
 
 
+def own_callbacks(trainer: Namespace) -> list[pl.Callback]:
+    """The callbacks that a recipe or the command brings.
+
+    Args:
+        trainer: the Trainer's arguments, built.
+    """
+    given = trainer.callbacks or []
+    return list(given) if isinstance(given, list) else [given]
+
+
+def refuse_clashing(own: Sequence[pl.Callback], usual: Sequence[pl.Callback] = ()) -> None:
+    """Refuse callbacks that a training has already, or that a checkpoint could not tell apart.
+
+    Args:
+        own: those that a recipe or the command brings.
+        usual: those that every run has, but for the best checkpoint.
+
+    Raises:
+        InputError: names the callback, and what to do.
+    """
+    for one in own:
+        if isinstance(one, BestCheckpoint):
+            raise InputError(
+                f"Passed `trainer.callbacks` with a `{type(one).__name__}`. Every training has a `BestCheckpoint`: "
+                "leave it out, and say what is best by `--best.monitor` and `--best.mode`."
+            )
+    keys: set[str] = set()
+    for one in [*usual, *own]:
+        if type(one).state_dict is pl.Callback.state_dict:  # a checkpoint keeps nothing of it
+            continue
+        if one.state_key in keys:
+            raise InputError(
+                f"Passed `trainer.callbacks` with a second `{type(one).__name__}`. A checkpoint keeps the state of one "
+                f"alone under the name {one.state_key!r}: leave one out."
+            )
+        keys.add(one.state_key)
+
+
 def default_callbacks(trainer: Namespace, command: str = "") -> list[pl.Callback]:
     """What every run shows and keeps.
 
@@ -278,7 +318,7 @@ def default_callbacks(trainer: Namespace, command: str = "") -> list[pl.Callback
         trainer: the Trainer's arguments; what they switch off or bring themselves is left out.
         command: that started the run.
     """
-    own = trainer.callbacks or []
+    own = own_callbacks(trainer)
     callbacks: list[pl.Callback] = []
     if trainer.enable_progress_bar is not False and not any(isinstance(callback, ProgressBar) for callback in own):
         callbacks.append(TrainingProgress())

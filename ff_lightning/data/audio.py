@@ -1,6 +1,7 @@
 """`AudioDataModule`: recordings with one label each as spectrograms, decoded once and kept in memory."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -40,9 +41,9 @@ class AudioDataModule(LightningDataModule):
 
     Args:
         source: A folder with one folder of recordings (WAV, FLAC, OGG, MP3) a class, or with folders `train`,
-            `validation` and `test` of such; a folder with Parquet files named after their splits, or one such file;
-            the id of a set on the hub; or the name of a folder in the one that the environment variable
-            `FF_LIGHTNING_DATA` names.
+            `validation` and `test` of such, of which the last two may also lie beside the classes; a folder with
+            Parquet files named after their splits, or one such file; the id of a set on the hub; or the name of a
+            folder in the one that the environment variable `FF_LIGHTNING_DATA` names.
         audio_column: Name of the column of recordings; None if there is only one.
         label_column: Name of the column of labels, numbers or words; None for "label", or the only one.
         group_column: Name of the column that says to which group a recording belongs, such as its speaker: no group is
@@ -117,6 +118,7 @@ class AudioDataModule(LightningDataModule):
         self.limit = limit
         self.shuffle_seed = shuffle_seed
         self._parts: dict[str, Sounds] = {}
+        self._rows: dict[str, tuple[Rows, Tensor]] = {}
 
     @property
     def num_classes(self) -> int:
@@ -137,6 +139,16 @@ class AudioDataModule(LightningDataModule):
     def in_features(self) -> int:
         """Values of a spectrogram: what a network without a grid takes."""
         return math.prod(self.image_shape)
+
+    def row_names(self, split: str, rows: Sequence[int]) -> list[str]:
+        """What to call recordings of a split, their files or numbers; after `setup`.
+
+        Args:
+            split: "train", "validation" or "test".
+            rows: places of recordings among those that are given.
+        """
+        source, numbers = self._rows[split]
+        return source.called(numbers[torch.tensor(rows, dtype=torch.int64)])
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps, so that it alone can read recordings: their form, their classes, the spectrogram."""
@@ -183,7 +195,7 @@ class AudioDataModule(LightningDataModule):
                     f"{self.source!r} has no test split. Cut one from its recordings, such as a fifth: "
                     "`AudioDataModule(test=0.2)`."
                 )
-            self._parts["test"] = self._decoded(*test)
+            self._decode("test", *test)
 
     def train_dataloader(self) -> SoundLoader | ShuffledSoundLoader:
         """Shuffle and augment; neither with the trainer's `overfit_batches`."""
@@ -239,19 +251,20 @@ class AudioDataModule(LightningDataModule):
         own = self._source.splits.get("validation") if self.test is None else None
         if own is not None and self.validation is None:
             stay = torch.arange(len(training.labels))
-            self._parts["validation"] = self._decoded(own, torch.arange(len(own.labels)))
+            self._decode("validation", own, torch.arange(len(own.labels)))
         else:
             training = training if own is None else joined([training, own])
             asked = 0.1 if self.validation is None else self.validation
             stay, taken = parted(training.labels, training.groups, asked, seed=self.split_seed, argument="validation")
             if len(taken):
-                self._parts["validation"] = self._decoded(training, taken)
+                self._decode("validation", training, taken)
         if self.limit is not None:
             order = torch.randperm(len(stay), generator=torch.Generator().manual_seed(self.split_seed))
             stay = stay[order[: self.limit].sort().values]
-        self._parts["train"] = self._decoded(training, stay)
+        self._decode("train", training, stay)
 
-    def _decoded(self, source: Rows, rows: Tensor) -> Sounds:
+    def _decode(self, part: str, source: Rows, rows: Tensor) -> None:
+        """Decode some rows as a part, and remember which they are."""
         waves = torch.empty(len(rows), self.samples, dtype=torch.int16)
         longer = 0
         for index, wave in enumerate(source.decoded(rows, self.rate)):
@@ -259,7 +272,8 @@ class AudioDataModule(LightningDataModule):
             waves[index] = fitted(at_peak(wave) * PEAK, self.samples).round_()
         if longer:
             rank_zero_info(f"Cut {longer} of {len(rows)} recordings to their middle {self.seconds} seconds.")
-        return Sounds(waves, source.labels[rows], self.rate)
+        self._parts[part] = Sounds(waves, source.labels[rows], self.rate)
+        self._rows[part] = (source, rows)
 
     def _training_batches(self) -> TrainingBatches:
         return SingleSounds(self._parts["train"], self.features, self.augment)

@@ -3,6 +3,7 @@
 All give documents: a file is one, and so is a row of a table.
 """
 
+import codecs
 import lzma
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -132,10 +133,14 @@ def _first(documents: Iterable[str], left: int) -> Iterator[str]:
 
 def _documents(source: str, split: str, options: TextOptions, *, streaming: bool) -> Iterable[str]:
     if source == "pydoc":
+        _refuse(source, "It is one text", options, "text_column", "pattern", "encoding")
         return _only_train(source, split, _pydoc())
     path = _find(source)
     if path is None:
+        _refuse(source, "It is a set on the hub", options, "pattern", "encoding")
         return _hub_rows(source, split, options.text_column, streaming=streaming)
+    if path.is_file():
+        _refuse(source, "It is one file", options, "pattern")
     splits = _files(source, path, options, say=split == "train")
     if split not in splits and path.is_file():
         return _only_train(source, split, "")
@@ -144,6 +149,27 @@ def _documents(source: str, split: str, options: TextOptions, *, streaming: bool
             f"{source!r} has no {split} split, only {', '.join(splits)}. Call a file or folder of it {split!r}."
         )
     return _read_all(source, splits[split], options)
+
+
+def _refuse(source: str, what: str, options: TextOptions, *names: str) -> None:
+    """Refuse options that have no effect on a source.
+
+    Args:
+        source: what was asked for.
+        what: what that is, a sentence without its point.
+        options: how it is to be read.
+        names: of options that have no effect.
+
+    Raises:
+        InputError: one of them was passed.
+    """
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and (name != "encoding" or codecs.lookup(value).name != "utf-8"):
+            raise InputError(
+                f"Passed `{name}={value!r}` with `source={source!r}`. {what}, and `{name}` has no effect on it: leave "
+                "it out."
+            )
 
 
 def _find(source: str) -> Path | None:
@@ -189,8 +215,8 @@ def _files(source: str, path: Path, options: TextOptions, *, say: bool = False) 
             f"Passed `source={source!r}`{asked}. The train text of it is empty: no file is read. {holds}. Read are "
             f".txt files, or else {', '.join(ENDINGS)}; `pattern`, such as '*.md', names others."
         )
-    splits = by_split(wanted, path)
-    others = left_out(hidden, [file for file in files if file not in set(wanted)])
+    splits, unnamed = by_split(wanted, path, all_of_them=options.pattern is not None)
+    others = left_out(hidden, [file for file in files if file not in set(wanted)], unnamed=unnamed)
     if say and (others or len(splits) > 1):
         counts = ", ".join(f"{len(some)} {name}" for name, some in splits.items())
         rank_zero_info(f"Read {source}: {counts} files.{' ' * bool(others)}{others}")

@@ -4,8 +4,9 @@ import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ff_lightning.errors import InputError
 
@@ -20,6 +21,8 @@ SPLIT_OF = {name: split for split, names in SPLITS.items() for name in names}
 SHARD = re.compile(r"[-._]?\d+([-._]of[-._]\d+)?$")
 """How the name of a part of a split ends, such as ``-00000-of-00002``."""
 CUTS = re.compile(r"[-._]")
+NAMED = 5
+"""How many files that are left out a message names."""
 
 
 class Found(NamedTuple):
@@ -32,6 +35,18 @@ class Found(NamedTuple):
 
     files: list[Path]
     hidden: int
+
+
+class Splits(NamedTuple):
+    """Files by their splits.
+
+    Attributes:
+        files: of each split that there is.
+        unnamed: those that are called after no split, where others are called after the training.
+    """
+
+    files: dict[str, list[Path]]
+    unnamed: list[Path]
 
 
 def is_hidden(path: Path) -> bool:
@@ -74,9 +89,15 @@ def find_files(folder: Path) -> Found:
     return Found(sorted(files), hidden)
 
 
-def natural(name: str) -> list[str | int]:
-    """Key to sort names by, with numbers in their order: "2" before "10"."""
-    return [int(part) if part.isdigit() else part.lower() for part in re.split(r"(\d+)", name)]
+def natural(name: str) -> tuple[list[Any], str]:
+    """Key to sort names by, with numbers in their order: "2" before "10".
+
+    Names that differ in case alone, or in zeros before a number, have an order, too.
+
+    >>> sorted({"b", "10", "a", "2", "A", "02"}, key=natural)
+    ['02', '2', '10', 'A', 'a', 'b']
+    """
+    return [Decimal(part) if part.isdecimal() else part.lower() for part in re.split(r"(\d+)", name)], name
 
 
 def split_of(name: str) -> str | None:
@@ -89,8 +110,11 @@ def split_of(name: str) -> str | None:
     return SPLIT_OF.get(stem) or SPLIT_OF.get(SHARD.sub("", stem))
 
 
-def by_split(files: Iterable[Path], root: Path) -> dict[str, list[Path]]:
+def by_split(files: Iterable[Path], root: Path, *, all_of_them: bool = False) -> Splits:
     """Sort files by the splits that they or the folders around them are called after.
+
+    What is called after no split is for training, unless another file is called after the training: it may have been
+    held out then.
 
     A name such as ``wiki.valid.tokens`` counts only beside a ``wiki.train.tokens``: a program may have a file
     ``parser.test.js`` that is no test split.
@@ -98,18 +122,21 @@ def by_split(files: Iterable[Path], root: Path) -> dict[str, list[Path]]:
     Args:
         files: below ``root``.
         root: the folder that was given; its own name says nothing.
-
-    Returns:
-        Files of each split that there is; what is called after none is ``train``.
+        all_of_them: whether every file was asked for, so that none is left out.
     """
-    splits: dict[str, list[Path]] = {}
     relative = [file.relative_to(root) for file in files]
     families = {family for path in relative for family, split in _families(path) if split == "train"}
+    named: dict[Path, str | None] = {}
     for path in relative:
-        named = [split_of(part) for part in path.parts]
-        named += [split for family, split in _families(path) if family in families]
-        splits.setdefault(next(filter(None, named), "train"), []).append(root / path)
-    return splits
+        said = [split_of(part) for part in path.parts]
+        said += [split for family, split in _families(path) if family in families]
+        named[root / path] = next(filter(None, said), None)
+    leave = "train" in named.values() and not all_of_them
+    splits: dict[str, list[Path]] = {}
+    for file, split in named.items():
+        if split or not leave:
+            splits.setdefault(split or "train", []).append(file)
+    return Splits(splits, [file for file, split in named.items() if leave and split is None])
 
 
 def _families(path: Path) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -120,18 +147,29 @@ def _families(path: Path) -> Iterator[tuple[tuple[str, ...], str]]:
             yield (str(path.parent), *words[:index], "*", *words[index + 1 :]), SPLIT_OF[word]
 
 
-def left_out(hidden: int, others: Sequence[Path] = (), *, what: str = "other files") -> str:
+def split_names() -> str:
+    """How splits may be called, in messages."""
+    return "; ".join(", ".join(names) for names in SPLITS.values())
+
+
+def left_out(
+    hidden: int, others: Sequence[Path] = (), *, unnamed: Sequence[Path] = (), what: str = "other files"
+) -> str:
     """A sentence that says what was not read; empty if all was.
 
     Args:
         hidden: number of hidden files and folders.
         others: files that were not read.
-        what: what those are.
+        unnamed: files that were not read since they are called after no split, and others are.
+        what: what the others are.
 
     >>> left_out(1, [Path("a.txt"), Path("b.txt"), Path("LICENSE")])
     'Left out: 3 other files (2 .txt, 1 LICENSE); 1 hidden.'
     """
     parts = [f"{len(others)} {what} ({endings(others)})"] if others else []
+    if unnamed:
+        names = ", ".join([path.name for path in unnamed[:NAMED]] + ["…"] * (len(unnamed) > NAMED))
+        parts.append(f"{len(unnamed)} called after no split, beside those called train ({names})")
     parts += [f"{hidden} hidden"] if hidden else []
     return f"Left out: {'; '.join(parts)}." if parts else ""
 

@@ -1,6 +1,6 @@
 """Pictures in folders: one folder a class, or a table that names their classes, or no classes at all."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +9,16 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from ff_lightning.data.decoding import Encoded, PictureSource
-from ff_lightning.data.files import SPLITS, endings, find_files, is_hidden, left_out, natural, split_of
+from ff_lightning.data.files import (
+    SPLITS,
+    endings,
+    find_files,
+    is_hidden,
+    left_out,
+    natural,
+    split_names,
+    split_of,
+)
 from ff_lightning.data.pictures import ENDINGS, Look, is_picture
 from ff_lightning.data.rows import is_table, read_rows
 from ff_lightning.data.targets import label_sets, names_of
@@ -36,12 +45,13 @@ class FolderSource(PictureSource):
 
     Folders called after a split (``train``, ``val``, ``test``, …) hold the splits; without such folders all is
     training. In a split, every folder is a class and all pictures below it are of that class. A table beside the
-    pictures (``metadata.csv``, ``labels.csv``, …), with a column of files and one of classes, goes before that. A
-    split of pictures alone has no classes.
+    pictures (``metadata.csv``, ``labels.csv``, …), with a column of files and one of classes, goes before that; so does
+    its column ``split``, where it has a value. A split of pictures alone has no classes.
 
     Args:
         folder: where they are.
         source: what was asked for, in messages.
+        image_column: of the files in a table of classes; ``None`` for the first that is called as those are.
         label_column: of a table of classes; ``None`` for the only one, or the one called ``label``.
         separator: what stands between the labels of a picture that may have several; ``None`` for one class each.
         look: what pictures are brought to.
@@ -49,7 +59,8 @@ class FolderSource(PictureSource):
         workers: see :class:`PictureSource`.
 
     Raises:
-        InputError: there are no training pictures, or a table does not fit them.
+        InputError: there are no training pictures, a table does not fit them, or a column is named and there is no
+            table.
     """
 
     def __init__(
@@ -57,6 +68,7 @@ class FolderSource(PictureSource):
         folder: Path,
         source: str,
         *,
+        image_column: str | None = None,
         label_column: str | None = None,
         separator: str | None = None,
         look: Look | None = None,
@@ -64,11 +76,13 @@ class FolderSource(PictureSource):
         workers: int = 4,
     ) -> None:
         super().__init__(source, look or Look(), memory=memory, workers=workers)
+        self.image_column = image_column
         self.label_column = label_column
         self.separator = separator
         self._unused: list[Path] = []
         self._empty: list[Path] = []
         self._around = ""
+        self._tables: list[Path] = []
         self._hidden = find_files(folder).hidden
         self._pictures: dict[str, list[Path]] = {}
         self._classes: dict[str, list[str | None]] = {}
@@ -78,6 +92,9 @@ class FolderSource(PictureSource):
         self.splits = [split for split in SPLITS if split in self._pictures]
         if "train" not in self._pictures:
             raise InputError(self._nothing(folder))
+        if not self._tables:
+            columns = {"image_column": image_column, "label_column": label_column}
+            refuse_columns(source, "No table is beside its pictures", columns)
         self.class_names = self._names()
         self.num_classes = len(self.class_names or ())
         self._targets = {"train": self._target("train")}
@@ -120,10 +137,10 @@ class FolderSource(PictureSource):
             self._around = folder.name
         splits = {place: split for place in inside if (split := split_of(place.name))}
         if self._table(folder, inside) is not None or not splits:
-            yield from (((picture.split or "train"), picture) for picture in self._split(folder, inside))
+            yield from self._training(folder, inside)
             return
         if "train" not in splits.values():  # classes beside a folder of validation pictures
-            yield from (("train", picture) for picture in self._split(folder, [p for p in inside if p not in splits]))
+            yield from self._training(folder, [place for place in inside if place not in splits])
         else:
             self._unused += [file for place in inside if place not in splits for file in find_files(place).files]
             self._unused += self._here(folder)
@@ -132,9 +149,16 @@ class FolderSource(PictureSource):
             inside = _folders(place)
             if split in tables and not inside and self._table(place, inside) is None:  # train/ beside train.csv
                 self._unused.remove(tables[split])
-                yield from ((split, picture) for picture in self._by_table(place, tables[split]))
+                yield from ((picture.split or split, picture) for picture in self._by_table(place, tables[split]))
             else:
-                yield from ((split, picture) for picture in self._split(place, inside))
+                yield from ((picture.split or split, picture) for picture in self._split(place, inside))
+
+    def _training(self, folder: Path, inside: list[Path]) -> Iterator[tuple[str, Picture]]:
+        """Give pictures that are for training, unless a table says something else, or names those of another split."""
+        table = self._table(folder, inside)
+        for picture in self._split(folder, inside):
+            around = None if table is None else _split_around(picture.path, folder)
+            yield picture.split or around or "train", picture
 
     def _split(self, place: Path, inside: list[Path]) -> Iterator[Picture]:
         """Give the pictures of one split, or of all."""
@@ -174,26 +198,41 @@ class FolderSource(PictureSource):
         rows = list(read_rows(table))
         if not rows:
             raise InputError(f"The table {str(table)!r} is empty.")
-        file_column = self._named("file", rows[0], FILES, table)
+        self._tables.append(table)
+        file_column = self._file_column(rows[0], table)
         label_column = self._label_column(rows[0], file_column, table)
         files = [file for file in find_files(place).files if file != table]
-        by_name = {file.name: file for file in files} | {file.stem: file for file in files if is_picture(file)}
+        by_name = _by_name(files, place)
         seen = set()
         for number, row in enumerate(rows, 2):
-            path = place / str(row[file_column])
-            path = path if path.is_file() else by_name.get(path.name, path)
-            if not path.is_file():
+            asked = Path(str(row[file_column]))
+            found = [place / asked] if (place / asked).is_file() else by_name.get(str(asked)) or by_name.get(asked.name)
+            if not found:
                 raise InputError(
                     f"Row {number} of {str(table)!r} names {row[file_column]!r}, and there is no such file."
                 )
+            if len(found) > 1:
+                some = " and ".join(repr(str(path.relative_to(place))) for path in found[:2])
+                raise InputError(
+                    f"Row {number} of {str(table)!r} names {row[file_column]!r}, and {len(found)} files are called so, "
+                    f"such as {some}. Write the path below {str(place)!r} in {file_column!r}."
+                )
+            path = found[0]
             label = None if label_column is None else row.get(label_column)
             if label_column is not None and label in (None, "") and self.separator is None:
                 raise InputError(f"Row {number} of {str(table)!r} has no value in {label_column!r}.")
             seen.add(path)
             if isinstance(label, list) and self.separator is not None:
                 label = self.separator.join(map(str, label))
-            yield Picture(path, None if label is None else str(label), split_of(str(row.get("split", ""))))
+            yield Picture(path, None if label is None else str(label), _split_said(row.get("split"), number, table))
         self._unused += [file for file in files if file not in seen]
+
+    def _file_column(self, row: dict[str, Any], table: Path) -> str:
+        if self.image_column is not None and self.image_column not in row:
+            raise InputError(
+                f"Passed `image_column={self.image_column!r}`. The columns of {str(table)!r} are {', '.join(row)}."
+            )
+        return self.image_column or self._named("file", row, FILES, table)
 
     def _label_column(self, row: dict[str, Any], file_column: str, table: Path) -> str | None:
         others = [name for name in row if name not in (file_column, "split")]
@@ -210,7 +249,7 @@ class FolderSource(PictureSource):
         found = [known[name] for name in names if name in known]
         if found:
             return found[0]
-        remedy = "Name one of them with `label_column`." if what == "label" else f"Call it {names[0]!r}."
+        remedy = f"Name one of them with `{'label' if what == 'label' else 'image'}_column`."
         raise InputError(f"The columns of {str(table)!r} are {', '.join(row)}: which is that of the {what}s? {remedy}")
 
     def _names(self) -> list[str] | None:
@@ -253,6 +292,54 @@ class FolderSource(PictureSource):
             folders = ", ".join(sorted({path.name for path in self._empty if split_of(path.name) is None}))
             said += f"{' ' * bool(said)}No picture is in the folders {folders}." if folders else ""
         rank_zero_info(f"Read {self.source}: {counts} pictures of {classes}.{' ' * bool(said)}{said}")
+
+
+def refuse_columns(source: str, why: str, columns: Mapping[str, str | None]) -> None:
+    """Refuse names of columns where there are none.
+
+    Args:
+        source: what was asked for, in messages.
+        why: what there is instead, without a point at the end.
+        columns: what was passed, by the name of the argument; ``None`` where nothing was.
+
+    Raises:
+        InputError: one was passed.
+    """
+    for name, value in columns.items():
+        if value is not None:
+            raise InputError(
+                f"Passed `{name}={value!r}` with `source={source!r}`. {why}: leave it out, or add `--data.{name} null` "
+                "where a recipe says it."
+            )
+
+
+def _split_said(value: Any, number: int, table: Path) -> str | None:
+    """The split that a row of a table says, if it says one."""
+    name = "" if value is None else str(value).strip()
+    split = split_of(name)
+    if name and split is None:
+        raise InputError(
+            f"Row {number} of {str(table)!r} has {name!r} in 'split'. It must be one of {split_names()}; or empty. "
+            "Correct it, or leave out the row."
+        )
+    return split
+
+
+def _split_around(path: Path, folder: Path) -> str | None:
+    """The split that a folder around a file is called after, below a folder."""
+    inside = path.relative_to(folder).parts[:-1] if path.is_relative_to(folder) else ()
+    return next(filter(None, map(split_of, inside)), None)
+
+
+def _by_name(files: Sequence[Path], place: Path) -> dict[str, list[Path]]:
+    """Files by their names and their paths below a folder, with and without the endings of pictures."""
+    found: dict[str, list[Path]] = {}
+    for file in files:
+        for name in dict.fromkeys((Path(file.name), file.relative_to(place))):
+            found.setdefault(str(name), []).append(file)
+            if is_picture(file):
+                found.setdefault(str(name.with_suffix("")), []).append(file)
+    return found
 
 
 def _folders(place: Path) -> list[Path]:

@@ -34,8 +34,10 @@ class ImageDataModule(LightningDataModule):
             after their splits; a `.npz` file of arrays; a `.csv` file with a column a pixel; or the id of a set on the
             hub, such as `ylecun/mnist`. If the environment variable `FF_LIGHTNING_DATA` names a folder with a copy of
             MNIST, Fashion-MNIST or CIFAR-10, their hub ids read that; a folder in it can be given by its name alone.
-        image_column: Name of the image column of a table; None if there is only one.
-        label_column: Name of the label column of a table; None if there is only one, or one called `label`.
+        image_column: Name of the image column of a table, or of the column of files of a `metadata.csv`; None if there
+            is only one. Refused where there is no table.
+        label_column: Name of the label column of a table; None if there is only one, or one called `label`. Refused
+            where there is no table.
         separator: What stands between the labels of a picture that may have several, in the table of a folder of
             pictures, such as ";"; None for one class each.
         normal: Names of the classes that are normal, if anomalies are to be found: images of all others are left out of

@@ -3,7 +3,7 @@
 Opening a source lists recordings and reads their labels; they are decoded when asked for, and only those asked for.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 COPIES = {"google/speech_commands": "speech_commands"}
 """Hub ids, and the folders in `FF_LIGHTNING_DATA` that hold the same recordings."""
+Below = list[tuple[Path, tuple[str, ...]]]
+"""Recordings, and the parts of their paths below the folder of their split."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,19 @@ class Rows:
             None if self.groups is None else [self.groups[row] for row in chosen],
             [contents[row] for row in chosen] if isinstance(contents, list) else contents.select(chosen),
         )
+
+    def called(self, rows: Tensor) -> list[str]:
+        """What recordings of some rows, (M,) int64, are called: their files, or their numbers and what a table says."""
+        names = [self.names[row] for row in rows.tolist()]
+        if isinstance(self.contents, list) or not names:
+            return names
+        table = self.contents.select(rows.numpy()).with_format("arrow")
+        files = [
+            encoded and encoded["path"]
+            for batch in table.iter(batch_size=500)
+            for encoded in batch.column(0).to_pylist()
+        ]
+        return [f"recording {name}" + f" ({file})" * bool(file) for name, file in zip(names, files, strict=True)]
 
     def decoded(self, rows: Tensor, rate: int) -> Iterator[Tensor]:
         """Decode the recordings of some rows, (M,) int64, one after the other; see `read_recording`."""
@@ -134,11 +149,7 @@ def open_sounds(
 
 
 def _open_folders(root: Path, *, grouped: bool) -> SoundSource:
-    places = [path for path in sorted(root.iterdir()) if path.is_dir() and not is_hidden(path)]
-    by_split = {split: path for path in places if (split := split_of(path.name)) is not None}
-    if "train" not in by_split:
-        by_split = {"train": root}
-    found = {split: _recordings_of(folder) for split, folder in by_split.items()}
+    found = _recordings_by_split(root)
     names = sorted({parts[0] for _, parts in found["train"] if len(parts) > 1}, key=natural)
     if not names:
         raise InputError(
@@ -148,7 +159,36 @@ def _open_folders(root: Path, *, grouped: bool) -> SoundSource:
     return SoundSource({split: _rows_of_folders(rows, names, grouped=grouped) for split, rows in found.items()}, names)
 
 
-def _recordings_of(folder: Path) -> list[tuple[Path, tuple[str, ...]]]:
+def _recordings_by_split(root: Path) -> dict[str, Below]:
+    """Recordings below a folder by the splits that folders in it are called after; all are for training without such.
+
+    A folder called after another split, beside folders of classes, is that split if it has folders of these classes in
+    it; else it is a class of that name.
+    """
+    places = [path for path in sorted(root.iterdir()) if path.is_dir() and not is_hidden(path)]
+    by_split = {path: split for path in places if (split := split_of(path.name)) is not None}
+    if "train" not in by_split.values():
+        classes = {path.name for path in places if path not in by_split}
+        by_split = {path: split for path, split in by_split.items() if _has_only(path, classes)}
+        held = {path.name for path in by_split}
+        found = {"train": [(path, parts) for path, parts in _recordings_of(root) if parts[0] not in held]}
+    else:
+        found = {"train": []}
+        others = [path for path in sorted(root.iterdir()) if path not in by_split and not is_hidden(path)]
+        if others:
+            rank_zero_info(f"{root}: Left out: {', '.join(path.name for path in others)}, called after no split.")
+    for path, split in by_split.items():
+        found.setdefault(split, []).extend(_recordings_of(path))
+    return {split: some for split, some in found.items() if some or split == "train"}
+
+
+def _has_only(place: Path, classes: Collection[str]) -> bool:
+    """Whether there are folders in a folder, and all are called after classes."""
+    names = {path.name for path in place.iterdir() if path.is_dir() and not is_hidden(path)}
+    return bool(names) and names <= set(classes)
+
+
+def _recordings_of(folder: Path) -> Below:
     """Recordings below a folder, and the parts of their paths below it."""
     found = find_files(folder)
     others = [path for path in found.files if not is_recording(path)]
@@ -157,7 +197,7 @@ def _recordings_of(folder: Path) -> list[tuple[Path, tuple[str, ...]]]:
     return [(path, path.relative_to(folder).parts) for path in found.files if is_recording(path)]
 
 
-def _rows_of_folders(found: list[tuple[Path, tuple[str, ...]]], names: list[str], *, grouped: bool) -> Rows:
+def _rows_of_folders(found: Below, names: list[str], *, grouped: bool) -> Rows:
     number = {name: index for index, name in enumerate(names)}
     for path, parts in found:
         if len(parts) == 1 or parts[0] not in number:

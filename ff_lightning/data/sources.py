@@ -17,8 +17,8 @@ from torch import Tensor
 from ff_lightning.data.arrays import ArraySource, read_npz, read_pixel_table, resized
 from ff_lightning.data.classes import count_classes
 from ff_lightning.data.decoding import Encoded, PictureSource
-from ff_lightning.data.files import SPLIT_OF, by_split, ends_with, find_files, natural
-from ff_lightning.data.folders import LABELS, FolderSource
+from ff_lightning.data.files import SPLIT_OF, by_split, ends_with, find_files, left_out, natural
+from ff_lightning.data.folders import LABELS, FolderSource, refuse_columns
 from ff_lightning.data.loader import Images, ImageSet
 from ff_lightning.data.pictures import Look, is_picture
 from ff_lightning.data.tables import load_tables, local_path
@@ -172,7 +172,8 @@ class TableSource(PictureSource):
             numbers = {name: number for number, name in enumerate(self.class_names)}
             labels = np.array([numbers.get(str(name), -1) for name in column.to_pylist()], dtype=np.int64)
         else:
-            labels = np.array(column.fill_null(-1).to_numpy(), dtype=np.int64)
+            signed = column.cast("int64", safe=False)  # what is too large becomes negative, and is refused below
+            labels = np.array(signed.fill_null(-1).to_numpy(), dtype=np.int64)
         wrong = np.flatnonzero((labels < 0) | (labels >= self.num_classes))
         if len(wrong):
             raise InputError(
@@ -272,7 +273,7 @@ def open_source(
 
     Args:
         source: "digits", a path, or the id of a set on the hub.
-        image_column: Name of the image column; None if there is only one.
+        image_column: Name of the image column, or of that of files in the table of a folder; None if there is only one.
         label_column: Name of the label column; None if there is only one.
         separator: What stands between the labels of a picture that may have several; None for one class each.
         look: What pictures are brought to.
@@ -280,7 +281,8 @@ def open_source(
         workers: Threads that decode then.
 
     Raises:
-        InputError: The set cannot be loaded or lacks a training split or one of the columns, or has one class each.
+        InputError: The set cannot be loaded or lacks a training split or one of the columns, has no columns, or has
+            one class each.
     """
     path = None if source == "digits" else local_path(source, LOCAL_COPIES)
     opened = _opened(path, source, image_column, label_column, separator, look or Look(), memory, workers)
@@ -302,7 +304,9 @@ def _opened(
     memory: float,
     workers: int,
 ) -> Source:
+    columns = {"image_column": image_column, "label_column": label_column}
     if source == "digits":
+        refuse_columns(source, "These images have no columns", columns)
         return Digits(look)
     tables = find_files(path).files if path is not None and path.is_dir() else [path] if path else []
     if path is None or any(file.suffix.lower() == ".parquet" for file in tables):
@@ -310,9 +314,11 @@ def _opened(
             source, image_column=image_column, label_column=label_column, look=look, memory=memory, workers=workers
         )
     if path.is_file() and path.suffix.lower() == ".npz":
+        refuse_columns(source, "Arrays have no columns", columns)
         return ArraySource(source, read_npz(path), look)
     splits = _pixel_tables(path, tables)
     if splits:
+        refuse_columns(source, "It has a column for each pixel, and none of images", {"image_column": image_column})
         read = {split: read_pixel_table(file, label_column=label_column) for split, file in splits.items()}
         return ArraySource(source, read, look)
     if path.is_file():
@@ -320,9 +326,7 @@ def _opened(
             f"Passed `source={source!r}`. Images are read from a folder, a Parquet file, a .npz file of arrays, or a "
             ".csv file of pixels."
         )
-    return FolderSource(
-        path, source, label_column=label_column, separator=separator, look=look, memory=memory, workers=workers
-    )
+    return FolderSource(path, source, **columns, separator=separator, look=look, memory=memory, workers=workers)
 
 
 def _pixel_tables(path: Path, files: Sequence[Path]) -> dict[str, Path]:
@@ -332,7 +336,9 @@ def _pixel_tables(path: Path, files: Sequence[Path]) -> dict[str, Path]:
         return {}
     if path.is_file():
         return {"train": path}
-    splits = by_split(tables, path)
+    splits, unnamed = by_split(tables, path)
+    if unnamed:
+        rank_zero_info(f"Reading {path}. {left_out(0, unnamed=unnamed)}")
     several = next((split for split, some in splits.items() if len(some) > 1), None)
     if several is not None:
         raise InputError(

@@ -1,6 +1,9 @@
 """`SpottingDataModule`: words strung together to running recordings, in which they are to be found."""
 
+from collections.abc import Sequence
 from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info
 
 from ff_lightning.data.arguments import check_whole
 from ff_lightning.data.audio import AudioDataModule
@@ -24,7 +27,10 @@ class SpottingDataModule(AudioDataModule):
         strung: how words are strung together; ``Strung()`` by default.
         words: words in a recording of validation and test, about.
         features: makes spectrograms; a running recording needs one with ``level``.
-        **kwargs: see :class:`AudioDataModule`. Of ``augment``, the speed changes words and the rest spectrograms.
+        augment: changes words (``speed``) and spectrograms in training; ``shift`` and ``noise`` are refused, since
+            ``strung`` says where words lie and how much noise there is.
+        eval_batch_size: unused: running recordings are evaluated one at a time. ``None`` where nothing is asked for.
+        **kwargs: see :class:`AudioDataModule`.
 
     Shape:
         Batches of training are (x, y): (B, 1, bands, T) float32 and (B, T) int64, -1 for frames that are not judged.
@@ -42,6 +48,8 @@ class SpottingDataModule(AudioDataModule):
         strung: Strung | None = None,
         words: int = 50,
         features: LogMel | None = None,
+        augment: SoundAugment | None = None,
+        eval_batch_size: int | None = None,
         **kwargs: Any,
     ) -> None:
         features = LogMel(level=15.0) if features is None else features
@@ -50,7 +58,11 @@ class SpottingDataModule(AudioDataModule):
                 "Passed `features` with `level=None`, which compares with the loudest value of the whole recording. A "
                 "running one needs a fixed `level`, such as 15."
             )
-        super().__init__(source, features=features, **kwargs)
+        _refuse_for_words(augment)
+        given = 1 if eval_batch_size is None else eval_batch_size
+        super().__init__(source, features=features, augment=augment, eval_batch_size=given, **kwargs)
+        if given != 1:
+            rank_zero_info(f"Running recordings are evaluated one at a time; `eval_batch_size={given}` is unused.")
         check_whole(self, "words", words, least=1)
         self.stream_seconds = positive("stream_seconds", stream_seconds)
         self.strung = Strung() if strung is None else strung
@@ -76,6 +88,10 @@ class SpottingDataModule(AudioDataModule):
         """Seconds from a frame to the next."""
         return self.features.hop / 1000
 
+    def row_names(self, split: str, rows: Sequence[int]) -> list[str]:
+        """What to call running recordings of a split: their numbers."""
+        return [f"running recording {row} of {split}" for row in rows]
+
     def _training_batches(self) -> TrainingBatches:
         augment = SoundAugment() if self.augment is None else self.augment
         samples = round(self.stream_seconds * self.rate)
@@ -87,3 +103,19 @@ class SpottingDataModule(AudioDataModule):
         )
         rank, world_size = rank_of(self.trainer)
         return SoundLoader(streams, batch_size=1, rank=rank, world_size=world_size)
+
+
+def _refuse_for_words(augment: SoundAugment | None) -> None:
+    """Refuse changes of a recording that words strung together do not get.
+
+    Raises:
+        InputError: one was asked for.
+    """
+    instead = {"shift": "words lie at random places, see `strung.gap`", "noise": "set `strung.noise`"}
+    for name, why in instead.items():
+        value = getattr(augment, name, None)
+        if value:
+            raise InputError(
+                f"Passed `SpottingDataModule(augment=SoundAugment({name}={value}))`. Words in a running recording take "
+                f"`speed`, `stretch`, `colour` and masks; leave `{name}` out: {why}."
+            )

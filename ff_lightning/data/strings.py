@@ -108,22 +108,24 @@ class StringsDataModule(LightningDataModule):
         self._rows = self.tokenizer.encode(text[:wanted]).view(-1, self.length)
         self.unigram = torch.bincount(self.rows("train").flatten(), minlength=self.vocab_size).double()
 
-    def train_dataloader(self) -> "ShuffledRows":
-        """Give the strings in a new order in every epoch."""
-        rank, world_size = rank_of(self.trainer)
+    def train_dataloader(self) -> "OrderedRows | ShuffledRows":
+        """Give the strings in a new order in every epoch; in one order with the trainer's `overfit_batches`."""
+        trainer = self.trainer
+        if trainer is not None and trainer.overfit_batches:  # type: ignore[attr-defined]
+            return self._in_order("train")
+        rank, world_size = rank_of(trainer)
         return ShuffledRows(
             self.rows("train"),
             batch_size=self.batch_size,
             seed=self.seed,
-            limit_batches=1.0 if self.trainer is None else self.trainer.limit_train_batches,
+            limit_batches=1.0 if trainer is None else trainer.limit_train_batches,
             rank=rank,
             world_size=world_size,
         )
 
     def val_dataloader(self) -> "OrderedRows":
         """Give the strings that were held out."""
-        rank, world_size = rank_of(self.trainer)
-        return OrderedRows(self.rows("validation"), batch_size=self.batch_size, rank=rank, world_size=world_size)
+        return self._in_order("validation")
 
     def predict_dataloader(self) -> "OrderedRows":
         """Give the strings that were held out."""
@@ -144,6 +146,10 @@ class StringsDataModule(LightningDataModule):
         """
         if state_dict["tokenizer"] != self.tokenizer.to_dict():
             raise InputError("The checkpoint was trained with other symbols. Pass the same `symbols`.")
+
+    def _in_order(self, split: str) -> "OrderedRows":
+        rank, world_size = rank_of(self.trainer)
+        return OrderedRows(self.rows(split), batch_size=self.batch_size, rank=rank, world_size=world_size)
 
 
 class OrderedRows(OrderedLoader[Tensor]):

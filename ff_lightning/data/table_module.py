@@ -21,7 +21,7 @@ from ff_lightning.data.columns import Columns, Row, classes_of, targets_of
 from ff_lightning.data.files import by_split, find_files, left_out
 from ff_lightning.data.folders import LABELS
 from ff_lightning.data.loader import Images, MemoryLoader, ShuffledLoader
-from ff_lightning.data.order import rank_of
+from ff_lightning.data.order import rank_of, seeded
 from ff_lightning.data.rows import ENDINGS, is_table, read_rows
 from ff_lightning.data.splits import stratified
 from ff_lightning.data.tables import local_path
@@ -31,6 +31,7 @@ from ff_lightning.data.targets import (
     label_sets,
     names_of,
     normal_classes,
+    normal_rows,
     numbers_of,
     only_normal,
 )
@@ -48,9 +49,10 @@ class TableDataModule(LightningDataModule):
     """Rows of a table, with a class, a number or several labels each: CSV, JSON, Parquet, or a set of scikit-learn.
 
     Columns of numbers are standardised by mean and standard deviation of the training rows; columns of few texts become
-    one number, 0 or 1, for each text; columns of longer texts, if they are named, a number for each word. Splits are
-    files called after them; without a test or validation file, rows are kept for it, with the same share of every
-    class. What is left out is said in the log.
+    one number, 0 or 1, for each text; columns of longer texts, if they are named, a number for each word. All of this
+    is learned of training rows alone, of normal ones where anomalies are to be found. Splits are files called after
+    them, and where one is called after the training, files called after no split are left out; without a test or
+    validation file, rows are kept for it, with the same share of every class. What is left out is said in the log.
 
     Args:
         source: "wine", "breast_cancer", "iris" or "diabetes" (scikit-learn's, nothing is downloaded); a table
@@ -219,10 +221,15 @@ class TableDataModule(LightningDataModule):
                 "`predict --table` takes it."
             )
         cut = self._cut(rows)
+        targets = {split: self._targets(some) for split, some in cut.items()}
+        learned = self._numbers["train"]
+        if self.normal:
+            normal = normal_classes(self.normal, self._classes, type(self).__name__)
+            learned = [learned[row] for row in normal_rows(targets["train"], normal).tolist()]
         self._columns = Columns.of(
             rows["train"],
             [name for name in names if name != self._target and name not in self.leave_out],
-            training=self._numbers["train"],
+            training=learned,
             most_categories=self.most_categories,
             fill=self.missing == "mean",
             source=self.source,
@@ -232,14 +239,14 @@ class TableDataModule(LightningDataModule):
         if not self._columns.columns:
             raise InputError(f"{self.source!r} has no column beside {self._target!r}, and those that are left out.")
         for split, some in cut.items():
-            self._splits[split] = Images(self._columns.features(some, self.source), self._targets(some))
+            self._splits[split] = Images(self._columns.features(some, self.source), targets[split])
         if self.target == "number":
             numbers = self._splits["train"].labels
             assert numbers is not None
             self._range = (float(numbers.min()), float(numbers.max()))
         self._say()
         if self.normal:
-            self._call_normal()
+            self._call_normal(normal)
 
     def _named_columns(self, rows: Mapping[str, Sequence[Row]]) -> list[str]:
         """Names of the columns of training rows, of which those that arguments name must be some."""
@@ -273,24 +280,27 @@ class TableDataModule(LightningDataModule):
         what = f"The column {self._target!r} of {self.source!r}"
         return label_sets([row.get(self._target) for row in rows], self._classes, self.separator, what)
 
-    def _call_normal(self) -> None:
+    def _call_normal(self, normal: Tensor) -> None:
         """Make anomalies of the classes that are not normal, and leave them out of the training."""
-        normal = normal_classes(self.normal, self._classes, type(self).__name__)
         splits: dict[str, Any] = {split: as_anomalies(images, normal) for split, images in self._splits.items()}
         splits["train"], left = only_normal(self._splits["train"], normal)
         self._numbers["train"] = [self._numbers["train"][row] for row in left.tolist()]
         self._splits = splits
         self._classes = NORMALITY
 
-    def train_dataloader(self) -> ShuffledLoader:
-        """Give the training rows in a new order in every epoch."""
-        rank, world_size = rank_of(self.trainer)
+    def train_dataloader(self) -> MemoryLoader | ShuffledLoader:
+        """Give the training rows in a new order in every epoch; in one order with the trainer's `overfit_batches`."""
+        images, trainer = self._splits["train"], self.trainer
+        rank, world_size = rank_of(trainer)
+        if trainer is not None and trainer.overfit_batches:  # type: ignore[attr-defined]
+            mixed = torch.randperm(len(images), generator=seeded(self.shuffle_seed))  # a file may be sorted by class
+            return MemoryLoader(images.take(mixed), batch_size=self.batch_size, rank=rank, world_size=world_size)
         return ShuffledLoader(
-            self._splits["train"],
+            images,
             batch_size=self.batch_size,
             seed=self.shuffle_seed,
             balance=self.balance,
-            limit_batches=1.0 if self.trainer is None else self.trainer.limit_train_batches,
+            limit_batches=1.0 if trainer is None else trainer.limit_train_batches,
             rank=rank,
             world_size=world_size,
         )
@@ -351,9 +361,10 @@ class TableDataModule(LightningDataModule):
         tables = [file for file in files if is_table(file)]
         if not tables:
             raise InputError(f"Passed `source={self.source!r}`. It holds no table: {', '.join(ENDINGS)}.")
-        if said := left_out(hidden, [file for file in files if not is_table(file)]):
+        splits, unnamed = by_split(tables, path) if path.is_dir() else ({"train": tables}, [])
+        if said := left_out(hidden, [file for file in files if not is_table(file)], unnamed=unnamed):
             rank_zero_info(f"Reading {self.source}. {said}")
-        return by_split(tables, path) if path.is_dir() else {"train": tables}
+        return splits
 
     def _rows_of(self, files: Sequence[Path]) -> list[Row]:
         """Rows of tables, each with all of their columns: of JSON a row may lack some, whose value is missing then."""
@@ -379,6 +390,8 @@ class TableDataModule(LightningDataModule):
         targets = self._targets(rows["train"])
         left, places = order, {}
         wanted = {"test": self.test, "validation": self.validation}
+        for split in [split for split, asked in wanted.items() if split in rows and asked]:
+            rank_zero_info(f"The {split} rows are those of {self.source!r}; `{split}={wanted[split]}` is unused.")
         wanted = {split: asked for split, asked in wanted.items() if split not in rows and asked}
         counts = {split: count_of(asked, total) for split, asked in wanted.items()}
         if counts:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from ff_lightning.data.files import by_split, find_files
+from ff_lightning.data.files import by_split, find_files, left_out
 from ff_lightning.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ def load_tables(
     source: str, kind: str, copies: Mapping[str, str], *, streaming: bool = False
 ) -> "datasets.DatasetDict | datasets.IterableDatasetDict":
     """Load all splits of a set, downloading them if they are on the hub and not yet here.
+
+    What is left out of a folder is said in the log.
 
     Args:
         source: A path or the id of a set on the hub.
@@ -55,10 +57,13 @@ def load_tables(
 
 def _parquet_files(path: Path) -> dict[str, list[str]]:
     """Patterns that match the Parquet files of each split and nothing else."""
-    files = [file for file in find_files(path).files if file.suffix.lower() == ".parquet"] if path.is_dir() else [path]
-    splits = by_split(files, path if path.is_dir() else path.parent)
     if not path.is_dir():  # one file is for training, whatever it is called
-        splits = {"train": files}
+        return {"train": [glob.escape(str(path))]}
+    files, hidden = find_files(path)
+    tables = {file: None for file in files if file.suffix.lower() == ".parquet"}
+    splits, unnamed = by_split(tables, path)
+    if said := left_out(hidden, [file for file in files if file not in tables], unnamed=unnamed):
+        rank_zero_info(f"Reading {path}. {said}")
     return {split: [glob.escape(str(file)) for file in some] for split, some in splits.items()}
 
 

@@ -99,12 +99,26 @@ def normal_classes(normal: Sequence[Any], names: Sequence[str], owner: str) -> T
     return torch.tensor([names.index(name) for name in dict.fromkeys(wanted)])
 
 
+def normal_rows(labels: Tensor, normal: Tensor) -> Tensor:
+    """Training rows that are no anomalies, (M,) int64.
+
+    Args:
+        labels: (N,) int64, classes of the training rows.
+        normal: those that are normal.
+
+    Raises:
+        InputError: there are none.
+    """
+    rows = torch.isin(labels, normal).nonzero()[:, 0]
+    if not len(rows):
+        raise InputError("No training row is of a class that `normal` names.")
+    return rows
+
+
 def only_normal(images: ImageSet, normal: Tensor) -> tuple[ImageSet, Tensor]:
     """Training data without anomalies, and the rows that are left, (M,) int64; what is left out is said in the log."""
     assert images.labels is not None
-    rows = torch.isin(images.labels, normal).nonzero()[:, 0]
-    if not len(rows):
-        raise InputError("No training row is of a class that `normal` names.")
+    rows = normal_rows(images.labels, normal)
     rank_zero_info(
         f"Left out of the training: {len(images) - len(rows)} anomalies; {len(rows)} normal samples are kept."
     )

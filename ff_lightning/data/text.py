@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from ff_lightning.data.arguments import check_counts, check_source, check_validation, check_whole
@@ -244,6 +245,7 @@ class TextDataModule(LightningDataModule):
                 self.source, self.options, streaming=self.max_characters is not None
             ):
                 self._parts = documents, self._documents("validation")
+                rank_zero_info(f"The validation text is that of {self.source!r}; `validation={asked}` is unused.")
             else:
                 self._parts = self._cut(documents)
         return self._parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -21,6 +22,12 @@ from ff_lightning.networks.heads import ClassParts, Head, check_beside, classes_
 from ff_lightning.normalization import PeerNormalisation, UnitRMS
 from ff_lightning.signals import Labelled
 from ff_lightning.stacks import BlockStack, HandedUp
+
+LABEL_SCALE = 10.0
+"""Value of the hot label input by default."""
+
+LOG = logging.getLogger("lightning.pytorch.ff_lightning")
+"""Shown as Lightning's own lines are, of which networks import nothing."""
 
 
 class DenseReLU(nn.Module):
@@ -92,7 +99,7 @@ class LabelledReLU(nn.Module):
         out_features: int,
         *,
         num_classes: int,
-        label_scale: float = 10.0,
+        label_scale: float = LABEL_SCALE,
         overlay: bool = True,
         dropout: float = 0.0,
         image_norm: nn.Module | None = None,
@@ -138,8 +145,9 @@ class MLP(BlockStack):
         widths: units of each block.
         num_classes: classes whose one-hot label enters the first block, ``None`` for inputs without a label; or those
             that every block gives a goodness.
-        label_scale: value of the hot label input against an image of unit RMS.
-        overlay: write the label over the first pixels instead of appending it.
+        label_scale: value of the hot label input against an image of unit RMS; left out, with a line in the log, where
+            inputs carry no label.
+        overlay: write the label over the first pixels instead of appending it; left out likewise.
         goodness: copied for every block; mean of squares by default, or
             :class:`~ff_lightning.goodness.WeightedEnergy` for a loss over candidates.
         loss: copied for every block; :class:`~ff_lightning.losses.SymBa` by default.
@@ -169,7 +177,7 @@ class MLP(BlockStack):
         widths: Sequence[int],
         *,
         num_classes: int | None = 10,
-        label_scale: float = 10.0,
+        label_scale: float = LABEL_SCALE,
         overlay: bool = True,
         goodness: Goodness | None = None,
         loss: ContrastiveLoss | CandidateLoss | None = None,
@@ -191,6 +199,7 @@ class MLP(BlockStack):
         dense = partial(DenseReLU, batch_norm=batch_norm, slope=slope)
         first: nn.Module
         if num_classes is None or of_classes:
+            tell_left_out(label_scale, overlay)
             first = nn.Sequential(image_norm, InputDropout(dropout), dense(in_features, widths[0]))
         else:
             first = LabelledReLU(
@@ -240,6 +249,14 @@ def check_dense(
         raise InputError(
             f"Passed `num_classes={num_classes!r}`. `num_classes` must be a whole number, at least 2, or None."
         )
+
+
+def tell_left_out(label_scale: float, overlay: bool) -> None:
+    """Say what was asked of a label in the input, where there is none: an overlay may have brought another loss."""
+    asked = [f"`label_scale={label_scale}`"] if label_scale != LABEL_SCALE else []
+    asked += [f"`overlay={overlay}`"] if not overlay else []
+    if asked:
+        LOG.info("Left out of the network, whose inputs carry no label: %s.", " and ".join(asked))
 
 
 def check_parts(

@@ -18,6 +18,7 @@ Once trained, all layers are used alike, on single images.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -146,7 +147,7 @@ class SelfContrastMLP(SelfContrastStack):
     Args:
         in_features: values a sample.
         widths: units of each block.
-        losses: of each block.
+        losses: of each block; copied.
         own_pairs: for each block, see :class:`SelfContrastBlock`; all by default.
     """
 
@@ -165,7 +166,7 @@ class SelfContrastMLP(SelfContrastStack):
             [
                 SelfContrastBlock(
                     nn.Sequential(nn.Flatten(), Standardise(), layer) if index == 0 else layer,
-                    losses[index],
+                    copy.deepcopy(losses[index]),
                     norm=nn.Sequential(Triangle(), Standardise()),
                     own_pairs=own_pairs is None or own_pairs[index],
                 )
@@ -186,7 +187,7 @@ class SelfContrastConv(SelfContrastStack):
     Args:
         image_shape: channels, height, width.
         widths: channels of each block.
-        losses: of each block.
+        losses: of each block; copied.
         own_pairs: for each block, see :class:`SelfContrastBlock`; all by default.
 
     Raises:
@@ -216,7 +217,7 @@ class SelfContrastConv(SelfContrastStack):
             blocks.append(
                 SelfContrastBlock(
                     conv_layer(*sizes, size=3 if index else 5, first=index == 0),
-                    losses[index],
+                    copy.deepcopy(losses[index]),
                     norm=nn.Sequential(nn.ReLU() if last else Triangle(), pool, Standardise()),
                     own_pairs=own_pairs is None or own_pairs[index],
                 )

@@ -26,7 +26,8 @@ class LinearReadout(Readout):
         in_features: units of all blocks that are read, added up; counted when a task takes the readout, by default.
         num_classes: number of classes; that of the task by default.
         first_block: the lowest block that is read; Hinton takes all but the first.
-        pool: feature maps are averaged over squares of this side, and standardised for each sample; 1 for neither.
+        pool: feature maps are averaged over squares of this side, and standardised for each sample; 1 for neither,
+            as blocks without maps need.
         dropout: share of the features that is dropped in training.
     """
 
@@ -100,7 +101,16 @@ class LinearReadout(Readout):
         return self.joined([self.part(block.norm(h)) for block, h in islice(answers, self.first_block, None)])
 
     def part(self, passed: Tensor) -> Tensor:
-        """What is read of one block, ``(B, D)``, from what it passes on, ``(B, …)``."""
+        """What is read of one block, ``(B, D)``, from what it passes on, ``(B, …)``.
+
+        Raises:
+            InputError: squares of something else than feature maps were asked for.
+        """
+        if self.pool > 1 and passed.dim() != 4:
+            raise InputError(
+                f"Passed `pool={self.pool}` to the readout of a network whose blocks pass on {tuple(passed.shape[1:])} "
+                "values a sample. Squares are of feature maps, (channels, height, width): leave `pool` out."
+            )
         if self.pool > 1:
             passed = self.standardise(F.avg_pool2d(passed, self.pool, ceil_mode=True))
         return passed.flatten(1)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
+from ff_lightning.engine.hyperparameters import LEFT_OUT
 from ff_lightning.errors import InputError
 from ff_lightning.metrics import LabelContrast
 from ff_lightning.negatives import LabelNegatives, UniformWrongLabel
 from ff_lightning.normalization import evaluating, frozen_statistics
+from ff_lightning.parts import described
 from ff_lightning.readouts import Answer, GoodnessReadout, Readout, label_goodness
 from ff_lightning.readouts.early_exit import EarlyExit
 from ff_lightning.signals import LocalStep, Signal
@@ -112,35 +114,62 @@ class FFClassifier(ImageClassification):
         """Put an early exit in place of the goodness readout, and choose its margins.
 
         The network answers as in an evaluation, whatever mode it is in. One batch is on the device at a time.
+        Checkpoints that are saved from then on hold the early exit.
 
         Args:
-            batches: ``(x, y)`` of validation images.
+            batches: ``(x, y)`` of validation images, of the forms that a validation takes.
             tolerance: accuracy that may be lost on them, in ``[0, 1]``.
 
         Returns:
             The new readout.
 
         Raises:
-            InputError: another readout than of goodness, or no batch.
+            InputError: another readout than of goodness, no batch, or one that a validation would refuse.
         """
         if not isinstance(self.readout, GoodnessReadout | EarlyExit):
             raise InputError(
                 f"`exit_early` was called with `readout={type(self.readout).__name__}`. It needs goodness."
             )
         margins, first = [math.inf] * (len(self.network) - 1), self.readout.first_block
-        readout = EarlyExit(margins, tolerance=tolerance, first_block=first).to(self.device)
-        readout.check(self.network)
+        search = EarlyExit(margins, tolerance=tolerance, first_block=first).to(self.device)
+        search.check(self.network)
         observed = False
         with evaluating(self.network):
-            for x, y in batches:
+            for batch in batches:
+                x, y = self._checked_anywhere(batch)
                 goodness = label_goodness(self.network, x.to(self.device), self.num_classes)
-                readout.observe(goodness, y.to(self.device))
+                search.observe(goodness, y.to(self.device))
                 observed = True
         if not observed:
             raise InputError("Passed no `batches`. Margins of an early exit are found on validation images.")
-        readout.choose()
-        self.readout = readout
+        search.choose()
+        return self._stop_early(EarlyExit(search.margins, tolerance=tolerance, first_block=first))
+
+    def _checked_anywhere(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Images and labels of a batch that no Trainer has brought to the device, and that may be looked at."""
+        before, self._is_on_host = self._is_on_host, True
+        try:
+            return self.checked(batch)
+        finally:
+            self._is_on_host = before
+
+    def _stop_early(self, readout: EarlyExit) -> EarlyExit:
+        """Take an early exit for the readout, and let checkpoints say so."""
+        readout.check(self.network)
+        self.readout = readout.to(self.device)
+        self.hparams["readout"] = described(readout)
+        self.hparams.get(LEFT_OUT, {}).pop("readout", None)
         return readout
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the early exit of a checkpoint in place of the readout by default, before its weights are loaded."""
+        leads = checkpoint.get("state_dict", {}).get("readout.leads")
+        if leads is not None and type(self.readout) is GoodnessReadout:
+            described_as = checkpoint.get("hyper_parameters", {}).get("readout")
+            told = described_as.get("init_args", {}) if isinstance(described_as, Mapping) else {}
+            first = told.get("first_block", self.readout.first_block)
+            self._stop_early(EarlyExit(leads.tolist(), tolerance=told.get("tolerance"), first_block=first))
+        super().on_load_checkpoint(checkpoint)
 
     def evaluate(self, batch: Any, stage: str, metrics: ClassificationMetrics) -> None:
         """Accuracy of the readout; what every block makes of the labels is logged at the end of the epoch."""

@@ -9,6 +9,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from ff_lightning.engine.casting import images_of
+from ff_lightning.errors import InputError
 from ff_lightning.negatives import other_images
 from ff_lightning.networks.scff import PairSignal, SelfContrastStack
 from ff_lightning.readouts import LinearReadout
@@ -29,6 +30,9 @@ class FFSelfContrast(FFRepresentation):
         num_classes: number of classes; that of the readout by default.
         readout_optimizer: builds the optimizer of the readout; ``optimizer`` by default.
         **kwargs: see :class:`~ff_lightning.FFLightningModule`.
+
+    Raises:
+        InputError: `negatives` were passed, or see :class:`~ff_lightning.FFRepresentation`.
     """
 
     def __init__(
@@ -40,6 +44,11 @@ class FFSelfContrast(FFRepresentation):
         readout_optimizer: OptimizerCallable | None = None,
         **kwargs: Any,
     ) -> None:
+        if (negatives := kwargs.get("negatives")) is not None:
+            raise InputError(
+                f"Passed `negatives={type(negatives).__name__}` to an `FFSelfContrast`, which contrasts images with "
+                "others of the batch. Leave `negatives` out."
+            )
         super().__init__(network, readout, num_classes=num_classes, **kwargs)
         self.make_readout_optimizer = readout_optimizer
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from ff_lightning.candidates import EachLabel
@@ -46,20 +48,26 @@ class BackpropTwin(_MadeToFit, FFLightningModule):
     optimizer, schedulers, accumulation and clipping mean the same; so do evaluation and prediction.
 
     It is made as the one or the other, whatever its network calls for. A network whose blocks learn several labels by
-    :class:`~ff_lightning.candidates.EachLabel` has a twin that does so, too; with ``low`` and ``high`` it predicts
-    numbers, as :class:`~ff_lightning.FFRegressor`, and with ``anomalies`` it tells normal samples from these, as
-    :class:`~ff_lightning.FFAnomalyDetector`. What only FF has, such as wrong labels, it does not take.
+    :class:`~ff_lightning.candidates.EachLabel` has a twin that does so, too, by the loss of the last of them; with
+    ``low`` and ``high`` it predicts numbers, as :class:`~ff_lightning.FFRegressor`, and with ``anomalies`` it tells
+    normal samples from these, as :class:`~ff_lightning.FFAnomalyDetector`. What only FF has, such as wrong labels, it
+    does not take.
 
     Args:
         network: the network that FF would train; gradients flow through all of it here.
         num_classes: number of classes, if the network does not know it.
         low: the lowest number that can be predicted, where numbers are.
         high: the highest.
+        spread: see :class:`~ff_lightning.FFRegressor`, where numbers are predicted; its default by default.
         anomalies: makes what normal samples are told from, where anomalies are to be found.
+        false_alarms: see :class:`~ff_lightning.FFAnomalyDetector`, where anomalies are to be found; likewise.
+        first_block: of :class:`~ff_lightning.FFMultiLabel`; left out, with a line in the log, since a twin is one
+            block.
         **kwargs: see :class:`~ff_lightning.FFLightningModule`.
 
     Raises:
-        InputError: neither the network nor ``num_classes`` says how many classes there are, or they disagree.
+        InputError: neither the network nor ``num_classes`` says how many classes there are, or they disagree; or an
+            argument was passed for which the network has no use.
     """
 
     def __init__(
@@ -69,7 +77,10 @@ class BackpropTwin(_MadeToFit, FFLightningModule):
         num_classes: int | None = None,
         low: float | None = None,
         high: float | None = None,
+        spread: float | None = None,
         anomalies: SampleNegatives | None = None,
+        false_alarms: float | None = None,
+        first_block: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(network, **kwargs)  # never run: it tells the command line which arguments there are
@@ -98,6 +109,7 @@ class TextTwin(BackpropTwin, FFLanguageModel):
     """The twin of a language model."""
 
     def __init__(self, network: TokenStack, *, num_classes: int | None = None, **kwargs: Any) -> None:
+        _refuse_classes(num_classes, network.vocab_size, "predicts the next of its tokens")
         FFLanguageModel.__init__(self, network.as_one_block(), **_own(kwargs))
 
 
@@ -106,7 +118,7 @@ class NumberTwin(BackpropTwin, FFRegressor):
 
     def __init__(self, network: Network, *, num_classes: int | None = None, **kwargs: Any) -> None:
         whole = network.as_one_block(agreed_classes(num_classes, network))
-        FFRegressor.__init__(self, whole, **_own(kwargs, "low", "high"))
+        FFRegressor.__init__(self, whole, **_own(kwargs, "low", "high", "spread"))
 
 
 class LabelsTwin(BackpropTwin, FFMultiLabel):
@@ -114,25 +126,33 @@ class LabelsTwin(BackpropTwin, FFMultiLabel):
 
     def __init__(self, network: Network, *, num_classes: int | None = None, **kwargs: Any) -> None:
         whole = network.as_one_block(agreed_classes(num_classes, network))
+        of_labels = [loss for loss in _losses(network) if isinstance(loss, EachLabel)]
         for block in whole:
-            block.loss = EachLabel()
-        FFMultiLabel.__init__(self, whole, **_own(kwargs))
+            block.loss = copy.deepcopy(of_labels[-1])
+        own = _own(kwargs, "first_block")
+        if first_block := own.pop("first_block", None):
+            rank_zero_info(f"Left out of the twin, which is one block: `first_block={first_block}`.")
+        FFMultiLabel.__init__(self, whole, **own)
 
 
 class AnomalyTwin(BackpropTwin, FFAnomalyDetector):
     """The twin of a detector of anomalies: a linear layer on top tells normal samples from what is made of them."""
 
     def __init__(self, network: Network, *, num_classes: int | None = None, **kwargs: Any) -> None:
-        FFAnomalyDetector.__init__(self, network.as_one_judge(), **_own(kwargs, "anomalies"))
+        known = getattr(network, "num_classes", None)
+        _refuse_classes(num_classes, 2 if known is None else known, "tells normal samples from anomalies")
+        FFAnomalyDetector.__init__(self, network.as_one_judge(), **_own(kwargs, "anomalies", "false_alarms"))
 
 
 KINDS = (ImageTwin, TextTwin, NumberTwin, LabelsTwin, AnomalyTwin)
 """What a twin is made as."""
 
+OF_ONE_KIND = ("low", "high", "spread", "anomalies", "false_alarms", "first_block")
+"""Arguments that twins of one kind take and others do not; ``None`` of any says that it was not given."""
+
 
 def _kind_of(network: Network, **kwargs: Any) -> type:
     """The twin that network and arguments call for."""
-    losses = [getattr(block, "loss", None) for block in network]
     if isinstance(network, TokenStack):
         kind: type = TextTwin
     elif kwargs.get("anomalies") is not None:
@@ -140,13 +160,29 @@ def _kind_of(network: Network, **kwargs: Any) -> type:
     elif kwargs.get("low") is not None:
         kind = NumberTwin
     else:
-        kind = LabelsTwin if any(isinstance(loss, EachLabel) for loss in losses) else ImageTwin
+        kind = LabelsTwin if any(isinstance(loss, EachLabel) for loss in _losses(network)) else ImageTwin
     return kind
 
 
+def _losses(network: Network) -> list[Any]:
+    """The loss of every block, ``None`` where it has none."""
+    return [getattr(block, "loss", None) for block in network]
+
+
 def _own(arguments: dict[str, Any], *names: str) -> dict[str, Any]:
-    """Arguments of a twin without those of other kinds, which nobody passed."""
-    other = {"low", "high", "anomalies"} - set(names)
-    if passed := [name for name in other & set(arguments) if arguments[name] is not None]:
+    """Arguments of a twin that were given: those of other kinds are refused.
+
+    Args:
+        arguments: of the twin.
+        *names: which of :data:`OF_ONE_KIND` are for its kind.
+    """
+    given = {name: value for name, value in arguments.items() if name not in OF_ONE_KIND or value is not None}
+    if passed := [name for name in OF_ONE_KIND if name in given and name not in names]:
         raise InputError(f"Passed `{passed[0]}` to the twin of a network that has no use for it. Leave it out.")
-    return {name: value for name, value in arguments.items() if name not in other}
+    return given
+
+
+def _refuse_classes(num_classes: int | None, known: int, does: str) -> None:
+    """Refuse a number of classes that a twin has no use for; ``known`` says the same as the network or the data."""
+    if num_classes not in (None, known):
+        raise InputError(f"Passed `num_classes={num_classes}` to a twin that {does}. Leave `num_classes` out.")

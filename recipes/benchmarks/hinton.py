@@ -88,6 +88,11 @@ def arguments(recipe: str, about: str | None, data: str, variants: dict[str, str
     for name, other in variants.items():
         parser.add_argument(f"--{name}", dest="recipe", action="store_const", const=other, help=f"the recipe {other}")
     args, args.changes = parser.parse_known_args()
+    if args.seconds and args.folder:
+        parser.error(
+            f"--seconds {args.seconds:g} with --folder {args.folder}: a stopped training goes on to the epochs it was "
+            "begun for, and those of --seconds come of a trial; pass --trainer.max_epochs instead, or leave one out."
+        )
     return args
 
 

@@ -3,7 +3,8 @@
     python recipes/benchmarks/scff.py --data path/to/cifar10 [--seed 0] [--parts ff twin]
     python recipes/benchmarks/scff.py --recipe mnist_scff --data path/to/mnist
 
-Arguments of the recipe change one thing at a time; with `--validation-only` the test set stays closed:
+Arguments of the recipe change one thing at a time, the twin's, too, where they are of the data, the Trainer or the
+network; with `--validation-only` the test set stays closed:
 
     python recipes/benchmarks/scff.py --validation-only --model.readout.dropout 0.0
 
@@ -23,6 +24,8 @@ from recipe import load, name_of_images, provenance
 
 SOURCES = {"cifar_scff": "uoft-cs/cifar10", "mnist_scff": "ylecun/mnist"}
 """Recipes, and where their images are by default."""
+SHARED = ("--data", "--trainer", "--model.network")
+"""How arguments begin that mean the same of the twin."""
 
 
 def measured(args: argparse.Namespace, recipes: list[str], overrides: list[str]) -> tuple[dict[str, float], float]:
@@ -37,6 +40,19 @@ def measured(args: argparse.Namespace, recipes: list[str], overrides: list[str])
         run.trainer.test(run.model, run.datamodule, verbose=False)
         found |= {name: float(value) for name, value in run.trainer.callback_metrics.items() if "accuracy" in name}
     return {name: round(100 * value, 2) for name, value in found.items()}, round(minutes, 1)
+
+
+def of_twin(changes: list[str]) -> list[str]:
+    """Changes of data, Trainer and network, each with its value: what is left of them without blocks and readout.
+
+    >>> of_twin(["--data.limit", "100", "--model.readout.dropout=0", "--trainer.precision=bf16-mixed"])
+    ['--data.limit', '100', '--trainer.precision=bf16-mixed']
+    """
+    kept, takes = [], False
+    for word in changes:
+        takes = word.startswith(SHARED) if word.startswith("--") else takes
+        kept += [word] * takes
+    return kept
 
 
 def by_block(found: dict[str, float], stage: str) -> list[float]:
@@ -63,7 +79,7 @@ def main() -> None:
         found, minutes = measured(args, [args.recipe], changes)
     if "twin" in args.parts:
         length = [f"--trainer.max_epochs={args.twin_epochs}", f"--model.optimizer.lr={args.twin_lr}"]
-        twin, twin_minutes = measured(args, [args.recipe, "with/twin"], length)
+        twin, twin_minutes = measured(args, [args.recipe, "with/twin"], [*of_twin(changes), *length])
     result = {
         "test_accuracy": found.get("test/accuracy"),
         "validation_accuracy": found.get("val/accuracy"),

@@ -81,6 +81,14 @@ def train(recipes: list[str], overrides: list[str], seeds: list[int]) -> dict[st
             cli.trainer.fit(cli.model, cli.datamodule)
         except DivergedError:
             watch.found.append(math.nan)
+        if not watch.found:
+            names = ("max_epochs", "max_steps", "check_val_every_n_epoch", "limit_val_batches")
+            said = {name: cli.config["trainer"][name] for name in names}
+            passed = ", ".join(f"`trainer.{name}={value}`" for name, value in said.items() if value not in (None, -1))
+            raise InputError(
+                f"Passed {passed}. The training ended without a validation, by which a setting is judged: train "
+                "longer, validate more often, or keep data for it."
+            )
         curves.append(watch.found)
     best = min if cli.config["best"]["mode"] == "min" else max
     values = [math.nan if math.nan in curve else best(curve) for curve in curves]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -82,3 +83,54 @@ def test_a_file_system_without_second_names_gets_two_files(tmp_path: Path, monke
     fit(tmp_path, 0.5, max_epochs=1)
     assert not same_file(tmp_path)
     assert step(tmp_path / "best.ckpt") == step(tmp_path / "last.ckpt") == 6
+
+
+def judged(best: Path) -> float:
+    """The value for which a best checkpoint was written."""
+    return float(torch.load(best, weights_only=True)["callbacks"]["BestCheckpoint"]["best_model_score"])
+
+
+@pytest.mark.parametrize(("before", "now"), [("run", "absolute"), ("absolute", "run")])
+def test_a_folder_that_is_spelled_otherwise_is_the_same(
+    before: str, now: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    spelled = {"absolute": tmp_path / "run"}
+    (tmp_path / "link").symlink_to("run")
+    fit(spelled.get(before, Path(before)), 0.9, max_epochs=1)
+    gone_on = fit(spelled.get(now, Path(now)), 0.1, ckpt_path="link/last.ckpt", max_epochs=2)
+    (saver,) = (one for one in gone_on.checkpoint_callbacks if isinstance(one, BestCheckpoint))
+    assert (step(Path("run/best.ckpt")), judged(Path("run/best.ckpt"))) == (6, pytest.approx(0.9))
+    assert step(Path("run/last.ckpt")) == 12
+    assert Path(saver.best_model_path).samefile("run/best.ckpt")
+    assert list(saver.best_k_models) == [saver.best_model_path] == [os.path.join(str(saver.dirpath), "best.ckpt")]
+    fit(Path("run"), 0.95, ckpt_path="run/last.ckpt", max_epochs=3)
+    assert (step(Path("run/best.ckpt")), judged(Path("run/best.ckpt"))) == (18, pytest.approx(0.95))
+
+
+def test_the_last_checkpoint_stays_where_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning removes the previous one, which another spelling names."""
+    monkeypatch.chdir(tmp_path)
+    fit(Path("run"), 0.8, 0.9, max_epochs=2)
+    fit(tmp_path / "run", 0.1, ckpt_path="run/best.ckpt", max_epochs=3)
+    assert step(tmp_path / "run/last.ckpt") == 18
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_a_run_that_is_moved_or_copied_keeps_its_best(copied: bool, tmp_path: Path) -> None:
+    fit(tmp_path / "run", 0.9, max_epochs=1)
+    (shutil.copytree if copied else shutil.move)(tmp_path / "run", tmp_path / "moved")
+    fit(tmp_path / "moved", 0.1, ckpt_path=str(tmp_path / "moved/last.ckpt"), max_epochs=2)
+    assert step(tmp_path / "moved/best.ckpt") == 6
+    assert step(tmp_path / "moved/last.ckpt") == 12
+
+
+@pytest.mark.parametrize("there_was_one", [False, True])
+def test_another_folder_begins_with_a_best_of_its_own(there_was_one: bool, tmp_path: Path) -> None:
+    fit(tmp_path / "run", 0.9, max_epochs=1)
+    if there_was_one:
+        fit(tmp_path / "other", 0.95, max_epochs=1)
+    with pytest.warns(UserWarning, match="The dirpath has changed"):
+        fit(tmp_path / "other", 0.1, ckpt_path=str(tmp_path / "run/last.ckpt"), max_epochs=2)
+    assert (step(tmp_path / "other/best.ckpt"), judged(tmp_path / "other/best.ckpt")) == (12, pytest.approx(0.1))
+    assert judged(tmp_path / "run/best.ckpt") == pytest.approx(0.9)

@@ -3,7 +3,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
@@ -76,6 +78,55 @@ def test_a_block_counts_by_its_best_moment(tmp_path: Path) -> None:
     run = trainer(tmp_path, callbacks=[StopOnCollapse(0.5, patience=1)], log_every_n_steps=1)
     run.fit(spiking.classifier(network), DATA)
     assert run.global_step == 6
+
+
+def stopping(folder: Path, patience: int, updates: int, ckpt: Path | None = None, **options: Any) -> pl.Trainer:
+    stop = StopOnCollapse(HOPELESS, patience=patience)
+    run = trainer(folder, callbacks=[stop], log_every_n_steps=1, max_epochs=-1, max_steps=updates)
+    run.fit(classifier(1, **options), loader(300, 50), ckpt_path=None if ckpt is None else str(ckpt))
+    run.save_checkpoint(folder / "last.ckpt")
+    return run
+
+
+UNFINISHED = pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before:UserWarning")
+
+
+@UNFINISHED
+@pytest.mark.parametrize("options", [{}, {"accumulate_batches": 2}], ids=["batch", "two batches"])
+def test_a_run_that_is_resumed_again_and_again_stops_where_it_would_have(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    assert stopping(tmp_path, 7, 20, **options).global_step == 7
+    done = [stopping(tmp_path, 7, 3, **options).global_step]
+    done += [stopping(tmp_path, 7, up_to, tmp_path / "last.ckpt", **options).global_step for up_to in (6, 20)]
+    assert done == [3, 6, 7]
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["callbacks"]["StopOnCollapse"]
+    assert state == {"low": {}, "best": {}}
+
+
+@UNFINISHED
+def test_who_goes_on_after_a_collapse_gets_as_many_steps_again(tmp_path: Path) -> None:
+    assert stopping(tmp_path, 2, 20).global_step == 2
+    assert stopping(tmp_path, 2, 20, tmp_path / "last.ckpt").global_step == 4
+
+
+def test_another_training_with_the_same_callback_counts_anew(tmp_path: Path) -> None:
+    stop = StopOnCollapse(HOPELESS, patience=5)
+    for _ in range(2):
+        run = trainer(tmp_path, callbacks=[stop], log_every_n_steps=1, max_steps=4)
+        run.fit(classifier(1), DATA)
+        assert run.global_step == 4
+
+
+def test_blocks_of_other_processes_count_and_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = mlp(1)
+    monkeypatch.setattr(network.stage, "gather", lambda own: [own, {7: 0.4}] if isinstance(own, dict) else [own])
+    run = trainer(tmp_path, callbacks=[StopOnCollapse(0.5, patience=3)], log_every_n_steps=1)
+    run.fit(classifier(network=network), DATA)
+    assert run.global_step == 3
+    assert "the separation of block 7 was at most 0.5" in caplog.text
 
 
 @pytest.mark.parametrize("wrong", [{"min_separation": 1.5}, {"patience": 0}])

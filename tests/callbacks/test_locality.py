@@ -130,14 +130,15 @@ def test_a_network_in_which_nothing_can_be_measured_is_named(tmp_path: Path, cap
     assert caplog.text.count("finds nothing to measure in a `SpikingMLP`") == 1
 
 
-def fit(folder: Path, callbacks: list[Any]) -> Any:
+def fit(folder: Path, callbacks: list[Any], *, epochs: int = 1, resumed: bool = False) -> Any:
     """Dropout, batch norm, negatives of the block's own, and two batches an update."""
     torch.manual_seed(0)
     network = ConvNet((1, 8, 8), [4, 6], pool_after=[0], dropout=0.2)
     module = classifier(network=network, optimizer=partial(SGD, lr=0.1), accumulate_batches=2)
     torch.manual_seed(1)
-    run = trainer(folder, callbacks=callbacks, limit_val_batches=0)
-    run.fit(module, pictures())
+    run = trainer(folder, callbacks=callbacks, limit_val_batches=0, max_epochs=epochs)
+    run.fit(module, pictures(), ckpt_path=str(folder / "a.ckpt") if resumed else None)
+    run.save_checkpoint(folder / "a.ckpt")
     return weights(module)
 
 
@@ -151,6 +152,18 @@ def test_a_look_leaves_no_trace_and_is_logged(tmp_path: Path) -> None:
     watch = LocalityMonitor(every=1)
     assert_same_weights(fit(tmp_path, []), fit(tmp_path, [watch]))
     assert list(watch.found) == [1, 2]
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before:UserWarning")
+def test_what_was_found_before_a_stop_is_kept(tmp_path: Path) -> None:
+    before, after = LocalityMonitor(every=1), LocalityMonitor(every=1)
+    fit(tmp_path, [before])
+    fit(tmp_path, [after], epochs=2, resumed=True)
+    assert list(after.found) == [1, 2, 3, 4]
+    assert {step: after.found[step] for step in (1, 2)} == before.found
+    torch.load(tmp_path / "a.ckpt", weights_only=True)
+    fit(tmp_path, [after])
+    assert list(after.found) == [1, 2], "another training"
 
 
 def test_what_cannot_be_looked_at_is_refused(tmp_path: Path) -> None:

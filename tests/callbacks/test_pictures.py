@@ -88,6 +88,24 @@ def test_a_language_model_leaves_histograms_and_losses(tmp_path: Path) -> None:
     assert [len(values) for _, values in callback._losses] == [2, 2]
 
 
+def test_the_losses_of_a_resumed_training_begin_where_the_training_did(tmp_path: Path) -> None:
+    tokens = torch.randint(5, (20, 9), generator=torch.Generator().manual_seed(0))
+    data, callbacks = DataLoader(tokens, batch_size=10), [BlockPictures(), BlockPictures()]
+    for epochs, callback in enumerate(callbacks, start=1):
+        torch.manual_seed(0)
+        model = ff.FFLanguageModel(GPT(vocab_size=5, context=8, width=8, layers=2, heads=1), optimizer=ADAM)
+        run = trainer(tmp_path, callbacks=[callback], max_epochs=epochs)
+        run.fit(model, data, data, ckpt_path=str(tmp_path / "a.ckpt") if epochs > 1 else None)
+        run.save_checkpoint(tmp_path / "a.ckpt")
+    first, both = (callback._losses for callback in callbacks)
+    assert [step for step, _ in both] == [2, 4]
+    assert both[:1] == first
+    kept = torch.load(tmp_path / "a.ckpt", weights_only=True)["callbacks"]["BlockPictures"]["losses"]
+    assert kept == [[step, values] for step, values in both]
+    trainer(tmp_path, callbacks=[callbacks[1]]).fit(model, data, data)
+    assert [step for step, _ in callbacks[1]._losses] == [2], "another training"
+
+
 def test_fields_are_the_weights_of_the_units_as_images() -> None:
     layer = mlp(1, width=16, overlay=True)[0].layer
     fields = receptive_fields(layer, (1, 8, 8))

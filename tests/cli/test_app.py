@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 import ff_lightning as ff
+from ff_lightning.callbacks import BlockSummary, LastCheckpoint, StopOnCollapse
 from ff_lightning.cli import main
 from ff_lightning.cli.parser import shorten
+from ff_lightning.cli.train import refuse_clashing
 from ff_lightning.data import ImageDataModule, TextDataModule
+from ff_lightning.errors import InputError
 from tests.command_line import QUIET, RECIPES, SMALL, configs, error_of
 
 DIGITS = configs("digits_mlp")
@@ -254,6 +258,32 @@ def test_a_callback_that_a_recipe_brings_takes_the_place_of_the_usual_one(
     shown = capsys.readouterr().out
     assert shown.count("block 0") == 1
     assert "frozen" not in shown
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["BestCheckpoint"], "say what is best by `--best.monitor` and `--best.mode`."),
+        (["LastCheckpoint"] * 2, "with a second `LastCheckpoint`."),
+    ],
+)
+def test_a_callback_that_there_is_already_costs_one_line(
+    names: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [f"--trainer.callbacks+=ff_lightning.callbacks.{name}" for name in names]
+    said = error_of(capsys, "fit", *SMOKE, *QUIET, *words)
+    assert said.startswith("Passed `trainer.callbacks` with a ")
+    assert says in said
+    assert not Path("runs").exists()
+
+
+def test_callbacks_that_a_checkpoint_tells_apart_may_be_of_one_class() -> None:
+    savers = [ModelCheckpoint(every_n_epochs=each) for each in (1, 2)]
+    refuse_clashing([*savers, BlockSummary(), BlockSummary()], [LastCheckpoint()])
+    with pytest.raises(InputError, match="with a second `StopOnCollapse`"):
+        refuse_clashing([StopOnCollapse(0.6), StopOnCollapse()])
+    with pytest.raises(InputError, match="with a second `ModelCheckpoint`"):
+        refuse_clashing([*savers, ModelCheckpoint(every_n_epochs=2)])
 
 
 @pytest.mark.parametrize(

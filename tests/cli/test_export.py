@@ -203,6 +203,22 @@ def test_the_command_line_exports_a_checkpoint(
     assert "It must end in .onnx for them." in error_of(capsys, "export", *words)
 
 
+@pytest.mark.parametrize("kind", ["of recordings", "of text"])
+def test_where_there_is_nothing_to_check_on_nothing_is_written(
+    kind: str, digits_run: Path, text_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    checkpoint, out = text_run / "last.ckpt", tmp_path / "mine.onnx"
+    if kind == "of recordings":
+        content = torch.load(digits_run / "last.ckpt", weights_only=True)
+        data = {"_class_path": "ff_lightning.data.AudioDataModule", "source": "words", "audio_column": None}
+        torch.save(content | {"datamodule_hyper_parameters": data}, checkpoint := tmp_path / "a.ckpt")
+    out.write_bytes(b"an earlier one")
+    words = ["export", "--ckpt_path", str(checkpoint), "--output", str(out), "--check", "true"]
+    assert "which is no ImageDataModule. Leave `check` out." in error_of(capsys, *words)
+    assert out.read_bytes() == b"an earlier one"
+
+
 def test_an_early_exit_is_no_program_of_fixed_size(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"`readout=EarlyExit`.*`GoodnessReadout`"):
         write_program(ff.FFClassifier(MLP(64, [20, 20]), readout=EarlyExit([0.1])), (1, 8, 8), tmp_path / "m.pt2")

@@ -164,6 +164,16 @@ def test_a_twin_does_not_stop_early(
     assert "Only an FFClassifier stops" in error_of(capsys, *words)
 
 
+def test_clear_answers_are_found_on_images_alone(
+    checkpoint: str, pictures: tuple[Path, list[int]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    content["datamodule_hyper_parameters"] = {"_class_path": "ff_lightning.data.TableDataModule", "source": "wine"}
+    torch.save(content, tmp_path / "a.ckpt")
+    words = ["predict", "--folder", str(pictures[0]), "--ckpt_path", str(tmp_path / "a.ckpt"), "--tolerance", "0.1"]
+    assert "which is no ImageDataModule. Leave `tolerance` out." in error_of(capsys, *words)
+
+
 def test_a_language_model_is_refused(
     text_run: Path, pictures: tuple[Path, list[int]], capsys: pytest.CaptureFixture[str]
 ) -> None:

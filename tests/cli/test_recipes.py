@@ -221,3 +221,14 @@ def test_the_same_may_be_said_twice() -> None:
     assert all(torch.equal(said[key], taken[key]) for key in said)
     assert network_of("run")["in_features"] == 64
     assert ImageDataModule("digits").in_features == 64
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "value"), [("digits_anomaly", "false_alarms", 0.3), ("diabetes_mlp", "spread", 3.0)]
+)
+def test_a_twin_keeps_what_the_recipe_says_of_its_task(name: str, argument: str, value: float) -> None:
+    Path("own.yaml").write_text(yaml.safe_dump({"model": {"init_args": {argument: value}}}))
+    words = [*configs(name), "--config", "own.yaml", *configs("with/twin", "with/smoke"), *QUIET]
+    assert main(["fit", *words, "--model.network.widths", "[9]", "--trainer.default_root_dir", "run"]) == 0
+    assert getattr(ff.load("run/last.ckpt"), argument) == value
+    assert yaml.safe_load(Path("run/config.yaml").read_text())["model"]["init_args"][argument] == value

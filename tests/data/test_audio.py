@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from ff_lightning.cli.predictions import write_predictions
 from ff_lightning.data import AudioDataModule, LogMel, SoundAugment, SpottingDataModule
+from ff_lightning.data.sound_loader import SoundLoader
 from ff_lightning.errors import InputError
 from tests.data.sounds import SPEAKERS, encoded, parquet, tone, word_folders
 
@@ -260,3 +264,74 @@ def test_the_spoken_digits_are_read_with_their_speakers() -> None:
     training, test = data._training_and_test
     assert test is not None
     assert (len(training.labels), len(test[1])) == (2500, 500)
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_predictions_name_the_files(ranks: int, folders: Path, tmp_path: Path) -> None:
+    data = ready(folders, None, test=9, validation=8, eval_batch_size=3)
+    expected = [str(folders / name) for name in ("high", "low")]
+    written: list[str] = []
+    for rank in range(ranks):
+        loader = data.val_dataloader()
+        assert isinstance(loader, SoundLoader)
+        loader.rank, loader.world_size = rank, ranks
+        batches = [Named(y) for _, y in loader]
+        trainer: Any = SimpleNamespace(datamodule=data, predict_dataloaders=loader)
+        assert write_predictions(batches, trainer, tmp_path / "p.csv")
+        with (tmp_path / "p.csv").open(newline="") as file:
+            lines = list(csv.DictReader(file))
+        assert all(line["name"].startswith(expected[int(line["label"])]) for line in lines)
+        written += [line["name"] for line in lines]
+    assert sorted(written) == sorted(data.row_names("validation", range(8)))
+    assert len(set(written)) == 8
+    assert len({*written, *data.row_names("train", range(19)), *data.row_names("test", range(9))}) == 36
+
+
+class Named(tuple[torch.Tensor, ...]):
+    """Labels, written as predictions."""
+
+    def __new__(cls, labels: torch.Tensor) -> Named:
+        return super().__new__(cls, (labels,))
+
+    def headings(self, labels: list[str]) -> list[str]:
+        return ["label"]
+
+    def lines(self, labels: list[str]) -> list[list[int]]:
+        return [[label] for label in self[0].tolist()]
+
+
+def test_recordings_of_a_table_are_called_by_number_and_file(commands: Path, tmp_path: Path) -> None:
+    import datasets
+
+    data = ready(commands, None, rate=16000, seconds=1.0)
+    assert data.row_names("test", [0, 11]) == [
+        f"recording {row} of the test split of {str(commands)!r}" for row in (0, 11)
+    ]
+    audio = [{"bytes": encoded(tone(300.0 + 900 * (row % 2))), "path": f"{row}.wav"} for row in range(8)]
+    table = datasets.Dataset.from_dict({"audio": audio, "label": [row % 2 for row in range(8)]})
+    table.to_parquet(str(tmp_path / "words.parquet"))
+    data = ready(tmp_path / "words.parquet", validation=2)
+    (name, other) = data.row_names("validation", [1, 0])
+    assert name > other
+    number = int(name.split()[1])
+    assert name == f"recording {number} of the train split of {str(tmp_path / 'words.parquet')!r} ({number}.wav)"
+
+
+def test_folders_of_a_split_beside_the_classes_are_held_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A folder called after a split is it if it has folders of the classes, else a class of that name."""
+    for place in ("no", "yes", "test/no", "test/yes", "val/no", "dev/ann"):
+        (tmp_path / place).mkdir(parents=True)
+        for index in range(2):
+            (tmp_path / place / f"{index}.wav").write_bytes(encoded(tone(400.0)))
+    data = ready(tmp_path, None)
+    assert data.class_names == ["dev", "no", "yes"]
+    assert [len(data._parts[part].labels) for part in ("train", "validation", "test")] == [6, 2, 4]
+    (tmp_path / "train").mkdir()
+    for place in ("no", "yes"):
+        (tmp_path / place).rename(tmp_path / "train" / place)
+    (tmp_path / "dev/ann").rename(tmp_path / "dev/yes")
+    (tmp_path / "holdout").mkdir()
+    with caplog.at_level("INFO"):
+        data = ready(tmp_path, None)
+    assert [len(data._parts[part].labels) for part in ("train", "validation", "test")] == [4, 4, 4]
+    assert f"{tmp_path}: Left out: holdout, called after no split." in caplog.text

@@ -2,6 +2,7 @@ import csv
 import gzip
 import json
 import lzma
+import re
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -276,3 +277,34 @@ def test_rows_without_text_are_counted(tmp_path: Path, caplog: pytest.LogCapture
     with caplog.at_level("INFO"):
         assert read_documents(str(tmp_path / "a.jsonl")) == ["a"]
     assert "2 rows without a value in 'text'" in caplog.text
+
+
+def test_a_text_called_after_no_split_is_left_out_beside_the_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("train.txt", "val.txt", "holdout.txt"):
+        (tmp_path / name).write_text(name)
+    with caplog.at_level("INFO"):
+        assert read_documents(str(tmp_path)) == ["train.txt"]
+    assert "Left out: 1 called after no split, beside those called train (holdout.txt)." in caplog.text
+    asked = TextOptions(pattern="*.txt")
+    assert read_documents(str(tmp_path), options=asked) == ["holdout.txt", "train.txt"]
+
+
+@pytest.mark.parametrize("option", [{"text_column": "x"}, {"pattern": "*.md"}, {"encoding": "latin-1"}])
+def test_options_that_pydoc_does_not_know_are_refused(option: dict[str, str]) -> None:
+    ((name, value),) = option.items()
+    says = (
+        rf"Passed `{name}={re.escape(repr(value))}` with `source='pydoc'`. It is one text, and `{name}` has no effect"
+    )
+    with pytest.raises(InputError, match=says):
+        read_documents("pydoc", options=TextOptions(**option))
+    assert read_documents("pydoc", options=TextOptions(encoding="UTF8"))
+
+
+def test_a_pattern_for_one_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("words")
+    with pytest.raises(InputError, match=r"Passed `pattern='\*.md'` with .*a.txt'`. It is one file, and `pattern` has"):
+        read_documents(str(tmp_path / "a.txt"), options=TextOptions(pattern="*.md"))
+    with pytest.raises(InputError, match=r"Passed `pattern='\*.md'` .* It is a set on the hub"):
+        read_documents("someone/no_such", options=TextOptions(pattern="*.md"))

@@ -386,3 +386,109 @@ def test_folders_without_a_picture_are_said(tmp_path: Path, caplog: pytest.LogCa
     with caplog.at_level("INFO"):
         assert open_source(str(tmp_path)).class_names == ["a", "b"]
     assert "No picture is in the folders c." in caplog.text
+
+
+def table_of(path: Path, *rows: str) -> Path:
+    path.write_text("\n".join(["file_name,label,split", *rows]) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("value", ["holdout", "test set", "eval"])
+def test_a_split_that_a_table_says_must_be_known(value: str, tmp_path: Path) -> None:
+    for index in range(4):
+        draw(tmp_path / f"{index}.png", index)
+    table = table_of(tmp_path / "metadata.csv", "0.png,a,train", "1.png,b,", "2.png,a, Val ", f"3.png,b,{value}")
+    says = rf"Row 5 of .*metadata.csv' has '{value}' in 'split'. It must be one of train, training; validation, .*empty"
+    with pytest.raises(InputError, match=says):
+        open_source(str(tmp_path))
+    table.write_text(table.read_text().replace(value, "test"))
+    source = open_source(str(tmp_path))
+    assert {split: source.size(split) for split in source.splits} == {"train": 2, "validation": 1, "test": 1}
+
+
+def test_what_a_table_says_of_splits_goes_before_folders(tmp_path: Path) -> None:
+    """And where it says nothing, its pictures are of the splits that folders around them are called after."""
+    for index, place in enumerate(["train", "train", "train", "test"]):
+        draw(tmp_path / place / f"{index}.png", index)
+    table_of(tmp_path / "metadata.csv", "train/0.png,a,", "train/1.png,b,", "train/2.png,a,val", "3,b,")
+    beside = open_source(str(tmp_path))
+    (tmp_path / "metadata.csv").unlink()
+    table_of(tmp_path / "train/metadata.csv", "0.png,a,", "1.png,b,train", "2.png,a,val")
+    table_of(tmp_path / "test/metadata.csv", "3.png,b,")
+    within = open_source(str(tmp_path))
+    for source in (beside, within):
+        assert {split: source.size(split) for split in source.splits} == {"train": 2, "validation": 1, "test": 1}
+
+
+def test_a_name_of_two_files_is_refused_and_a_path_is_not(tmp_path: Path) -> None:
+    for index, place in enumerate(["x/0.png", "y/0.png", "x/1.png"]):
+        draw(tmp_path / place, index)
+    for name in ("0.png", "0"):
+        table_of(tmp_path / "metadata.csv", f"{name},a,", "1.png,b,")
+        says = (
+            rf"Row 2 of .*metadata.csv' names '{name}', and 2 files are called so, such as 'x/0.png' and 'y/0.png'. W"
+        )
+        with pytest.raises(InputError, match=says):
+            open_source(str(tmp_path))
+    table_of(tmp_path / "metadata.csv", "x/0,a,", "y/0.png,b,", "1,a,")
+    source = open_source(str(tmp_path))
+    names = [source.name("train", row) for row in range(3)]
+    assert names == [str(tmp_path / place) for place in ("x/0.png", "y/0.png", "x/1.png")]
+
+
+def arrays(folder: Path) -> str:
+    np.savez(folder / "a.npz", x=DIGITS.pixels[:4, 0].numpy(), y=DIGITS.labels[:4].numpy())
+    return str(folder / "a.npz")
+
+
+def classes(folder: Path) -> str:
+    for name in ("a", "b"):
+        draw(folder / name / "0.png")
+    return str(folder)
+
+
+def pixels(folder: Path) -> str:
+    (folder / "a.csv").write_text("label,a,b,c,d\n1,2,3,4,5\n")
+    return str(folder / "a.csv")
+
+
+@pytest.mark.parametrize(
+    ("make", "argument", "why"),
+    [
+        (lambda folder: "digits", "label_column", "These images have no columns"),
+        (lambda folder: "digits", "image_column", "These images have no columns"),
+        (arrays, "label_column", "Arrays have no columns"),
+        (classes, "label_column", "No table is beside its pictures"),
+        (classes, "image_column", "No table is beside its pictures"),
+        (pixels, "image_column", "It has a column for each pixel, and none of images"),
+    ],
+)
+def test_columns_of_what_has_none_are_refused(
+    make: Callable[[Path], str], argument: str, why: str, tmp_path: Path
+) -> None:
+    source = make(tmp_path)
+    assert ImageDataModule(source, image_column=None, label_column=None).num_classes
+    says = rf"Passed `{argument}='label'` with `source=.*`. {why}: leave it out, or add `--data.{argument} null`"
+    with pytest.raises(InputError, match=says):
+        ImageDataModule(source, **{argument: "label"}).num_classes  # noqa: B018 - opens it
+
+
+def test_the_column_of_files_can_be_named(tmp_path: Path) -> None:
+    for index in range(4):
+        draw(tmp_path / f"{index}.png", index)
+    rows = [f"{n}.png,{3 - n}.png,{'ab'[n % 2]}" for n in range(3)]
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,other,label", *rows]) + "\n")
+    source = open_source(str(tmp_path), image_column="other", label_column="label")
+    assert source.name("train", 0) == str(tmp_path / "3.png")
+    with pytest.raises(
+        InputError, match=r"Passed `image_column='img'`. The columns of .*metadata.csv' are file_name, "
+    ):
+        open_source(str(tmp_path), image_column="img")
+
+
+def test_a_table_of_pixels_called_after_no_split_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("train", "holdout"):
+        (tmp_path / f"{name}.csv").write_text("label,a,b,c,d\n1,2,3,4,5\n")
+    with caplog.at_level("INFO"):
+        assert open_source(str(tmp_path)).size("train") == 1
+    assert "Left out: 1 called after no split, beside those called train (holdout.csv)." in caplog.text

@@ -196,3 +196,31 @@ def test_known_hub_id_reads_the_local_copy(
     with caplog.at_level("INFO"):
         assert len(open_source(source).read("train").labels) == 20
     assert f"Reading {source} from" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint64", "int8", "int64"])
+def test_labels_of_every_whole_type_are_read(kind: str, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    write(tmp_path / "some.parquet", names=False)
+    table = pq.read_table(tmp_path / "some.parquet")
+    place = table.schema.get_field_index("label")
+    for name, missing in (("whole", False), ("holes", True)):
+        labels = pa.array([None if missing and n == 3 else label for n, label in enumerate(CLASSES)], kind)
+        plain = table.set_column(place, "label", labels).replace_schema_metadata()
+        pq.write_table(plain, tmp_path / f"{name}.parquet")
+    source = open_source(str(tmp_path / "whole.parquet"), image_column="img")
+    assert torch.equal(source.labels("train"), DIGITS.labels[:30])
+    with pytest.raises(InputError, match=r"Label None of image 3 .* 0 to 9; 1 labels are missing or out of range"):
+        open_source(str(tmp_path / "holes.parquet"), image_column="img").labels("train")
+
+
+def test_files_called_after_no_split_are_left_out_beside_the_training(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(folder / "holdout.parquet", split=slice(20, 30))
+    with caplog.at_level("INFO"):
+        source = open_source(str(folder))
+    assert {split: source.size(split) for split in source.splits} == {"train": 20, "test": 10}
+    assert "Left out: 1 called after no split, beside those called train (holdout.parquet)." in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import pytest
@@ -115,3 +116,26 @@ def test_impossible_numbers_are_named(tmp_path: Path) -> None:
         Strung(gap=(2.0, 1.0))
     with pytest.raises(InputError, match="level=None"):
         SpottingDataModule(str(tmp_path), features=LogMel())
+
+
+@pytest.mark.parametrize(("augment", "said"), [({"shift": 0.5}, "shift=0.5"), ({"noise": [0, 9]}, r"noise=\[0, 9\]")])
+def test_changes_that_words_do_not_get_are_refused(augment: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=rf"Passed `SpottingDataModule\(augment=SoundAugment\({said}\)\)`. Words in a"):
+        SpottingDataModule("anywhere", augment=SoundAugment(**augment))
+
+
+def test_a_batch_size_that_has_no_effect_is_said(data: SpottingDataModule, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        assert SpottingDataModule("anywhere").eval_batch_size == data.eval_batch_size == 1
+        assert "unused" not in caplog.text
+        SpottingDataModule("anywhere", eval_batch_size=8)
+    assert "Running recordings are evaluated one at a time; `eval_batch_size=8` is unused." in caplog.text
+    with pytest.raises(InputError, match="eval_batch_size=0"):
+        SpottingDataModule("anywhere", eval_batch_size=0)
+
+
+def test_running_recordings_are_called_by_their_numbers(data: SpottingDataModule) -> None:
+    assert data.row_names("validation", [0, 1]) == [
+        "running recording 0 of validation",
+        "running recording 1 of validation",
+    ]

@@ -147,6 +147,13 @@ def test_more_processes_than_strings() -> None:
 # Under the Trainer ---------------------------------------------------------------------------------------------
 
 
+def test_overfitting_repeats_the_same_batches() -> None:
+    data = StringsDataModule("pydoc", strings=24, length=20, batch_size=8)
+    batches = read(data, overfit_batches=1).train_batches
+    assert len(batches) == 3
+    assert all(torch.equal(batch, data.rows("train")[:8]) for batch in batches)
+
+
 def fit(checkpoint: Path | None = None, callbacks: Any = None, **options: Any) -> list[Tensor]:
     data = StringsDataModule("pydoc", **{"strings": 24, "length": 20, "batch_size": 8} | options)
     return read(data, checkpoint, callbacks=callbacks).train_batches

@@ -292,3 +292,56 @@ def test_numbers_beyond_a_deviation_are_refused_without_a_warning(tmp_path: Path
     file = write(tmp_path / "a.csv", x=lambda row: row * 1e300)
     with pytest.raises(InputError, match=r"'x' of .* holds numbers up to 1.4\d+e\+302, too large"):
         ready(file, target_column="kind")
+
+
+def test_files_called_after_no_split_are_left_out_beside_the_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("train", "holdout", "gender_submission"):
+        write(tmp_path / "t" / f"{name}.csv")
+    with caplog.at_level("INFO"):
+        data = ready(tmp_path / "t", target_column="kind", validation=0, test=0)
+    assert len(data._splits["train"]) == 150
+    said = "Left out: 2 called after no split, beside those called train (gender_submission.csv, holdout.csv)."
+    assert f"Reading {tmp_path / 't'}. {said}" in caplog.text
+    (tmp_path / "t" / "train.csv").unlink()
+    assert len(ready(tmp_path / "t", target_column="kind", validation=0, test=0)._splits["train"]) == 300
+
+
+def test_a_share_of_a_split_with_a_file_is_said_to_be_unused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("train", "dev", "test"):
+        write(tmp_path / "t" / f"{name}.csv")
+    with caplog.at_level("INFO"):
+        data = ready(tmp_path / "t", target_column="kind", validation=0.3, test=0.5)
+    assert {split: len(images) for split, images in data._splits.items()} == dict.fromkeys(data._splits, 150)
+    assert f"The test rows are those of {str(tmp_path / 't')!r}; `test=0.5` is unused." in caplog.text
+    assert f"The validation rows are those of {str(tmp_path / 't')!r}; `validation=0.3` is unused." in caplog.text
+
+
+def test_columns_are_learned_of_normal_rows_alone(tmp_path: Path) -> None:
+    data = ready("wine", normal=["class_0"], batch_size=1000)
+    ((x, y),) = data.train_dataloader()
+    assert not y.any()
+    assert torch.allclose(x.mean(0), torch.zeros(13), atol=1e-5)
+    assert torch.allclose(x.std(0, unbiased=False), torch.ones(13), atol=1e-5)
+    kinds: dict[str, Any] = {
+        "colour": lambda row: "red" if row < 50 else "blue",
+        "note": lambda row: "small petals" if row < 50 else "large leaves",
+    }
+    file = write(tmp_path / "a.csv", **kinds)
+    flowers = ready(file, target_column="kind", normal=["setosa"], text_columns=["note"])
+    assert flowers.columns.columns[2].categories == ["red"]
+    assert flowers.columns.columns[3].words == ["petals", "small"]
+
+
+def test_overfitting_repeats_the_same_batches() -> None:
+    data = ready("wine", batch_size=8)
+    options: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    data.trainer = pl.Trainer(overfit_batches=1, **options)
+    first, again = (next(iter(data.train_dataloader())) for _ in range(2))
+    assert len(first[0]) in (7, 8)
+    assert len(first[1].unique()) > 1  # the file is sorted by class
+    assert torch.equal(first[0], again[0])
+    data.trainer = pl.Trainer(**options)
+    loader = data.train_dataloader()
+    assert not torch.equal(next(iter(loader))[0], next(iter(loader))[0])

@@ -262,3 +262,11 @@ def test_no_more_characters_than_asked_for(tmp_path: Path) -> None:
     assert part.tokenizer.decode(part.tokens("train")) == text[:5000]
     kept = [ready(max_characters=count, cache_dir=str(tmp_path)) for count in (5000, 6000)]
     assert [len(data.tokens("train")) for data in kept] == [4500, 5400]  # not the files of the other
+
+
+def test_an_unused_share_for_validation_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.txt").write_text(TOPICS[0])
+    with caplog.at_level("INFO"):
+        ready(str(tmp_path), context=8, validation=0.3)
+    assert f"The validation text is that of {str(tmp_path)!r}; `validation=0.3` is unused." in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ff_lightning.candidates import Softmax
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import MeanOfSquares, SumOfSquares
 from ff_lightning.losses import MovingThresholdLoss, SymBa
@@ -228,6 +230,20 @@ def test_label_arguments_reach_the_first_layer() -> None:
     first = MLP(20, [4], num_classes=5, label_scale=2.5, overlay=False)[0].layer
     assert (first.num_classes, first.label_scale, first.skip) == (5, 2.5, 0)
     assert MLP(20, [4], num_classes=5)[0].layer.skip == 5
+
+
+@pytest.mark.parametrize("parts", [{"num_classes": None}, {"loss": Softmax()}])
+def test_what_is_asked_of_a_label_in_the_input_is_left_out_with_a_word(
+    parts: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "lightning.pytorch"):
+        MLP(64, [4], **parts)
+        MLP(64, [4], label_scale=99.0, overlay=False)
+        assert not caplog.messages
+        MLP(64, [4], label_scale=99.0, overlay=False, **parts)
+        MLP(64, [4], label_scale=5, **parts)
+    said = "Left out of the network, whose inputs carry no label: "
+    assert caplog.messages == [f"{said}`label_scale=99.0` and `overlay=False`.", f"{said}`label_scale=5`."]
 
 
 LISTED = "must be a list of one or more whole numbers, at least 1"

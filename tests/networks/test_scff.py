@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from ff_lightning.errors import InputError
-from ff_lightning.losses import TwoThresholdLoss
+from ff_lightning.losses import MovingThresholdLoss, TwoThresholdLoss
 from ff_lightning.networks import SelfContrastConv, SelfContrastMLP
 from ff_lightning.networks.scff import PairSignal, SelfContrastStack, Triangle
 from ff_lightning.signals import LocalStep, StepContext
@@ -181,6 +182,13 @@ def test_maps_stay_channels_last(dtype: torch.dtype) -> None:
         assert stack(maps().float()).shape == (6, 8, 1, 1)
     assert all(seen)
     assert all(step.g_pos.dtype == torch.float32 for step in found)
+
+
+@pytest.mark.parametrize("kind", [SelfContrastMLP, SelfContrastConv])
+def test_losses_are_copied(kind: Any) -> None:
+    one = MovingThresholdLoss()
+    network = kind(64 if kind is SelfContrastMLP else (1, 8, 8), [4, 4], losses=[one, one])
+    assert len({id(loss) for loss in (one, network[0].loss, network[1].loss)}) == 3
 
 
 def test_sizes() -> None:

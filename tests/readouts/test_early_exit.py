@@ -6,6 +6,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,11 +19,13 @@ from ff_lightning.data import ImageDataModule
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import ChannelGroups
 from ff_lightning.networks import MLP, DenseReLU, ResNet
-from ff_lightning.readouts import GoodnessReadout, LinearReadout, label_goodness
+from ff_lightning.parts import Undescribed
+from ff_lightning.pretrained import save_pretrained
+from ff_lightning.readouts import GoodnessReadout, LastBlock, LinearReadout, label_goodness
 from ff_lightning.readouts.early_exit import EarlyExit, lead
 from ff_lightning.signals import LocalStep, Signal, StepContext
 from ff_lightning.stacks import BlockStack, Network
-from tests.training import ADAM, assert_same_weights, digits, mlp, trainer, weights
+from tests.training import ADAM, assert_same_weights, digits, loader, mlp, trainer, weights
 
 IMAGES, CLASSES = digits(300, torch.float64)
 
@@ -195,6 +198,72 @@ def test_margins_are_those_of_an_evaluation_and_one_batch_is_held_at_a_time() ->
     assert_same_weights(before, weights(network))
     assert network.training
     assert trained.margins == module.eval().exit_early(batches(), tolerance=0.05).margins
+
+
+def saved(folder: Path, **parts: Any) -> tuple[ff.FFClassifier, Path]:
+    """A classifier that stops early, and the checkpoint that a Trainer saves of it."""
+    module, run = ff.FFClassifier(mlp(2), **parts), trainer(folder, max_steps=1, limit_val_batches=0)
+    run.fit(module, loader(100, 50))
+    module.eval().exit_early([(IMAGES.float(), CLASSES)], tolerance=0.05)
+    run.save_checkpoint(folder / "early.ckpt")
+    return module, folder / "early.ckpt"
+
+
+class OwnReadout(GoodnessReadout):
+    """A readout that cannot be described."""
+
+    def description(self) -> dict[str, Any]:
+        raise Undescribed("an `OwnReadout`")
+
+
+@pytest.mark.parametrize("parts", [{}, {"readout": GoodnessReadout(first_block=1)}, {"readout": OwnReadout()}])
+def test_a_checkpoint_holds_the_early_exit(tmp_path: Path, parts: dict[str, Any]) -> None:
+    module, path = saved(tmp_path, **parts)
+    save_pretrained(path, tmp_path / "shared")
+    for again in (ff.FFClassifier.load_from_checkpoint(path), ff.load(path), ff.load(tmp_path / "shared")):
+        assert isinstance(again.readout, EarlyExit)
+        assert again.readout.margins == module.readout.margins
+        assert (again.readout.tolerance, again.readout.first_block) == (0.05, module.readout.first_block)
+        assert torch.equal(again.eval().answer(IMAGES.float()).block, module.answer(IMAGES.float()).block)
+
+
+@pytest.mark.parametrize("described", [True, False], ids=["described", "in weights alone"])
+def test_an_early_exit_takes_the_place_of_the_readout_by_default(tmp_path: Path, described: bool) -> None:
+    module, path = saved(tmp_path)
+    if not described:
+        content = torch.load(path, weights_only=True)
+        content["hyper_parameters"]["readout"] = None
+        torch.save(content, path)
+    fresh, data = ff.FFClassifier(mlp(2)), loader(100, 50)
+    found = trainer(tmp_path).test(fresh, data, ckpt_path=path, verbose=False, weights_only=True)
+    assert found == trainer(tmp_path).test(module, data, verbose=False)
+    assert fresh.readout.margins == module.readout.margins
+    assert fresh.readout.tolerance == (0.05 if described else None)
+    other = ff.FFClassifier(mlp(2), readout=LastBlock())
+    with pytest.raises(InputError, match=r"`readout.leads` is not in the network"):
+        trainer(tmp_path).test(other, data, ckpt_path=path, verbose=False, weights_only=True)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        ((IMAGES * 16).round().mul(15.9375).to(torch.uint8), CLASSES),
+        (IMAGES, CLASSES),
+        (IMAGES.float(), CLASSES[:, None]),
+        (IMAGES.float(), nn.functional.one_hot(CLASSES, 10)),
+        {"image": IMAGES.float(), "label": CLASSES.int()},
+    ],
+    ids=["bytes", "double precision", "labels (B, 1)", "one-hot", "dict"],
+)
+def test_margins_are_found_on_batches_of_every_form_that_a_validation_takes(batch: Any) -> None:
+    module = ff.FFClassifier(mlp(2))
+    usual = module.exit_early([(IMAGES.float(), CLASSES)], tolerance=0.05).margins
+    assert module.exit_early([batch], tolerance=0.05).margins == pytest.approx(usual, rel=0.05)
+
+
+def test_labels_that_are_no_classes_find_no_margins() -> None:
+    with pytest.raises(InputError, match="Passed labels from 1 to 10"):
+        ff.FFClassifier(mlp(2)).exit_early([(IMAGES.float(), CLASSES + 1)], tolerance=0.05)
 
 
 class Skipping(Network):

@@ -15,7 +15,7 @@ from ff_lightning.candidates import Softmax
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import ChannelGroups, MeanOfSquares
 from ff_lightning.losses import SymBa
-from ff_lightning.networks import MLP, ConvNet, DenseReLU
+from ff_lightning.networks import MLP, ClassMLP, ConvNet, DenseReLU
 from ff_lightning.readouts import (
     ChosenBlocks,
     GoodnessReadout,
@@ -265,6 +265,21 @@ def test_check_accepts_every_block_of_the_stack() -> None:
         ),
         (lambda: LinearReadout(0, 10), "Passed `in_features=0`. `in_features` must be at least 1."),
         (lambda: LinearReadout(4, 10, pool=0), "Passed `pool=0`. `pool` must be at least 1."),
+        (
+            lambda: LinearReadout(pool=2).attach(network(), 10),
+            "Passed `pool=2` to the readout of a network whose blocks pass on (10,) values a sample. Squares are of "
+            "feature maps, (channels, height, width): leave `pool` out.",
+        ),
+        (
+            lambda: NestedReadout([8], 10, first_block=2, pool=3)(network(), IMAGES, 10),
+            "Passed `pool=3` to the readout of a network whose blocks pass on (8,) values a sample. Squares are of "
+            "feature maps, (channels, height, width): leave `pool` out.",
+        ),
+        (
+            lambda: LinearReadout(8, 10, pool=2).part(torch.zeros(3, 4, 6)),
+            "Passed `pool=2` to the readout of a network whose blocks pass on (4, 6) values a sample. Squares are of "
+            "feature maps, (channels, height, width): leave `pool` out.",
+        ),
         (lambda: LinearReadout(4, 10, dropout=1.0), "Passed `dropout=1.0`. `dropout` must be in [0, 1)."),
         (
             lambda: LinearReadout(7, 10).features(network(), IMAGES),
@@ -296,6 +311,9 @@ def test_the_last_block_and_the_mean_log_probability() -> None:
     assert torch.equal(LastBlock().combine(g), g[3])
     expected = torch.stack([row - row.exp().sum(-1, keepdim=True).log() for row in g[1:]]).mean(0)
     torch.testing.assert_close(MeanLogProbability(first_block=1).combine(g), expected)
+    of_task = MeanLogProbability(first_block=1)
+    of_task.attach(ClassMLP(4, [5] * len(g), num_classes=g.shape[-1], loss=Softmax(scale=2.0)), g.shape[-1])
+    torch.testing.assert_close(of_task.combine(g / 2), expected)
 
 
 def test_the_best_range_of_blocks_is_chosen() -> None:

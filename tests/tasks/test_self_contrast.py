@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 import ff_lightning as ff
 from ff_lightning.data import ImageDataModule
 from ff_lightning.losses import TwoThresholdLoss
+from ff_lightning.negatives import HybridMask
 from ff_lightning.networks import SelfContrastConv, SelfContrastMLP
 from ff_lightning.readouts import LinearReadout
 from ff_lightning.schedules import Greedy
@@ -105,3 +106,12 @@ def test_images_without_classes_train_the_blocks(tmp_path: Path) -> None:
     moved = {name for name, value in weights(module).items() if not torch.equal(value, before[name])}
     assert any(name.startswith("network.blocks.0") for name in moved)
     assert not any(name.startswith("readout") for name in moved)
+
+
+def test_negatives_are_refused() -> None:
+    with pytest.raises(ff.InputError) as error:
+        task(negatives=HybridMask())
+    assert str(error.value) == (
+        "Passed `negatives=HybridMask` to an `FFSelfContrast`, which contrasts images with others of the batch. Leave "
+        "`negatives` out."
+    )
