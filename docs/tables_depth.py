@@ -155,6 +155,7 @@ def depth_ideas(name: str) -> str:
 WIDE = Table(
     {
         "tier": lambda runs: runs[0]["tier"],
+        "negatives": lambda runs: runs[0]["negatives"] or "all",
         "lr": lambda runs: re.findall(r"--lr (\S+)", runs[0]["command"])[0],
         "blocks, from the input upwards": lambda runs: blocks_of(runs),
         "CPU seconds": lambda runs: spread(runs, "cpu_seconds", 0),
