@@ -78,7 +78,8 @@ def by_block() -> None:
             axes.plot(blocks, mean, color=colour, marker="o", label=f"{parts_of(runs[0])} ({seeds})")
             for values in losses:
                 axes.plot(blocks, values, color=colour, linewidth=0, marker=".", alpha=0.6)
-        with_channels = next((runs for runs in chains if runs[0]["twin_same_parts"] != runs[0]["twin"]), chains[0])
+        different = [runs for runs in chains if runs[0]["twin_same_parts"] != runs[0]["twin"]]
+        with_channels = max(different or chains, key=len)  # the twins of most seeds
         for arm, (name, line) in TWINS.items():
             if with_channels[0][arm] is not None:
                 nats = sum(run[arm] for run in with_channels) / len(with_channels)
