@@ -152,6 +152,17 @@ def built_by(maker: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> di
     return {"class_path": path, "init_args": found} if found else {"class_path": path}
 
 
+def being_built(made: object) -> bool:
+    """Whether a constructor of an object is still at work, its own or that of a base."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "__init__" and code.co_argcount and frame.f_locals.get(code.co_varnames[0]) is made:
+            return True
+        frame = frame.f_back
+    return False
+
+
 def by_name(maker: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a class or a function by their names.
 

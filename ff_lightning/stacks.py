@@ -22,7 +22,7 @@ from ff_lightning.distributed import is_sharded
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import LinearGoodness
 from ff_lightning.losses import ThresholdLoss
-from ff_lightning.parts import Part
+from ff_lightning.parts import Part, Undescribed, being_built, built_by
 from ff_lightning.signals import BlockContext, Contrast, Labelled, LocalStep, Signal, StepContext, detached
 from ff_lightning.stages import Stage
 
@@ -237,6 +237,9 @@ class BlockStack(Network):
 
     lookahead: Ahead | None
 
+    told_later = False
+    """Whether it was told to look ahead after it was built, so that its arguments do not say what it is."""
+
     def __init__(
         self,
         blocks: Sequence[Block],
@@ -257,6 +260,9 @@ class BlockStack(Network):
     def look_ahead(self, lookahead: Ahead) -> None:
         """Let every block answer for the next one, in a chain whose constructor takes no ``lookahead``.
 
+        Tell it before the chain is passed to a task. A checkpoint does not say it: pass a chain that looks ahead to
+        ``load_from_checkpoint(path, network=…)``.
+
         Args:
             lookahead: is copied.
 
@@ -270,6 +276,22 @@ class BlockStack(Network):
             )
         self.lookahead = copy.deepcopy(lookahead)
         self.lookahead.attach(list(self))
+        self.told_later = not being_built(self)
+
+    def description(self) -> dict[str, Any]:
+        """How it is built again, as a recipe writes it.
+
+        Raises:
+            Undescribed: it was told to look ahead after it was built, or an argument cannot be described.
+        """
+        self._refuse_told_later()
+        given: Any = self.built_with
+        args, kwargs = given
+        return built_by(type(self), args, kwargs)
+
+    def _refuse_told_later(self) -> None:
+        if self.told_later:
+            raise Undescribed(f"a `{type(self).__name__}` that was told to look ahead after it was built")
 
     def _alone(self) -> Network:
         if self.lookahead is None:

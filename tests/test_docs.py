@@ -102,6 +102,7 @@ def own_data(folder: Path) -> None:
 
 @pytest.mark.usefixtures("blank_pictures")
 @pytest.mark.filterwarnings("ignore:It is recommended to use .self.log:UserWarning")  # of `ddp`, to one rank as well
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`:UserWarning")  # an earlier page's callback
 @pytest.mark.parametrize("command", [command for command in commands() if not is_trained_with_the_recipes(command)])
 def test_commands_run(
     command: str,

@@ -2,7 +2,7 @@
 
 So any model whose ``forward`` is a chain of modules is cut without a word about how it is built; its head, behind a
 pooling or a flattening of maps, is left out. What a model does between two modules, in its ``forward``, is not seen by
-this, and then it is refused.
+this, and then it is refused. Before the head, what follows must be what the last part gave, or pooled from that.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ff_lightning.conversion.checking import LIST_THEM, error_line, missing_between, telling, tensors_in, through
 from ff_lightning.conversion.families import Cut
 from ff_lightning.errors import InputError
 from ff_lightning.normalization import evaluating
@@ -55,7 +56,7 @@ def observed_cut(model: nn.Module, example: Tensor | None) -> Cut:
     Raises:
         InputError: it does more than apply its modules one after the other, or cannot take the example.
     """
-    given = derived_example(model) if example is None else example
+    given = telling(derived_example(model) if example is None else example)
     call = observe(model, given)
     top = [call] if isinstance(model, nn.Sequential) else followed(call)
     calls = [unit for part in top for unit in units(part)]
@@ -68,12 +69,12 @@ def observed_cut(model: nn.Module, example: Tensor | None) -> Cut:
         )
     lost = [each for each in after if has_weights(each.module) and not of_vectors(each)]
     if lost or (after and of_vectors(after[0]) and of_vectors(body[-1])):
-        place = (lost or after)[0].module
-        called = next(name for name, part in model.named_modules() if part is place)
         raise InputError(
             f"Passed `model={kind}`, which does more than apply its modules one after the other: what its "
-            f"`{called}` gets is not what the module before it gave. {LIST_THEM}"
+            f"`{name_of(model, (lost or after)[0])}` gets is not what the module before it gave. {LIST_THEM}"
         )
+    whole = rest or isinstance(model, nn.Sequential)
+    ending = [] if whole else ending_of(model, call, given, body, after)
     heads = [each.module for each in (*rest, *after)]
     linear = [part for module in heads for part in module.modules() if isinstance(part, nn.Linear)]
     said = getattr(model, "num_classes", None)
@@ -81,9 +82,10 @@ def observed_cut(model: nn.Module, example: Tensor | None) -> Cut:
     last = CHANNELS_LAST.search(kind) is not None
     while last and type(body[-1].module).__name__ == "Permute":
         body = body[:-1]
+    stages = stages_of(body)
     return Cut(
-        [each.module for each in body],
-        stages_of(body),
+        [*(each.module for each in body), *ending],
+        [*stages, *stages[-1:] * len(ending)],
         given,
         num_classes=classes,
         tokens=all(each.gave.dim() == 3 for each in body if has_weights(each.module)),
@@ -91,10 +93,42 @@ def observed_cut(model: nn.Module, example: Tensor | None) -> Cut:
     )
 
 
-LIST_THEM = (
-    "Pass its parts as a list, in the order in which it applies them, and what it does between them as a module, such "
-    "as `nn.ReLU()`."
-)
+@torch.no_grad()
+def ending_of(model: nn.Module, call: Call, given: Tensor, body: list[Call], after: list[Call]) -> list[nn.Module]:
+    """What a model does in its ``forward`` to what its last part gave, before it is pooled: nothing, or a ReLU.
+
+    Args:
+        model: which was called.
+        call: of the model.
+        given: its input.
+        body: the parts that are kept.
+        after: the parts of the head.
+
+    Raises:
+        InputError: something else.
+    """
+    with evaluating(model):
+        last = through([each.module for each in body], given.clone())  # again: it may have been changed in place
+    if after:
+        unchanged = version_of(after[0].given) == after[0].version
+        candidates = [after[0].given] if unchanged else []
+    else:
+        candidates = list(tensors_in(call.gave))
+    for candidate in candidates:
+        if (ending := missing_between(last, candidate)) is not None:
+            return ending
+    which = f"what its `{name_of(model, after[0])}` gets" if after else "what it returns"
+    before = "the module before it" if after else "its last module"
+    raise InputError(
+        f"Passed `model={type(model).__name__}`, which does more than apply its modules one after the other: {which} "
+        f"is neither what {before} gave nor pooled from that. {LIST_THEM}"
+    )
+
+
+def name_of(model: nn.Module, call: Call) -> str:
+    """The name of the module that was called, within its model."""
+    name: str = next(name for name, part in model.named_modules() if part is call.module)
+    return name
 
 
 def derived_example(model: nn.Module) -> Tensor:
@@ -154,11 +188,6 @@ def observe(model: nn.Module, example: Tensor) -> Call:
     return root.within[0]
 
 
-def error_line(error: Exception) -> str:
-    """What an error of torch says, in one line that is not too long, without a full stop."""
-    return " ".join(str(error).split())[:200].rstrip(".")
-
-
 def version_of(value: Any) -> int:
     """How often a tensor has been changed in place."""
     return value._version if isinstance(value, Tensor) else -1
@@ -178,11 +207,17 @@ def followed(call: Call) -> list[Call]:
 def units(call: Call) -> Iterator[Call]:
     """A part as it is, or, of an ``nn.Sequential``, those that it consists of."""
     parts = followed(call) if isinstance(call.module, nn.Sequential) else []
-    if not parts or len(parts) < len(call.within):
+    # A subclass may do something in its `forward` before the parts, between them or after them.
+    if len(parts) < len(call.within) or not parts or not gives_on(parts[-1], call):
         yield call
         return
     for part in parts:
         yield from units(part)
+
+
+def gives_on(part: Call, whole: Call) -> bool:
+    """Whether a module gives the very thing that its last part gave."""
+    return part.gave is whole.gave and part.version_after == whole.version_after
 
 
 def headless(calls: list[Call]) -> tuple[list[Call], list[Call]]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ff_lightning.conversion.checking import check_images, check_texts
 from ff_lightning.conversion.tokens import OnTokens, TextLayer, TextStem
 from ff_lightning.errors import InputError
 
@@ -120,14 +121,29 @@ def _of_torchvision(model: Any, example: Tensor | None) -> Cut:
     head = [part for part in model.heads.modules() if isinstance(part, nn.Linear)]
     classes = head[-1].out_features if head else None
     layers = list(model.encoder.layers)
-    return layered(TorchvisionStem(model), layers, model.encoder.ln, example=given, num_classes=classes)
+    cut = layered(TorchvisionStem(model), layers, model.encoder.ln, example=given, num_classes=classes)
+    check_images(model, cut.parts, given, lambda x: _output_of(model.encoder, model, x))
+    return cut
+
+
+def _output_of(part: nn.Module, model: nn.Module, x: Tensor) -> Any:
+    """What a part of a model gives when the model is called."""
+    found: list[Any] = []
+    hook = part.register_forward_hook(lambda _module, _args, gave: found.append(gave))
+    try:
+        model(x)
+    finally:
+        hook.remove()
+    return found[-1]
 
 
 def _of_timm(model: Any, example: Tensor | None) -> Cut:
     patches = model.patch_embed
     given = torch.zeros(1, patches.proj.in_channels, *patches.img_size) if example is None else example
     classes = model.num_classes or None
-    return layered(TimmStem(model), list(model.blocks), model.norm, example=given, num_classes=classes)
+    cut = layered(TimmStem(model), list(model.blocks), model.norm, example=given, num_classes=classes)
+    check_images(model, cut.parts, given, model.forward_features)
+    return cut
 
 
 class Positions(nn.Module):
@@ -169,13 +185,29 @@ def _of_transformers(model: Any, example: Tensor | None) -> Cut:
     if base.main_input_name == "pixel_values":
         given = torch.zeros(1, config.num_channels, *_sides(config.image_size)) if example is None else example
         parts: list[nn.Module] = [ImageLayer(layer) for layer in layers]
-        return layered(base.embeddings, parts, norm, example=given, num_classes=classes)
+        cut = layered(base.embeddings, parts, norm, example=given, num_classes=classes)
+        check_images(model, cut.parts, given, lambda x: base(pixel_values=x).last_hidden_state)
+        return cut
     stem, causal = _text_stem(base, config, kind)
     rotary = getattr(base, "rotary_emb", None)
     additive = config._attn_implementation == "eager"
-    parts = [TextLayer(layer, causal=causal, additive=additive, rotary=rotary) for layer in layers]
+    windows = base.config if causal and getattr(base.config, "sliding_window", None) is not None else None
+    kinds = getattr(base.config, "layer_types", None) or ["sliding_attention"] * len(layers)
+    parts = [
+        TextLayer(
+            layer,
+            causal=causal,
+            additive=additive,
+            rotary=rotary,
+            windows=windows if kind == "sliding_attention" else None,
+        )
+        for layer, kind in zip(layers, kinds, strict=True)
+    ]
     given = torch.zeros(1, min(8, stem.context or 8), dtype=torch.long) if example is None else example
-    return layered(stem, parts, norm, example=given, num_classes=classes, vocab_size=int(config.vocab_size))
+    size = int(config.vocab_size)
+    cut = layered(stem, parts, norm, example=given, num_classes=classes, vocab_size=size)
+    check_texts(model, cut.parts, stem.context, size)
+    return cut
 
 
 def _text_stem(base: Any, config: Any, kind: str) -> tuple[TextStem, bool]:

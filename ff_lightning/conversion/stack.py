@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ff_lightning.blocks import passing_norm
 from ff_lightning.candidates import CandidateLoss, LinearContrast
-from ff_lightning.conversion.chains import error_line, has_weights, observed_cut
+from ff_lightning.conversion.chains import has_weights, observed_cut
+from ff_lightning.conversion.checking import error_line, through
 from ff_lightning.conversion.families import Cut, known_cut
 from ff_lightning.conversion.given import built_of, example_of, refuse_unready
 from ff_lightning.conversion.judging import Judges, goodness_of
@@ -31,11 +32,7 @@ class Layers(nn.Sequential):
     """Modules one after the other; of those that return several things, the first is passed on."""
 
     def forward(self, x: Any) -> Any:  # noqa: D102
-        for module in self:
-            x = module(x)
-            if isinstance(x, tuple):
-                x = x[0]
-        return x
+        return through(self, x)
 
 
 class ConvertedStack(BlockStack):
@@ -110,8 +107,9 @@ class ConvertedStack(BlockStack):
         """How it is built again, as a recipe writes it.
 
         Raises:
-            Undescribed: what it was converted from cannot be written.
+            Undescribed: what it was converted from cannot be written, or it was told to look ahead after it was built.
         """
+        self._refuse_told_later()
         if isinstance(self.origin, str):
             raise Undescribed(self.origin)
         return self.origin

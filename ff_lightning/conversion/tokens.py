@@ -161,22 +161,32 @@ class TextLayer(nn.Module):
         causal: no position looks at those behind it.
         additive: the mask is added to the scores of attention, as ``eager`` wants it; else it is bool.
         rotary: makes position embeddings that the layer asks for; it has no parameters.
+        windows: a configuration whose ``sliding_window`` says how many tokens a position looks at, itself among them;
+            ``None`` for all.
     """
 
     def __init__(
-        self, layer: nn.Module, *, causal: bool = False, additive: bool = False, rotary: nn.Module | None = None
+        self,
+        layer: nn.Module,
+        *,
+        causal: bool = False,
+        additive: bool = False,
+        rotary: nn.Module | None = None,
+        windows: Any = None,
     ) -> None:
         super().__init__()
         self.layer = layer
         self.causal = causal
         self.additive = additive
         self.rotary = rotary
+        self.windows = windows
 
     def forward(self, x: Tokens) -> Tokens:  # noqa: D102
         length = x.h.shape[1]
         seen = x.mask[:, None, None, :].expand(-1, 1, length, -1)
         if self.causal:
-            seen = seen & torch.ones(length, length, dtype=torch.bool, device=seen.device).tril()
+            near = torch.ones(length, length, dtype=torch.bool, device=seen.device).tril()
+            seen = seen & (near if self.windows is None else near.triu(1 - int(self.windows.sliding_window)))
             # A row of padding before a text sees itself, for attention to nothing is not a number.
             seen = seen | torch.eye(length, dtype=torch.bool, device=seen.device)
         mask = seen

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ff_lightning.candidates import CandidateLoss, Softmax
+from ff_lightning.engine.checkpoints import misfits
 from ff_lightning.errors import InputError, whole
 from ff_lightning.finetuning.cutting import (
     CLOSE,
@@ -24,17 +25,20 @@ from ff_lightning.finetuning.cutting import (
     plain,
     shape_of,
 )
-from ff_lightning.finetuning.goals import Goal, silent
+from ff_lightning.finetuning.goals import Goal, of_logits, silent
 from ff_lightning.finetuning.heads import Head, Lens, Table
 from ff_lightning.language.blocks import Dreams, Readout, TextSignal, TokenBlock
 from ff_lightning.language.chunked import chunked
-from ff_lightning.language.stack import TokenStack, check_span
+from ff_lightning.language.stack import TokenStack, check_span, tell_left_out
 from ff_lightning.normalization import evaluating
 from ff_lightning.signals import BlockContext, Contrast, Signal, StepContext
 from ff_lightning.stacks import Ahead
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+READOUT = "lm_head.weight"
+"""Name of the vectors of the tokens that a whole model predicts with; of the same values as its embedding if tied."""
 
 
 class CausalLayers(nn.Module):
@@ -163,15 +167,18 @@ class CausalLM(TokenStack):
             transformers, whose layers are taken, not copied: see :meth:`from_transformers`.
         layers_per_block: layers trained by one local loss.
         context: largest number of tokens seen at once; the model's own by default.
-        loss: of the last block: all tokens at once by default (T2); a sampled contrast has own negatives (T1).
-        below: what the lower blocks learn from; ``None`` for nothing: they rest, or look ahead.
-        lookahead: see :class:`~ff_lightning.stacks.BlockStack`.
+        loss: of the last block: all tokens at once by default (T2); a sampled contrast has own negatives (T1). What it
+            teaches must be log-probabilities, as the logits of a pretrained model are.
+        below: what the lower blocks learn from; ``None`` for nothing: they rest, or look ahead. Left out where there is
+            one block.
+        lookahead: see :class:`~ff_lightning.stacks.BlockStack`; likewise.
         train_vocabulary: let the embedding learn with the first block and the readout with the last one; with the last
             one alone where they are one.
         recompute: activities of every layer in its backward pass, instead of keeping them (activation checkpointing).
 
     Raises:
-        InputError: no such model, one of another shape, or sizes that do not fit each other.
+        InputError: no such model, one of another shape, sizes that do not fit each other, or a loss by which logits
+            are no log-probabilities.
     """
 
     def __init__(
@@ -190,7 +197,8 @@ class CausalLM(TokenStack):
             raise InputError(
                 "Passed `CausalLM(config=None)`. Pass a folder of transformers, or name one by `--init_from`."
             )
-        model: Any = config if isinstance(config, nn.Module) else new_model(open_config(config))
+        loss = Softmax() if loss is None else of_logits(loss, owner=self)
+        model: Any = open_model(config) if isinstance(config, nn.Module) else new_model(open_config(config))
         shape, said = shape_of(model), _logits(model)
         layers, longest = model.config.num_hidden_layers, model.config.max_position_embeddings
         check_span(layers, whole("layers_per_block", layers_per_block, least=1, owner=self))
@@ -213,7 +221,9 @@ class CausalLM(TokenStack):
                 belongs=train_vocabulary and not index and embedding is not table,
                 learns=train_vocabulary and (embedding is not table or len(parts) == 1),
             )
-            blocks.append(CausalBlock(layer, head, copy.deepcopy(loss) or Softmax(), goal=goal, last=last))
+            blocks.append(CausalBlock(layer, head, copy.deepcopy(loss), goal=goal, last=last))
+        if tell_left_out(len(blocks), below=below, lookahead=lookahead):
+            lookahead = None
         super().__init__(
             blocks, vocab_size=len(table.weight), context=longest if context is None else context, lookahead=lookahead
         )
@@ -236,8 +246,9 @@ class CausalLM(TokenStack):
         Raises:
             InputError: they do not.
         """
+        *_, h = self.eval().activities(_probe(self.vocab_size, self.prior.device))
         with torch.no_grad():
-            logits = self.eval()(_probe(self.vocab_size, self.prior.device))
+            logits = self._block(len(self) - 1).predict(h, self.prior, None)
         off = ((logits - said).abs().max() / said.abs().max()).item()
         if not off <= CLOSE:
             raise InputError(
@@ -319,41 +330,89 @@ class CausalLM(TokenStack):
 
     def transformers_state(self) -> dict[str, Tensor]:
         """All weights by the names that transformers has for them; readouts of lower blocks are left out."""
+        found = self._own_weights()
+        if self.tied:
+            found[READOUT] = self._block(0).goodness.weight.detach()
+        return found
+
+    def _own_weights(self) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         for name, owner in self._owners():
             found |= {f"{name}{key}": value.detach() for key, value in owner.state_dict().items()}
         return found
 
-    def load_transformers(self, state: Mapping[str, Tensor]) -> None:
-        """Take weights by the names that transformers has for them; goals of lower blocks are left as they are.
+    def load_transformers(self, state: Mapping[str, Tensor]) -> int:
+        """Take weights by the names that transformers has for them.
+
+        What is copied of blocks, for goals and to look ahead, is copied anew. What goals have learned themselves stays;
+        see :meth:`load_goals`.
 
         Args:
             state: of a model of the same sizes, however it was cut.
 
+        Returns:
+            How many tensors were taken.
+
         Raises:
-            InputError: something is missing, of another shape, or not finite.
+            InputError: something is missing, left over, of another shape, or not finite; or a readout that is not the
+                embedding, where the network has one for both.
         """
-        owners = list(self._owners())
-        own = {f"{name}{key}": value for name, owner in owners for key, value in owner.state_dict().items()}
-        missing = [name for name, value in own.items() if name not in state or state[name].shape != value.shape]
-        if missing:
-            raise InputError(
-                f"Passed weights that lack `{missing[0]}` of shape {tuple(own[missing[0]].shape)}, one of "
-                f"{len(missing)} that do not fit. They are of another model."
-            )
-        wrong = [name for name in own if not bool(torch.isfinite(state[name]).all())]
+        own, given = self._own_weights(), dict(state)
+        readout = given.pop(READOUT, None) if self.tied else None
+        wrong = misfits(own, given)
         if wrong:
-            raise InputError(f"Passed weights of a training that has diverged: `{wrong[0]}` is not finite.")
-        for name, owner in owners:
-            owner.load_state_dict({key: state[f"{name}{key}"] for key in owner.state_dict()})
+            raise InputError(
+                f"Passed weights of another model: {wrong}. Build the network with the configuration of that model."
+            )
+        spoilt = [name for name in own if not bool(torch.isfinite(given[name]).all())]
+        if spoilt:
+            raise InputError(f"Passed weights of a training that has diverged: `{spoilt[0]}` is not finite.")
+        prefix, shape = self._names
+        embedding = f"{prefix}{shape.embedding}.weight"
+        if readout is not None and not _are_equal(readout, given[embedding]):
+            raise InputError(
+                f"Passed weights of another model: `{READOUT}` is not `{embedding}`, and the network has one table for "
+                "both. Build it with the configuration of that model, where `tie_word_embeddings` is false."
+            )
+        for name, owner in self._owners():
+            owner.load_state_dict({key: given[f"{name}{key}"] for key in owner.state_dict()})
+        last = self._block(len(self) - 1)
+        for goal in self.goals():
+            goal.renew(last.layer.part, shape.layers, last.goodness.reader)
+        self._renew_copies()
+        return len(own)
+
+    def load_goals(self, trained: CausalLM) -> int:
+        """Take what the goals of lower blocks have learned, where both networks are cut alike and have the same goals.
+
+        Args:
+            trained: the other network.
+
+        Returns:
+            How many tensors were taken.
+        """
+        pairs = list(zip(self.goals(), trained.goals(), strict=False))
+        alike = len(self) == len(trained) and all(
+            type(own) is type(other) and not misfits(own.state_dict(), other.state_dict()) for own, other in pairs
+        )
+        for own, other in pairs if alike else ():
+            own.load_state_dict(other.state_dict())
+        self._renew_copies()
+        return sum(len(own.state_dict()) for own, _ in pairs) if alike else 0
+
+    def goals(self) -> list[Goal]:
+        """The goals of lower blocks, from the input upwards; of blocks that have one."""
+        goals = [self._block(index).goal for index in range(len(self))]
+        return [goal for goal in goals if goal is not None]
+
+    def _renew_copies(self) -> None:
+        if self.lookahead is not None:
+            self.lookahead.attach(list(self))
 
     def to_transformers(self) -> PreTrainedModel:
         """The model as transformers has it, with a copy of the weights, in evaluation mode."""
         model = new_model(open_config(self.config))
-        state = self.transformers_state()
-        if self.tied:
-            state["lm_head.weight"] = self._block(0).goodness.weight.detach()
-        model.load_state_dict(state)
+        model.load_state_dict(self.transformers_state())
         model.to(self.prior.device).eval()
         return model
 
@@ -369,7 +428,7 @@ class CausalLM(TokenStack):
         yield f"{prefix}{shape.norm}.", last.goodness.reader
         yield f"{prefix}{shape.embedding}.", first.layer.embedding
         if not self.tied:
-            yield "lm_head.", last.goodness.tokens
+            yield READOUT.removesuffix("weight"), last.goodness.tokens
 
 
 def tables_of(model: PreTrainedModel, *, learns: bool) -> tuple[Table, Table]:
@@ -377,6 +436,10 @@ def tables_of(model: PreTrainedModel, *, learns: bool) -> tuple[Table, Table]:
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     first = Table(embedding.weight, learns=learns)
     return first, first if head.weight is embedding.weight else Table(head.weight, head.bias, learns=learns)
+
+
+def _are_equal(first: Tensor, second: Tensor) -> bool:
+    return first.shape == second.shape and bool((first == second).all())
 
 
 def _probe(vocab_size: int, device: torch.device) -> Tensor:

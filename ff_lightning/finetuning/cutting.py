@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
+import reprlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -67,8 +68,13 @@ def shape_of(model: PreTrainedModel) -> Shape:
     """The shape of a model.
 
     Raises:
-        InputError: it has another one.
+        InputError: it has another one, or no head that reads tokens.
     """
+    if model.get_output_embeddings() is None:
+        raise InputError(
+            f"Passed a `{type(model).__name__}`, which predicts no tokens. Pass a causal language model of "
+            "transformers, such as a `LlamaForCausalLM` or a `GPT2LMHeadModel`."
+        )
     base = model.base_model
     for shape in SHAPES:
         if all(hasattr(base, name) for name in (shape.embedding, shape.layers, shape.norm, *shape.first_only)):
@@ -91,17 +97,25 @@ def open_config(source: str | Path | Mapping[str, Any]) -> PretrainedConfig:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+    if not isinstance(source, str | Path | Mapping):
+        raise InputError(
+            f"Passed `config={reprlib.repr(source)}`. It must be a folder with a `{CONFIG}` of transformers, or what "
+            "such a file holds."
+        )
     described = dict(source) if isinstance(source, Mapping) else _read(Path(source))
     kind = described.pop("model_type", None)
-    if kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or "auto_map" in described:
+    known = isinstance(kind, str) and kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    if not known or "auto_map" in described:
         raise InputError(
-            f"Passed a configuration of `model_type={kind!r}`. It must be a causal language model that transformers "
-            "has itself, such as 'llama' or 'gpt2'; code that comes with a model is not run."
+            f"Passed a configuration of `model_type={reprlib.repr(kind)}`. It must be a causal language model that "
+            "transformers has itself, such as 'llama' or 'gpt2'; code that comes with a model is not run."
         )
     try:
         return AutoConfig.for_model(kind, **described)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"Passed a configuration of a {kind} model that cannot be read: {error}.") from error
+        raise InputError(
+            f"Passed a configuration of a {kind} model that cannot be read: {_in_one_line(error)}."
+        ) from error
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -132,7 +146,11 @@ def new_model(config: PretrainedConfig) -> PreTrainedModel:
     try:
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except (TypeError, ValueError, KeyError, RuntimeError, AttributeError) as error:
-        raise InputError(f"Passed a configuration of which no model can be built: {error}.") from error
+        raise InputError(f"Passed a configuration of which no model can be built: {_in_one_line(error)}.") from error
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).removesuffix(".")
 
 
 def open_model(source: str | Path | PreTrainedModel) -> PreTrainedModel:
@@ -148,6 +166,12 @@ def open_model(source: str | Path | PreTrainedModel) -> PreTrainedModel:
 
     if isinstance(source, PreTrainedModel):
         return source
+    if not isinstance(source, str | Path):
+        what = type(source).__name__ if isinstance(source, nn.Module) else reprlib.repr(source)
+        raise InputError(
+            f"Passed `{what}`. It must be a causal language model of transformers, a folder with one, or the name of "
+            "one on the hub."
+        )
     try:
         return AutoModelForCausalLM.from_pretrained(
             source, dtype=torch.float32, trust_remote_code=False, use_safetensors=True

@@ -8,6 +8,7 @@ block without one rests, unless it looks ahead (:class:`~ff_lightning.networks.L
 from __future__ import annotations
 
 import copy
+import reprlib
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING
 
@@ -51,6 +52,16 @@ class Goal(Part, nn.Module, ABC):
             norm: of the last block; copied if it is kept.
         """
 
+    def renew(self, top: PreTrainedModel, layers: str, norm: nn.Module) -> None:
+        """Copy anew what :meth:`fitted` copied of the last block, whose weights are others now; nothing by default.
+
+        Args:
+            top: see :meth:`fitted`, as the others.
+            layers: the name of their list in it.
+            norm: of the last block.
+        """
+        del top, layers, norm
+
     @abstractmethod
     def forward(self, h: Tensor, x: Tensor, targets: Tensor, context: BlockContext) -> Contrast:
         """The loss.
@@ -75,12 +86,12 @@ class NextToken(Goal):
         weight: of the loss.
 
     Raises:
-        InputError: an argument is out of range.
+        InputError: an argument is out of range, or a loss by which logits are no log-probabilities.
     """
 
     def __init__(self, loss: CandidateLoss | None = None, *, layers: int = 0, weight: float = 1.0) -> None:
         super().__init__()
-        self.loss = Softmax() if loss is None else loss
+        self.loss = Softmax() if loss is None else of_logits(loss, owner=self)
         self.layers = whole("layers", layers, least=0, owner=self)
         self.weight = positive("weight", weight)
 
@@ -91,6 +102,15 @@ class NextToken(Goal):
             reader.append(_Above(last_of(top, layers, self.layers)))
         found.head = Head(nn.Sequential(*reader, copy.deepcopy(norm)), table)
         return found
+
+    def renew(self, top: PreTrainedModel, layers: str, norm: nn.Module) -> None:  # noqa: D102
+        if self.head is None:
+            return
+        *inner, own_norm = self.head.reader.children()
+        own_norm.load_state_dict(norm.state_dict())
+        for above in inner:
+            if isinstance(above, _Above):
+                above.part.load_state_dict(last_of(top, layers, self.layers).state_dict())
 
     def forward(self, h: Tensor, x: Tensor, targets: Tensor, context: BlockContext) -> Contrast:  # noqa: D102
         del x
@@ -143,6 +163,35 @@ class _Above(nn.Module):
     def forward(self, h: Tensor) -> Tensor:
         found: Tensor = self.part(inputs_embeds=h, use_cache=False).last_hidden_state
         return found
+
+
+def of_logits(loss: CandidateLoss, owner: object) -> CandidateLoss:
+    """``loss`` if logits that it teaches are log-probabilities, as those of a pretrained model are from the start.
+
+    Args:
+        loss: of a readout that begins as that of the model.
+        owner: whose argument it is.
+
+    Raises:
+        InputError: the loss counts goodness by another measure.
+    """
+    logits = torch.tensor([0.0, 1.0, -2.0], device="cpu")
+    said = loss.calibrated(logits, torch.zeros_like(logits))
+    if torch.allclose(said.log_softmax(-1), logits.log_softmax(-1)):
+        return loss
+    raise InputError(
+        f"Passed `{type(owner).__name__}(loss={_written(loss)})`, by which goodness counts by another measure than the "
+        "logits of a pretrained model, which are log-probabilities. Pass `Softmax()`, `LinearContrast()` or "
+        "`LogisticContrast(from_below=True)`."
+    )
+
+
+def _written(part: Part) -> str:
+    """A part as code writes it, in one line."""
+    args, options = vars(part)["built_with"]
+    named = [*(("", value) for value in args), *((f"{name}=", value) for name, value in options.items())]
+    said = [f"{name}{_written(value) if isinstance(value, Part) else reprlib.repr(value)}" for name, value in named]
+    return f"{type(part).__name__}({', '.join(said)})"
 
 
 def silent(h: Tensor) -> Contrast:

@@ -22,12 +22,13 @@ from ff_lightning.finetuning.cutting import CONFIG, open_model
 from ff_lightning.language.stack import TokenStack
 from ff_lightning.module import FFLightningModule
 from ff_lightning.pretrained import known_of, read_content, read_pretrained, restored
+from ff_lightning.stacks import BlockStack
 from ff_lightning.tasks.language_modelling import LanguageModelling
 
 HUB = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 NETWORK = "network."
 NOT_TAKEN = f"{NETWORK}lookahead."
-"""Copies that are made anew in the first update."""
+"""Copies of blocks, which are copied anew."""
 
 MEANT = (
     "A new training begins with these weights: optimizer, schedule and count of updates are new. To go on with the "
@@ -65,7 +66,11 @@ def begin_from(module: FFLightningModule, source: Any, *, trust: Sequence[str] =
     It is not a resume: optimizer, schedule, count of updates and readouts of the task are those of the module.
 
     Blocks that the trained network does not have stand on top of it, with new weights. Of a language model, a new block
-    begins with the readout of the highest one that was there, so that it says the same where its layers add nothing.
+    says the same as the highest one that was there, where its layers add nothing: it begins with the readout of that
+    one, or with one of zeros where each corrects the one below. In a mean over blocks that prediction then counts more.
+
+    What is copied of blocks, to look ahead or for goals of a :class:`CausalLM`, is copied anew. What its goals have
+    learned is taken from a checkpoint that is cut alike and has the same goals.
 
     Args:
         module: of any task, as it was built.
@@ -83,9 +88,7 @@ def begin_from(module: FFLightningModule, source: Any, *, trust: Sequence[str] =
     name = type(source).__name__ if isinstance(source, nn.Module) else str(source)
     network: Any = module.network
     if isinstance(network, CausalLM):
-        state = transformers_weights(source, trust=trust)
-        network.load_transformers(state)
-        return Taken(name, len(state))
+        return Taken(name, _take_causal(network, source, trust))
     if is_of_transformers(source):
         raise InputError(
             f"Passed `init_from={name}`, a model of transformers, to a `{type(network).__name__}`. Such weights fit "
@@ -106,16 +109,10 @@ def _named(source: Any) -> Iterator[None]:
         raise InputError(str(error).replace(f"`ckpt_path={source}`", f"`init_from={source}`")) from error
 
 
-def transformers_weights(source: Any, *, trust: Sequence[str] = ()) -> Mapping[str, Tensor]:
-    """Weights by the names that transformers has for them; see :func:`begin_from`.
-
-    Args:
-        source: see :func:`begin_from`.
-        trust: see :func:`ff_lightning.load`.
-    """
+def _take_causal(network: CausalLM, source: Any, trust: Sequence[str]) -> int:
+    """Give a model of transformers in blocks trained weights; how many tensors were taken."""
     if isinstance(source, nn.Module) or is_of_transformers(source):
-        found: Mapping[str, Tensor] = open_model(source).state_dict()
-        return found
+        return network.load_transformers(open_model(source).state_dict())
     with _named(source):
         trained = read_pretrained(source, LanguageModelling, trust=trust).model.network
     if not isinstance(trained, CausalLM):
@@ -123,7 +120,7 @@ def transformers_weights(source: Any, *, trust: Sequence[str] = ()) -> Mapping[s
             f"Passed `init_from={source}`, which holds a `{type(trained).__name__}`, to a `CausalLM`. Its weights do "
             "not fit."
         )
-    return trained.transformers_state()
+    return network.load_transformers(trained.transformers_state()) + network.load_goals(trained)
 
 
 def is_of_transformers(source: Any) -> bool:
@@ -182,8 +179,10 @@ def _take(module: FFLightningModule, state: Mapping[str, Tensor], name: str) -> 
     check_finite(module, given, f"Passed `init_from={name}`. It")
     for key, value in wanted.items():
         value.copy_(given[key])
-    if isinstance(module.network, TokenStack):
+    if isinstance(module.network, TokenStack) and not module.network.residual:
         _read_alike(own, there - 1, new)
+    if isinstance(module.network, BlockStack) and module.network.lookahead is not None:
+        module.network.lookahead.attach(list(module.network))
     return Taken(name, len(wanted), new)
 
 

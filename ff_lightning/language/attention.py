@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, whole
 from ff_lightning.language.functional import (
     attend,
     depthwise_convolution,
@@ -113,7 +113,7 @@ class RotaryAttention(nn.Module):
 
     def __init__(self, width: int, heads: int, context: int, *, channels: int = 0) -> None:
         super().__init__()
-        if heads < 1 or width % (2 * heads):
+        if width % (2 * whole("heads", heads, least=1)):
             raise InputError(f"Passed `width={width}, heads={heads}`. `width` must be a multiple of `2 * heads`.")
         self.heads = heads
         self.width = width
@@ -128,8 +128,8 @@ class RotaryAttention(nn.Module):
         """Activities ``(B, T, width + channels)`` to ``(B, T, width)``; the cache holds what came before."""
         batch, length, width = *x.shape[:2], self.width
         if cache is None:
-            whole: Tensor = self.out(rotary_attention(self.qkv(x), self.cos[:length], self.sin[:length], self.heads))
-            return whole
+            found: Tensor = self.out(rotary_attention(self.qkv(x), self.cos[:length], self.sin[:length], self.heads))
+            return found
         qk, v = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).split([2, 1], 2)
         start = 0 if cache.keys is None else cache.keys.shape[2]
         q, k = self._rotated(qk, start).permute(2, 0, 3, 1, 4)

@@ -31,7 +31,7 @@ class WittenBell:
 
     Raises:
         InputError: the text is not one row of whole numbers, is empty or shorter than an n-gram, has a token outside
-            the vocabulary, or ``order`` is below 1.
+            the vocabulary, or ``order`` or ``vocab_size`` is below 1.
 
     >>> model = WittenBell(torch.tensor([0, 1, 0, 1, 0]), order=2)
     >>> model.log_probabilities(torch.tensor([0, 1])).exp()
@@ -41,11 +41,15 @@ class WittenBell:
 
     def __init__(self, tokens: Tensor, *, order: int = 5, vocab_size: int | None = None) -> None:
         whole("order", order, least=1, owner=self)
-        if tokens.ndim != 1 or len(tokens) < order:
+        if vocab_size is not None:
+            whole("vocab_size", vocab_size, least=1, owner=self)
+        if not isinstance(tokens, Tensor) or tokens.ndim != 1 or len(tokens) < order:
+            given = f"of shape {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else f"as a {type(tokens).__name__}"
             raise InputError(
-                f"Passed `WittenBell(tokens)` of shape {tuple(tokens.shape)}. They must be one row of at least "
-                f"`order={order}` tokens."
+                f"Passed `WittenBell(tokens)` {given}. They must be a tensor, one row of at least `order={order}` "
+                "tokens."
             )
+        _check_kind(tokens)
         self.vocab_size = int(tokens.max()) + 1 if vocab_size is None else vocab_size
         text = _whole(tokens, self.vocab_size)
         self._levels: list[_Level] = []
@@ -106,6 +110,7 @@ def nats_per_token(
     >>> round(nats[1], 4), round(nats[2], 4)
     (0.6555, 0.3084)
     """
+    _check_kind(validation)
     if validation.numel() == 0:
         raise InputError("Passed an empty `validation`. There must be at least one token.")
     scores = WittenBell(train, order=order, vocab_size=vocab_size).log_probabilities(validation)
@@ -154,9 +159,15 @@ class _Level:
         return torch.where(known & (total > 0), raised, lower), torch.where(found, places, -1)
 
 
-def _whole(tokens: Tensor, vocab_size: int) -> Tensor:
+def _check_kind(tokens: Tensor) -> None:
+    if not isinstance(tokens, Tensor):
+        raise InputError(f"Passed tokens as a {type(tokens).__name__}. They must be a tensor of whole numbers.")
     if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
         raise InputError(f"Passed tokens of type {tokens.dtype}. They must be whole numbers.")
+
+
+def _whole(tokens: Tensor, vocab_size: int) -> Tensor:
+    _check_kind(tokens)
     text = tokens.long()
     wrong = text[(text < 0) | (text >= vocab_size)]
     if len(wrong):

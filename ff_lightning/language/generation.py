@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import reprlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ff_lightning.candidates import draw_tokens
-from ff_lightning.errors import InputError, is_number, whole
+from ff_lightning.errors import InputError, is_number, is_whole, whole
 from ff_lightning.language.stack import TokenStack
+from ff_lightning.normalization import evaluating
 from ff_lightning.processor import running_sums
 
 
@@ -74,6 +76,8 @@ def stream(
 ) -> Iterator[Tensor]:
     """Continue prompts, and yield tokens as they are drawn.
 
+    Nothing drops out, also where the network is in training mode, in which it is found again.
+
     The network sees a window of at most ``network.context`` tokens. When the window is full, it goes on from its
     last half: positions start anew, with and without a cache.
 
@@ -83,7 +87,7 @@ def stream(
         max_new_tokens: tokens to draw for each prompt.
         sampler: draws a token from a prediction.
         generator: source of randomness; torch's own by default.
-        stop: tokens that end a text; a text that has ended repeats the token that ended it.
+        stop: tokens of the vocabulary that end a text; a text that has ended repeats the token that ended it.
         use_cache: keep keys and values of the tokens of the window; the tokens drawn are the same without.
 
     Yields:
@@ -93,7 +97,8 @@ def stream(
         InputError: an argument makes no sense, or a token is not in the vocabulary.
     """
     check_prompt(network, prompt, max_new_tokens)
-    return _stream(network, prompt, max_new_tokens, sampler, generator, stop, use_cache)
+    ends = torch.tensor(_stops(network, stop), dtype=prompt.dtype, device=prompt.device)
+    return _stream(network, prompt, max_new_tokens, sampler, generator, ends, use_cache)
 
 
 def _stream(
@@ -102,16 +107,15 @@ def _stream(
     max_new_tokens: int,
     sampler: Sampler,
     generator: torch.Generator | None,
-    stop: Sequence[int],
+    ends: Tensor,
     use_cache: bool,
 ) -> Iterator[Tensor]:
-    ends = torch.tensor(list(stop), dtype=window.dtype, device=window.device)
     caches = network.new_caches() if use_cache else None
     seen = 0  # tokens of the window that the caches hold
     ended = torch.zeros(window.shape[0], dtype=torch.bool, device=window.device)
     last = window[:, -1]
     for _ in range(max_new_tokens):
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(network):
             logits = network(window[:, seen:], caches)[:, -1]
             token = torch.where(ended, last, sampler(logits, generator))
         yield token
@@ -135,7 +139,7 @@ def check_prompt(network: TokenStack, prompt: Tensor, max_new_tokens: int) -> No
     """Check what a text is to be continued from.
 
     Raises:
-        InputError: no prompt, one that is too long, a token outside the vocabulary, or a negative length.
+        InputError: no prompt, one that is too long, a token outside the vocabulary, or no length of what follows.
     """
     if prompt.dim() != 2 or not 1 <= prompt.shape[1] <= network.context or prompt.shape[0] < 1:
         raise InputError(
@@ -143,5 +147,15 @@ def check_prompt(network: TokenStack, prompt: Tensor, max_new_tokens: int) -> No
             f"`context={network.context}`; `crop=True` (`--crop true`) goes on from the end of a longer one."
         )
     network.check_tokens(prompt)
-    if max_new_tokens < 0:
-        raise InputError(f"Passed `max_new_tokens={max_new_tokens}`. `max_new_tokens` must not be negative.")
+    whole("max_new_tokens", max_new_tokens, least=0)
+
+
+def _stops(network: TokenStack, stop: Sequence[int]) -> list[int]:
+    listed = isinstance(stop, Iterable) and not isinstance(stop, Tensor | str | bytes | Mapping)
+    tokens = list(stop) if listed else []
+    if not listed or not all(is_whole(token, least=0) and token < network.vocab_size for token in tokens):
+        raise InputError(
+            f"Passed `stop={reprlib.repr(stop)}`. `stop` must be a list of tokens, whole numbers from 0 to "
+            f"{network.vocab_size - 1}."
+        )
+    return [int(token) for token in tokens]

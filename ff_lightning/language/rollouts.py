@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import reprlib
 
 import torch
 from torch import Tensor
 
 from ff_lightning.distributed import gather_rows, num_ranks
-from ff_lightning.errors import InputError, positive
+from ff_lightning.errors import InputError, check_sizes, is_whole, positive
 from ff_lightning.language.blocks import Dreams
 from ff_lightning.language.generation import Sampler, continued, stream
 from ff_lightning.language.stack import TokenStack
@@ -52,13 +53,13 @@ class SleepBuffer(Running):
         temperature: float = 1.0,
     ) -> None:
         super().__init__()
-        for name, value in {"sequences": sequences, "refresh_every": refresh_every, "rows": rows}.items():
-            if value < 1:
-                raise InputError(f"Passed `SleepBuffer({name}={value})`. `{name}` must be at least 1.")
-        if not 1 <= prefix[0] <= prefix[1] < context:
+        check_sizes(self, context=context, sequences=sequences, refresh_every=refresh_every, rows=rows)
+        ends = list(prefix) if isinstance(prefix, list | tuple) else []
+        pair = len(ends) == 2 and all(is_whole(end, least=1) for end in ends)
+        if not pair or not ends[0] <= ends[1] < context:
             raise InputError(
-                f"Passed `SleepBuffer(prefix={tuple(prefix)})` with `context={context}`. `prefix` must be the smallest "
-                "and the largest number of real tokens, at least 1 and below `context`."
+                f"Passed `SleepBuffer(prefix={reprlib.repr(prefix)})` with `context={context}`. `prefix` must be the "
+                "smallest and the largest number of real tokens, at least 1 and below `context`."
             )
         if positive("renew", renew) > 1:
             raise InputError(f"Passed `SleepBuffer(renew={renew})`. `renew` must be in (0, 1].")

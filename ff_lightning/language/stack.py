@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -18,10 +19,14 @@ from ff_lightning.language.attention import TransformerLayer
 from ff_lightning.language.blocks import Dreams, Readout, SequenceContrast, TextSignal, TokenBlock, TokenLayers
 from ff_lightning.language.candidate_blocks import CandidateBlock
 from ff_lightning.language.channels import OwnChannels, joined
+from ff_lightning.parts import Part
 from ff_lightning.signals import Labelled, StepContext
 from ff_lightning.stacks import Ahead, BlockStack
 
 AnyTokenBlock = TokenBlock | CandidateBlock
+
+LOG = logging.getLogger("lightning.pytorch.ff_lightning")
+"""Shown as Lightning's own lines are, of which networks import nothing."""
 
 
 class TokenStack(BlockStack):
@@ -33,7 +38,7 @@ class TokenStack(BlockStack):
         context: largest number of tokens seen at once.
         average: predict with the mean of what the blocks up to the last say, as Hinton adds the goodness of layers
             (2212.13345, section 3.3); ``False`` predicts with the last block alone. It changes no training.
-        lookahead: see :class:`~ff_lightning.stacks.BlockStack`.
+        lookahead: see :class:`~ff_lightning.stacks.BlockStack`; left out where there is one block.
 
     Attributes:
         prior: ``(V,)`` log-probability of every token, where predictions start from; uniform until
@@ -54,7 +59,8 @@ class TokenStack(BlockStack):
         average: bool = False,
         lookahead: Ahead | None = None,
     ) -> None:
-        super().__init__(blocks, lookahead=lookahead)
+        alone = tell_left_out(len(blocks), lookahead=lookahead)
+        super().__init__(blocks, lookahead=None if alone else lookahead)
         self.vocab_size = vocab_size
         self.context = context
         self.average = average
@@ -67,7 +73,12 @@ class TokenStack(BlockStack):
 
         Args:
             counts: ``(V,)``, not negative; every token is counted once more, so that none is impossible.
+
+        Raises:
+            InputError: there are more or fewer counts than tokens, or no tensor of them.
         """
+        if not isinstance(counts, Tensor):
+            raise InputError(f"Passed counts as a {type(counts).__name__}. They must be a tensor ({self.vocab_size},).")
         if counts.shape != self.prior.shape:
             raise InputError(
                 f"Passed counts of {counts.numel()} tokens to a network of `vocab_size={self.vocab_size}`."
@@ -93,6 +104,24 @@ class TokenStack(BlockStack):
                 f"Passed tokens from {low} to {high}. With `vocab_size={self.vocab_size}` they must lie in 0 to "
                 f"{self.vocab_size - 1}."
             )
+
+    def check_windows(self, batch: Tensor, *, look: bool = True) -> None:
+        """Check windows of tokens that are read and predicted.
+
+        Args:
+            batch: ``(B, T + 1)``, of which ``T`` are read.
+            look: whether values may be looked at.
+
+        Raises:
+            InputError: a window is too short or too long, or a token outside the vocabulary.
+        """
+        if batch.dim() != 2 or not 2 <= batch.shape[1] <= self.context + 1:
+            raise InputError(
+                f"Passed a batch of shape {tuple(batch.shape)}. With `context={self.context}` it must be "
+                f"(B, 2) to (B, {self.context + 1})."
+            )
+        if look:
+            self.check_tokens(batch)
 
     def new_caches(self) -> list[list[Any]]:
         """Empty caches, one a layer, grouped by block."""
@@ -215,6 +244,22 @@ def sequence_contrast(width: int, dream_weight: float) -> SequenceContrast | Non
         InputError: the weight is negative or not finite.
     """
     return SequenceContrast(width, weight=positive("dream_weight", dream_weight)) if dream_weight else None
+
+
+def tell_left_out(blocks: int, **parts: Part | Ahead | None) -> bool:
+    """Say which parts one block has no use for, since they are of blocks with others above them.
+
+    Args:
+        blocks: of the network.
+        **parts: by the names of the arguments; ``None`` where there is none.
+
+    Returns:
+        Whether there is one block alone.
+    """
+    asked = [f"`{name}={type(part).__name__}(…)`" for name, part in parts.items() if part is not None]
+    if blocks == 1 and asked:
+        LOG.info("Left out of the network, which is one block: %s.", " and ".join(asked))
+    return blocks == 1
 
 
 def check_span(layers: int, layers_per_block: int) -> None:

@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveragi
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
 from torch.optim import Optimizer
 from torch.utils._pytree import tree_map
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map
 from ff_lightning.distributed import one_copy, take_from_first_rank
 from ff_lightning.engine.lightning import replace_sigterm, restore_sigterm
 from ff_lightning.engine.sync import NoSync
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, whole_numbers
 from ff_lightning.goodness import FollowingGoodness
 from ff_lightning.normalization import RunningMean
 from ff_lightning.stacks import BlockStack
@@ -50,12 +50,13 @@ class LayerParallelStrategy(DDPStrategy):
         **kwargs: see ``lightning.pytorch.strategies.DDPStrategy``.
 
     Raises:
-        InputError: before the first step, if the task cannot be trained like that; the message names what to use.
+        InputError: ``cuts`` are no numbers; or, before the first step, the task cannot be trained like that, and the
+            message names what to use.
     """
 
     def __init__(self, *, cuts: Sequence[int] | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.cuts = None if cuts is None else list(cuts)
+        self.cuts = None if cuts is None else whole_numbers("cuts", cuts, least=1, some=False)
         self._stage: PipelineStage | None = None
         self._groups: list[range] = []
         self._told_to_stop = False
@@ -241,6 +242,21 @@ def values_of(network: BlockStack, index: int) -> Iterator[Tensor]:
         yield from network.lookahead.kept(index)
 
 
+def reads_what_another_learns(network: BlockStack) -> bool:
+    """Whether the goal of a block reads parameters that learn in another block, wherever it keeps them."""
+    owners = {id(parameter): index for index, block in enumerate(network) for parameter in block.parameters()}
+    for index, block in enumerate(network):
+        goal = getattr(block, "goal", None)
+        for part in goal.modules() if isinstance(goal, nn.Module) else ():
+            values = (value if isinstance(value, (list, tuple)) else [value] for value in vars(part).values())
+            held = [each for several in values for each in several]
+            beside = [p for each in held if isinstance(each, nn.Module) for p in each.parameters()]
+            beside += [each for each in held if isinstance(each, nn.Parameter)]
+            if any(p.requires_grad and owners.get(id(p), index) != index for p in beside):
+                return True
+    return False
+
+
 def refuse_task(module: pl.LightningModule) -> None:
     """Check that every block of a task is trained once a batch, from what the block below passes on.
 
@@ -275,6 +291,11 @@ def refuse_task(module: pl.LightningModule) -> None:
             "`strategy='ddp'`",
         ),
         (whole, "the whole network makes its negatives", "`strategy='ddp'`"),
+        (
+            reads_what_another_learns(network),
+            "the goal of a lower block reads what another block learns, as `NextToken` does the vocabulary",
+            "`train_vocabulary=False`, or `strategy='ddp'`",
+        ),
     ]
     for holds, reason, instead in reasons:
         if holds:

@@ -100,21 +100,34 @@ class LanguageModelling(FFLightningModule):
         Raises:
             InputError: a window that is too short or too long, or a token outside the vocabulary.
         """
-        look = trainer_of(self) is None or self.may_look()
+        look = self._looks()
         batch = tokens_of(batch, look=look)
-        if batch.dim() != 2 or not 2 <= batch.shape[1] <= self.network.context + 1:
-            raise InputError(
-                f"Passed a batch of shape {tuple(batch.shape)}. With `context={self.network.context}` it must be "
-                f"(B, 2) to (B, {self.network.context + 1})."
-            )
-        if look:
-            self.network.check_tokens(batch)
+        self.network.check_windows(batch, look=look)
         return batch[:, :-1], batch[:, 1:]
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Prediction ``(B, T, V)``, unnormalised, for the token after each of ``(B, T)``."""
+        """Prediction ``(B, T, V)``, unnormalised, for the token after each of ``(B, T)``.
+
+        Raises:
+            InputError: more tokens than the context, or a token outside the vocabulary.
+        """
+        if not torch.compiler.is_compiling():
+            self._check_read(tokens)
         logits: Tensor = self.network(tokens)
         return logits
+
+    def _check_read(self, tokens: Tensor) -> None:
+        if not isinstance(tokens, Tensor) or tokens.dim() != 2 or not 1 <= tokens.shape[1] <= self.network.context:
+            given = f"of shape {tuple(tokens.shape)}" if isinstance(tokens, Tensor) else f"as a {type(tokens).__name__}"
+            raise InputError(
+                f"Passed tokens {given}. They must be (B, T), T from 1 to `context={self.network.context}`."
+            )
+        if self._looks():
+            self.network.check_tokens(tokens)
+
+    def _looks(self) -> bool:
+        """Whether values of a batch may be looked at."""
+        return trainer_of(self) is None or self.may_look()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Take in one batch; the values are logged at the end of the epoch."""
@@ -186,9 +199,11 @@ class LanguageModelling(FFLightningModule):
             top_k: draw among this many of the likeliest tokens only.
             top_p: draw among the likeliest tokens that together have this probability only.
             seed: of the draws; the module's seed by default.
-            stop: tokens that end a text; a text that has ended repeats the token that ended it.
+            stop: tokens of the vocabulary that end a text; a text that has ended repeats the token that ended it.
             use_cache: keep keys and values of earlier tokens; the tokens drawn are the same without.
             crop: of a prompt that is longer than the context, read the end alone.
+
+        The network answers as in evaluation mode, whatever mode it is in.
 
         Yields:
             ``(B,)`` int64; ends early when all texts have ended.

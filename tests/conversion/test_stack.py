@@ -273,3 +273,109 @@ def test_a_model_that_is_a_chain_is_cut_at_its_stages_without_its_head() -> None
 def test_what_a_model_does_beside_its_modules_is_not_lost_silently(model: Any) -> None:
     with pytest.raises(InputError, match=r"more than apply its modules.*`stage` gets.*Pass its parts as a list"):
         convert(model(), example=(1, 8, 8))
+
+
+class Rectified(WithHead):
+    """Has its last activation in its `forward`, as DenseNet of torchvision does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        scores: Tensor = self.head(nn.functional.relu(self.last(h), inplace=True).mean((2, 3)))
+        return scores
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Conv2d(8, 16, 3, padding=1)
+        del self.stage
+
+
+class Pooled(Rectified):
+    """The same before a module that pools."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.pool(torch.relu(self.last(self.stem(x)))).flatten(1))
+        return scores
+
+
+class Headless(Rectified):
+    """The same without a head."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.last(self.stem(x)))
+
+
+@pytest.mark.parametrize("model", [Rectified, Pooled, Headless])
+def test_a_functional_relu_before_the_head_is_kept(model: Any) -> None:
+    built = model().eval()
+    network = convert(built, example=(1, 8, 8), norm=nn.Identity(), num_classes=10).eval()
+    with torch.no_grad():
+        expected = torch.relu(built.last(built.stem(IMAGES[:2])))
+        assert torch.equal(network(IMAGES[:2]), expected)
+    assert (expected == 0).any()
+
+
+class AddedInEnd(Pooled):
+    """Leads around its last module, before it pools."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        scores: Tensor = self.head((self.last(h) + h.repeat(1, 2, 1, 1)).mean((2, 3)))
+        return scores
+
+
+class AddedBeforePool(Pooled):
+    """The same before a module that pools."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.stem(x)
+        scores: Tensor = self.head(self.pool(self.last(h) + h.repeat(1, 2, 1, 1)).flatten(1))
+        return scores
+
+
+class ScaledInPlace(Pooled):
+    """Changes what its last module gave, and pools that."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.pool(self.last(self.stem(x)).mul_(2)).flatten(1))
+        return scores
+
+
+class Squashed(Pooled):
+    """Has no head, and an end that is no module."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.last(self.stem(x)))
+
+
+@pytest.mark.parametrize(
+    ("model", "place"),
+    [
+        (AddedInEnd, "its `head` gets"),
+        (AddedBeforePool, "its `pool` gets"),
+        (ScaledInPlace, "its `pool` gets"),
+        (Squashed, "it returns"),
+    ],
+)
+def test_what_a_model_does_before_its_head_is_not_lost_silently(model: Any, place: str) -> None:
+    says = rf"^Passed `model={model.__name__}`, [^\n]*what {place} is neither [^\n]*list"
+    with pytest.raises(InputError, match=says):
+        convert(model(), example=(1, 8, 8), num_classes=10)
+
+
+class Doubled(nn.Sequential):
+    """Does something after its parts."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        h: Tensor = super().forward(x)
+        return 2 * h
+
+
+def test_a_sequential_with_a_forward_of_its_own_stays_whole() -> None:
+    inner = Doubled(nn.Conv2d(1, 4, 3), nn.ReLU())
+    network = convert(nn.Sequential(inner, nn.Conv2d(4, 4, 3)), example=(1, 8, 8), num_classes=10, norm=nn.Identity())
+    assert network[0].layer[0] is inner
+    assert torch.equal(next(network.activities(IMAGES[:1])), inner(IMAGES[:1]))

@@ -37,6 +37,11 @@ def make(name: str, config: str, **sizes: Any) -> Any:
     return getattr(transformers, name)(getattr(transformers, config)(**sizes))
 
 
+def mistral(window: int) -> Any:
+    sizes = {**SMALL, **WIDE, **ENDS, "num_key_value_heads": 2, "initializer_range": 0.3}
+    return make("MistralModel", "MistralConfig", **sizes, sliding_window=window)
+
+
 TEXTS = {
     "bert": lambda: make("BertForSequenceClassification", "BertConfig", **SMALL, **WIDE),
     "eager bert": lambda: make("BertModel", "BertConfig", **SMALL, **WIDE, attn_implementation="eager"),
@@ -46,6 +51,12 @@ TEXTS = {
     "gpt2": lambda: make("GPT2Model", "GPT2Config", vocab_size=60, n_embd=32, n_layer=3, n_head=2, **ENDS),
     "llama": lambda: make("LlamaModel", "LlamaConfig", **SMALL, **WIDE, **ENDS),
     "qwen2": lambda: make("Qwen2Model", "Qwen2Config", **SMALL, **WIDE, num_key_value_heads=2, **ENDS),
+    "mistral, a window of 3": lambda: mistral(3),
+    "qwen2, a window of 3 above the first layer": lambda: make(
+        *("Qwen2Model", "Qwen2Config"),
+        **{**SMALL, **WIDE, **ENDS, "num_key_value_heads": 2},
+        **{"use_sliding_window": True, "sliding_window": 3, "max_window_layers": 1},
+    ),
 }
 PICTURES = {
     "vit": lambda: make("ViTForImageClassification", "ViTConfig", **{**SMALL, "vocab_size": None}, **WIDE, **IMAGE),
@@ -86,6 +97,45 @@ def test_an_image_model_in_blocks_computes_what_it_did(name: str) -> None:
         expected = model.base_model(pixel_values=x).last_hidden_state
     *_, last = plain(model).activities(x)
     torch.testing.assert_close(last, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_window_that_is_longer_than_what_is_compared_is_the_models() -> None:
+    model = mistral(9).eval()
+    tokens = torch.randint(2, 60, (1, 20), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model(input_ids=tokens).last_hidden_state
+        unlimited = mistral(64).eval()(input_ids=tokens).last_hidden_state
+    *_, last = plain(model).activities(tokens)
+    torch.testing.assert_close(last.h, expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(expected, unlimited, atol=1e-2)
+    assert model.config.sliding_window == 9
+
+
+def biased(model: Any) -> Any:
+    """A model whose layers share a bias of attention, which is 0 in a new one."""
+    (table,) = (p for name, p in model.named_parameters() if name.endswith("relative_position_bias_table"))
+    nn.init.normal_(table)
+    return model
+
+
+SHARED = {**SMALL, **WIDE, **IMAGE, "use_shared_relative_position_bias": True}
+SCALED = {**SMALL, **WIDE, **ENDS, "num_key_value_heads": 2, "embedding_multiplier": 12.0}
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: make("GraniteModel", "GraniteConfig", **SCALED),
+        lambda: make("DebertaV2Model", "DebertaV2Config", **SMALL, **WIDE),
+        lambda: biased(make("BeitModel", "BeitConfig", **SHARED)),
+    ],
+    ids=["a factor of the embedding", "a mask of its own", "a bias that layers share"],
+)
+def test_a_model_that_does_more_than_apply_its_layers_is_refused(build: Any) -> None:
+    says = r"^Passed `model=\w+`, which does more than apply its layers[^\n]*off by [^\n]*Pass its parts as a list"
+    with pytest.raises(InputError, match=says) as refused:
+        plain(build())
+    assert "\n" not in str(refused.value)
 
 
 def test_a_model_says_its_classes_its_sizes_and_how_many_blocks_there_are() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import ff_lightning as ff
-from ff_lightning.candidates import LinearContrast
+from ff_lightning.candidates import LinearContrast, LogisticContrast, Softmax, WrongCandidate
 from ff_lightning.data.windows import RandomWindows
 from ff_lightning.errors import InputError
 from ff_lightning.finetuning import CausalLM, NextToken, Reconstruction, fit_goals
@@ -83,10 +83,38 @@ def test_what_cannot_be_cut_is_said() -> None:
         ({"model_type": "vit"}, "model_type='vit'"),
         ({"model_type": "llama", "auto_map": {"AutoConfig": "evil.Config"}}, "not run"),
         (None, "init_from"),
+        (5, "config=5.*folder"),
+        ({"model_type": ["llama"]}, r"model_type=\['llama'\]"),
+        (torch.nn.Linear(1, 1), "`Linear`.*causal language model"),
+        (model().base_model, "`LlamaModel`, which predicts no tokens"),
         ("no_such_folder", "cannot be read"),
     ):
         with pytest.raises(InputError, match=words):
             CausalLM(described, layers_per_block=1)
+
+
+def test_a_loss_by_which_logits_are_no_log_probabilities_is_refused_by_name() -> None:
+    """The reason is the loss, whatever the model does between its layers; so of the readout of a lower block."""
+    for loss, written in (
+        (LogisticContrast(), r"LogisticContrast\(\)"),
+        (WrongCandidate(), r"WrongCandidate\(\)"),
+        (Softmax(scale=2.0), r"Softmax\(scale=2\.0\)"),
+    ):
+        for build in (partial(stack, loss=loss), partial(NextToken, loss)):
+            with pytest.raises(InputError, match=rf"\(loss={written}\)`.*another measure.*from_below=True") as refused:
+                build()
+            assert "\n" not in str(refused.value)
+    for loss in (LogisticContrast(from_below=True), LinearContrast(2), Softmax(scale=1.0)):
+        assert torch.equal(stack(loss=loss).eval()(tokens()), stack().eval()(tokens()))
+
+
+def test_one_block_has_no_use_for_goals_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="lightning.pytorch.ff_lightning"):
+        network = stack(layers_per_block=LAYERS, below=NextToken(), lookahead=Lookahead())
+    assert network.lookahead is None
+    assert [message.partition(": ")[2] for message in caplog.messages] == [
+        "`below=NextToken(…)` and `lookahead=Lookahead(…)`."
+    ]
 
 
 def test_a_whole_model_is_pointed_to_what_cuts_it(tmp_path: Path) -> None:
@@ -244,6 +272,29 @@ def test_goals_are_fitted_to_resting_layers() -> None:
         fit_goals(stack(), [tokens()])
 
 
+def test_goals_are_fitted_to_what_layers_say_when_nothing_drops_out() -> None:
+    """Losses of the same batch at a rate of next to nothing are all the same; the mode is found again."""
+    network = stack("gpt2", below=NextToken(layers=1))
+    network[1].eval()
+    (losses,) = fit_goals(network, [tokens()] * 3, lr=1e-12)
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-6)
+    assert (network.training, network[0].training, network[1].training) == (True, True, False)
+
+
+def test_batches_that_goals_cannot_be_fitted_to_are_refused() -> None:
+    network = stack(below=NextToken(), context=CONTEXT)
+    for batches, words in (
+        (iter([tokens()]), "how many batches"),
+        ([tokens().float()], "whole numbers"),
+        ([tokens(2, CONTEXT + 2)], f"context={CONTEXT}"),
+        ([tokens() + VOCABULARY], "vocab_size"),
+    ):
+        with pytest.raises(InputError, match=words):
+            fit_goals(network, batches)
+    with pytest.raises(InputError, match=r"`Linear`.*`CausalLM`"):
+        fit_goals(torch.nn.Linear(1, 1), [tokens()])
+
+
 def test_goals_are_fitted_in_half_precision_as_in_float32() -> None:
     """All steps within one context of autocast, which keeps the weights that it has cast."""
     said = []
@@ -306,3 +357,16 @@ def test_it_is_generated_from_judged_and_has_a_twin() -> None:
         assert torch.equal(twin.eval()(prompt), module(prompt))
     text = tokens(1, 200)[0]
     assert frozen_nats(stack(context=16), text, text, steps=2, batch_size=2) > 3
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_nothing_drops_out_of_what_is_generated_in_training_mode(recompute: bool) -> None:
+    module = ff.FFLanguageModel(stack("gpt2", recompute=recompute))
+    module.network[0].eval()
+    prompt = tokens(1, 5)
+    first, again = (module.generate(prompt, 12, seed=1) for _ in range(2))
+    assert torch.equal(first, again)
+    assert (module.network.training, module.network[0].training, module.network[1].training) == (True, False, True)
+    next(module.stream(prompt, 12))
+    assert module.network[1].training  # also between two tokens
+    assert torch.equal(module.eval().generate(prompt, 12, seed=1), first)

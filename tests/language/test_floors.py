@@ -106,8 +106,19 @@ def test_tiny_shakespeare(shared_data: Path) -> None:
         ([0, 1], [2], {"order": 1}, "Token 2 is outside the vocabulary, 0 to 1"),
         ([0, -1], [0], {"order": 1}, "Token -1 is outside the vocabulary"),
         ([0, 9], [0], {"order": 1, "vocab_size": 5}, "Token 9 is outside the vocabulary, 0 to 4"),
+        ([0, 1], [0], {"vocab_size": "a", "order": 1}, r"WittenBell\(vocab_size='a'\).*whole number"),
+        ([0, 1], [0], {"vocab_size": 2.5, "order": 1}, r"vocab_size=2\.5"),
+        ([torch.nan, 1.0], [0], {"order": 1}, "float32.*whole numbers"),
     ],
 )
 def test_bad_input(train: list, validation: list, options: dict, message: str) -> None:
     with pytest.raises(InputError, match=message):
         nats_per_token(torch.tensor(train), torch.tensor(validation, dtype=torch.int64), **options)
+
+
+def test_a_text_that_is_no_tensor_is_refused() -> None:
+    for text in ([0, 1], "ab"):
+        with pytest.raises(InputError, match=rf"as a {type(text).__name__}.*must be a tensor"):
+            WittenBell(text, order=1)
+    with pytest.raises(InputError, match=r"as a list.*must be a tensor"):
+        WittenBell(torch.tensor([0, 1]), order=1).log_probabilities([0])

@@ -16,6 +16,7 @@ from ff_lightning.language.blocks import Dreams, TokenGoodness
 from ff_lightning.language.channels import OwnChannels
 from ff_lightning.language.combination import Independent, Residual
 from ff_lightning.language.gpt import GPT
+from ff_lightning.networks import Lookahead
 from tests import references
 from tests.texts import CONTEXT, SEEDED, awake, gpt, windows
 
@@ -274,6 +275,9 @@ def test_bf16_is_close_to_float32(arm: str) -> None:
             "layers=3, layers_per_block=2.*`layers` must be a multiple of `layers_per_block`",
         ),
         ({"width": 18, "heads": 4}, "width=18, heads=4"),
+        ({"heads": "a"}, "heads='a'.*whole number"),
+        ({"heads": 2.0}, r"heads=2\.0"),
+        ({"heads": 0}, "heads=0"),
         ({"context": 0}, "context=0"),
         ({"taps": 0}, "taps=0"),
         ({"dream_weight": -0.1}, r"`dream_weight=-0\.1`.*positive"),
@@ -282,6 +286,19 @@ def test_bf16_is_close_to_float32(arm: str) -> None:
 def test_sizes_that_do_not_fit_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         gpt(**arguments)
+
+
+def test_counts_that_are_no_tensor_are_refused() -> None:
+    with pytest.raises(InputError, match="counts as a list"):
+        gpt().set_unigram([1, 2])
+
+
+def test_one_block_looks_ahead_to_nothing_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="lightning.pytorch.ff_lightning"):
+        alone, two = (gpt(layers=2, layers_per_block=span, lookahead=Lookahead()) for span in (2, 1))
+    assert (alone.lookahead, len(caplog.messages)) == (None, 1)
+    assert "which is one block: `lookahead=Lookahead(…)`" in caplog.messages[0]
+    assert two.lookahead is not None
 
 
 def test_layers_per_block() -> None:

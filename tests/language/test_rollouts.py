@@ -21,7 +21,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def buffer(**options: Any) -> SleepBuffer:
-    return SleepBuffer(CONTEXT, **{"sequences": 10, "prefix": (3, 7), "rows": 5} | options)
+    return SleepBuffer(**{"context": CONTEXT, "sequences": 10, "prefix": (3, 7), "rows": 5} | options)
 
 
 def refreshed(kept: SleepBuffer, network: TokenStack, update: int = 0, seed: int = 0, rows: int = 4) -> SleepBuffer:
@@ -162,6 +162,14 @@ def test_what_is_kept_is_saved() -> None:
         ({"prefix": (0, 4)}, r"prefix=\(0, 4\)\)` with `context=16`"),
         ({"prefix": (5, 4)}, r"prefix=\(5, 4\)"),
         ({"prefix": (5, 16)}, r"prefix=\(5, 16\).*below `context`"),
+        ({"sequences": 2.5}, r"SleepBuffer\(sequences=2\.5\).*whole number"),
+        ({"sequences": "a"}, "sequences='a'"),
+        ({"refresh_every": 2.5}, r"refresh_every=2\.5"),
+        ({"context": "8"}, "context='8'"),
+        ({"prefix": 4}, "prefix=4.*smallest and the largest"),
+        ({"prefix": "48"}, "prefix='48'"),
+        ({"prefix": (4,)}, r"prefix=\(4,\)"),
+        ({"prefix": (1.5, 3)}, r"prefix=\(1\.5, 3\)"),
         ({"renew": 0.0}, r"renew=0\.0"),
         ({"renew": 1.1}, r"renew=1\.1.*\(0, 1\]"),
         ({"temperature": 0.0}, r"temperature=0\.0"),

@@ -15,14 +15,17 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.distributed.fsdp import fully_shard
 
+from ff_lightning import FFClassifier
 from ff_lightning.candidates import LinearContrast, Softmax
+from ff_lightning.conversion import ConvertedStack
 from ff_lightning.data import ImageDataModule, TextDataModule
 from ff_lightning.errors import InputError
 from ff_lightning.language import GPT, OwnChannels, Residual
 from ff_lightning.losses import MovingThresholdLoss
-from ff_lightning.networks import ConvNet, Lookahead, ResNet, SelfContrastMLP
+from ff_lightning.networks import ClassMLP, ConvNet, Lookahead, ResNet, SelfContrastMLP
 from ff_lightning.networks.lookahead import DRAWS
 from ff_lightning.normalization import RunningMean, settle
+from ff_lightning.parts import described
 from ff_lightning.signals import Labelled, Signal, StepContext
 from ff_lightning.stacks import BlockStack
 from tests.networks.every import CLASSES, MAPS, plain, seeded, text, two_thresholds
@@ -203,6 +206,51 @@ def test_arguments_that_make_no_sense_are_refused() -> None:
     network = SelfContrastMLP(64, [16, 12], losses=two_thresholds())
     with pytest.raises(InputError, match=r"SelfContrastMLP.*order of its own"):
         network.look_ahead(Lookahead())
+
+
+class LooksAhead(ConvNet):
+    """A chain of somebody else's, whose constructor tells it to look ahead."""
+
+    def __init__(self, channels: int = 4) -> None:
+        super().__init__((1, 8, 8), [channels, channels], pool_after=[1])
+        self.look_ahead(Lookahead(0.5))
+
+
+def told(network: Any) -> Any:
+    network.look_ahead(Lookahead(0.5, refresh=2))
+    return network
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: ClassMLP(64, [16, 12], num_classes=10),
+        lambda: ConvNet((1, 8, 8), [4, 4], pool_after=[1]),
+        lambda: ConvertedStack(
+            [nn.Flatten(), nn.Linear(64, 9), nn.Linear(9, 9)], num_classes=10, example=torch.rand(1, 1, 8, 8)
+        ),
+    ],
+    ids=["no argument for it", "an argument for it", "a converted model"],
+)
+def test_a_checkpoint_of_a_chain_that_was_told_later_asks_for_it(tmp_path: Path, build: Any) -> None:
+    """What it was built with does not say that it looks ahead: nothing is built of that."""
+    assert described(build())["class_path"].startswith("ff_lightning.")
+    module = FFClassifier(told(build()))
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(module, ImageDataModule("digits", batch_size=64))
+    run.save_checkpoint(tmp_path / "a.ckpt")
+    says = r"^[^\n]* has a `\w+` that was told to look ahead after it was built\.[^\n]*network=…[^\n]*$"
+    with pytest.raises(InputError, match=says):
+        FFClassifier.load_from_checkpoint(tmp_path / "a.ckpt")
+    again = FFClassifier.load_from_checkpoint(tmp_path / "a.ckpt", network=told(build()))
+    assert again.network.lookahead.weight == 0.5
+    assert_same_weights(weights(module), weights(again))
+
+
+def test_a_chain_that_its_constructor_told_is_described() -> None:
+    assert described(LooksAhead(3))["init_args"] == {"channels": 3}
+    chain = ConvNet((1, 8, 8), [4, 4], pool_after=[1], lookahead=Lookahead(0.5))
+    assert described(chain)["init_args"]["lookahead"]["init_args"] == {"weight": 0.5}
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.plugins.environments import SLURMEnvironment
+from torch import nn
 
 import ff_lightning as ff
 from ff_lightning.callbacks import GoodnessMonitor
@@ -142,6 +143,33 @@ def threshold_that_moves_under_lookahead() -> ff.BlockStack:
     return network
 
 
+def with_vocabulary(below: str | None, *, learns: bool = True) -> Any:
+    """A small Llama whose readout learns with the last block, and a goal of the lower ones."""
+    pytest.importorskip("transformers", reason="needs the extra `transformers`")
+    from ff_lightning import finetuning
+
+    sizes = {"vocab_size": 20, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    config = {"model_type": "llama", "num_attention_heads": 2, "tie_word_embeddings": False, **sizes}
+    goal = None if below is None else getattr(finetuning, below)()
+    return ff.FFLanguageModel(
+        finetuning.CausalLM(config, layers_per_block=1, context=8, below=goal, train_vocabulary=learns)
+    )
+
+
+class Holding(nn.Module):
+    """A goal that holds a module of another block where no child of it is."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.held = [part]
+
+
+def holding() -> ff.FFClassifier:
+    network = mlp(2)
+    network[0].goal = Holding(network[1].layer)
+    return classifier(network=network)
+
+
 def rollouts() -> ff.FFLanguageModel:
     return ff.FFLanguageModel(HintonMLP(20, window=2, widths=[8, 8], context=8))
 
@@ -154,6 +182,8 @@ def rollouts() -> ff.FFLanguageModel:
         (lambda: classifier(network=two_ahead()), r"one block of the next; use `Lookahead\(horizon=1\)`"),
         (lambda: classifier(network=threshold_that_moves_under_lookahead()), "running values.*use `strategy='ddp'`"),
         (rollouts, "the whole network makes its negatives"),
+        (lambda: with_vocabulary("NextToken"), r"reads what another block learns[^\n]*use `train_vocabulary=False`"),
+        (holding, "reads what another block learns"),
         (pl.LightningModule, "trains an `FFLightningModule`"),
     ],
 )
@@ -161,3 +191,16 @@ def test_tasks_that_need_more_than_the_block_below_are_refused(module: Any, mess
     with pytest.raises(InputError, match=message):
         refuse_task(module())
     refuse_task(classifier())
+
+
+def test_a_vocabulary_may_learn_that_no_lower_goal_reads() -> None:
+    for below, learns in ((None, True), ("Reconstruction", True), ("NextToken", False)):
+        refuse_task(with_vocabulary(below, learns=learns))
+
+
+@pytest.mark.parametrize("cuts", [2, "2", [1.5], [True], [0]])
+def test_cuts_that_are_no_list_of_blocks_are_refused(cuts: Any) -> None:
+    says = r"^Passed `cuts=[^\n]*`. `cuts` must be a list of whole numbers, at least 1.$"
+    with pytest.raises(InputError, match=says):
+        LayerParallelStrategy(cuts=cuts)
+    assert LayerParallelStrategy(cuts=(2, 3)).cuts == [2, 3]

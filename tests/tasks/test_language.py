@@ -213,6 +213,12 @@ def test_sampler_keeps_what_it_should() -> None:
         ({"top_p": Fraction(1, 2)}, "top_p=1/2"),
         ({"top_p": 1.5}, r"top_p=1\.5"),
         ({"max_new_tokens": -1}, "max_new_tokens=-1"),
+        ({"max_new_tokens": 2.5}, r"max_new_tokens=2\.5.*whole number"),
+        ({"max_new_tokens": "3"}, "max_new_tokens='3'"),
+        ({"stop": 3}, "stop=3.*list of tokens"),
+        ({"stop": "3"}, "stop='3'"),
+        ({"stop": [0, 10_000]}, r"stop=\[0, 10000\].*whole numbers from 0 to"),
+        ({"stop": [1.5]}, r"stop=\[1\.5\]"),
         ({"prompt": torch.zeros(1, CONTEXT + 1, dtype=torch.long)}, rf"\(1, {CONTEXT + 1}\).*context={CONTEXT}"),
         ({"prompt": torch.zeros(1, 0, dtype=torch.long)}, r"\(1, 0\)"),
         ({"prompt": torch.tensor([[0, 10_000]])}, "from 0 to 10000.*vocab_size="),
@@ -241,6 +247,23 @@ def test_generation_refuses_what_makes_no_sense_at_once(options: dict[str, Any],
 def test_bad_batches_are_refused(batch: Tensor, message: str) -> None:
     with pytest.raises(InputError, match=message):
         next(model().local_losses(batch))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (torch.zeros(2, CONTEXT + 1, dtype=torch.long), rf"\(2, {CONTEXT + 1}\).*context={CONTEXT}"),
+        (torch.zeros(2, 0, dtype=torch.long), r"\(2, 0\)"),
+        (torch.zeros(5, dtype=torch.long), r"\(5,\)"),
+        (torch.full((2, 5), 1000), "from 1000 to 1000"),
+        (torch.zeros(2, 5), "float32.*integers"),
+        ([[0, 1]], "as a list"),
+    ],
+)
+def test_a_prediction_of_what_cannot_be_read_is_refused(tokens: Any, message: str) -> None:
+    for module in (model(), BackpropTwin(gpt())):
+        with pytest.raises(InputError, match=message):
+            module(tokens)
 
 
 class Data(pl.LightningDataModule):
