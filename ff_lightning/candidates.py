@@ -91,10 +91,14 @@ class CandidateLoss(Part, nn.Module, ABC):
 
         Args:
             logits: ``(…, C)``, the block's prediction ``F``.
-            below: ``(…, C)`` or ``(C,)``, what it starts from; 0 for nothing, as for classes.
+            below: ``(…, C)`` or ``(C,)``, what it starts from; ``()``, 0, for nothing.
         """
         del below
         return logits
+
+    def of_classes(self, goodness: Tensor) -> Tensor:
+        """The same of classes, whose goodness ``(…, C)`` starts from nothing."""
+        return self.calibrated(goodness, goodness.new_zeros(()))
 
     def compared(self, goodness: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """What is logged of classes: goodness of the true one and of the best wrong one, each ``(B,)``.

@@ -1,5 +1,6 @@
-"""The one exception for input that cannot work, and the check that most of it fails."""
+"""The one exception for input that cannot work, the checks that most of it fails, and a word on what has no use."""
 
+import logging
 import math
 from collections.abc import Sequence
 from fractions import Fraction
@@ -8,6 +9,10 @@ from typing import Any
 
 LEAST, MOST = 2.0**-126, 3.4028234663852886e38
 """The smallest and the largest positive number that float32 holds in full; beyond, there are 0 and infinity."""
+
+
+LOG = logging.getLogger("lightning.pytorch.ff_lightning")
+"""Shown as Lightning's own lines are, of which networks import nothing."""
 
 
 class InputError(ValueError):
@@ -19,6 +24,22 @@ class InputError(ValueError):
 
 class DivergedError(InputError):
     """A training whose losses are no longer finite: what was passed made it diverge."""
+
+
+def tell_left_out(why: str, **arguments: object) -> None:
+    """Say in the log which arguments a network has no use for.
+
+    Args:
+        why: what the network is, after a comma.
+        **arguments: that were passed; ``None`` for those that were not.
+    """
+    said = [
+        f"`{name}={value if isinstance(value, (bool, int, float)) else f'{type(value).__name__}(…)'}`"
+        for name, value in arguments.items()
+        if value is not None
+    ]
+    if said:
+        LOG.info("Left out of the network, %s: %s.", why, " and ".join(said))
 
 
 def whole(name: str, value: int, *, least: int, owner: object = None) -> int:

@@ -77,7 +77,7 @@ class FFLightningModule(Part, pl.LightningModule):
     """
 
     repeats_blocks = False
-    """Set to ``True`` in a subclass whose :meth:`local_losses` yields a block more than once a batch."""
+    """Set to ``True`` in a subclass whose :meth:`local_losses` yields a block more than once a batch by itself."""
 
     def __init__(
         self,
@@ -93,6 +93,7 @@ class FFLightningModule(Part, pl.LightningModule):
     ) -> None:
         need_network(network, type(self).__name__)
         super().__init__()
+        self.repeats_blocks = self.repeats_blocks or network.repeats_blocks
         if update not in ("streamed", "fused"):
             raise InputError(f"Passed `update={update!r}`. `update` must be 'streamed' or 'fused'.")
         if update == "fused" and self.repeats_blocks:
@@ -108,7 +109,7 @@ class FFLightningModule(Part, pl.LightningModule):
                 f"Passed `accumulate_batches={accumulate_batches}`. `accumulate_batches` must be a whole number, 1 or "
                 "more."
             )
-        if accumulate_batches > 1 and (self.repeats_blocks or network.repeats_blocks):
+        if accumulate_batches > 1 and self.repeats_blocks:
             raise InputError(
                 f"Passed `accumulate_batches={accumulate_batches}` to a task that updates its blocks several times a "
                 "batch. Pass larger batches instead."
@@ -270,12 +271,14 @@ class FFLightningModule(Part, pl.LightningModule):
         """
 
     def may_look(self) -> bool:
-        """Whether values may be looked at now: always on a CPU, elsewhere before the transfer and on logged steps.
+        """Whether values may be looked at now: always on a CPU or without a Trainer, else on logged steps.
 
-        A look makes the host wait for the device; what is missed in between shows in the losses of the next look.
+        Before the transfer to a device is as on a CPU. On the device a look makes the host wait for it; what is missed
+        in between shows in the losses of the next look.
         """
-        waits_for_nobody = self._is_on_host or self.device.type == "cpu"
-        return waits_for_nobody or not self.trainer.training or self.is_logged()
+        if self._is_on_host or self.device.type == "cpu" or trainer_of(self) is None:
+            return True
+        return not self.trainer.training or self.is_logged()
 
     @property
     def sample_dtype(self) -> torch.dtype | None:

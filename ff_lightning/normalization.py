@@ -283,13 +283,14 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
     So what somebody froze by ``part.eval()``, such as batch normalisation in a network that trains, stays frozen.
     """
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
+    learning = [part for part in module.modules() if part.training]
+    if learning:
+        module.eval()
     try:
         yield
     finally:
-        for part, training in modes:
-            part.training = training
+        for part in learning:
+            part.training = True
 
 
 class PeerNormalisation(Part, nn.Module):

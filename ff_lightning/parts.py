@@ -33,6 +33,9 @@ class Part:
     says, is checked at once: the name of a loss is none, and neither is its class.
     """
 
+    changed = ""
+    """What was done to it after it was built, of which its arguments say nothing."""
+
     others_serve = False
     """Whether another object may be passed in its place, which what takes it wraps, or refuses in words of its own."""
 
@@ -127,6 +130,8 @@ def described(value: Any) -> Any:
         return [described(each) for each in value]
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
         return {name: described(each) for name, each in value.items()}
+    if isinstance(value, Part) and value.changed:
+        raise Undescribed(f"a `{type(value).__name__}` that {value.changed}")
     if hasattr(value, "description") and not isinstance(value, type):
         return value.description()
     if isinstance(value, partial):

@@ -22,7 +22,7 @@ from ff_lightning.distributed import is_sharded
 from ff_lightning.errors import InputError
 from ff_lightning.goodness import LinearGoodness
 from ff_lightning.losses import ThresholdLoss
-from ff_lightning.parts import Part, Undescribed, being_built, built_by
+from ff_lightning.parts import Part, being_built
 from ff_lightning.signals import BlockContext, Contrast, Labelled, LocalStep, Signal, StepContext, detached
 from ff_lightning.stages import Stage
 
@@ -157,10 +157,8 @@ class Network(Part, nn.Module, ABC):
         Args:
             goodness: ``(L, …, C)``, of blocks that give every class one.
         """
-        nothing = goodness.new_zeros(goodness.shape[-1])
         blocks: list[Any] = list(self)
-        said = [block.loss.calibrated(g, nothing) for block, g in zip(blocks, goodness, strict=True)]
-        return torch.stack(said)
+        return torch.stack([block.loss.of_classes(g) for block, g in zip(blocks, goodness, strict=True)])
 
     def open(self, image: Tensor) -> Opened:
         """Compute once what no label changes of images ``(B, …)``, to judge several labels and to learn from two."""
@@ -237,9 +235,6 @@ class BlockStack(Network):
 
     lookahead: Ahead | None
 
-    told_later = False
-    """Whether it was told to look ahead after it was built, so that its arguments do not say what it is."""
-
     def __init__(
         self,
         blocks: Sequence[Block],
@@ -276,22 +271,8 @@ class BlockStack(Network):
             )
         self.lookahead = copy.deepcopy(lookahead)
         self.lookahead.attach(list(self))
-        self.told_later = not being_built(self)
-
-    def description(self) -> dict[str, Any]:
-        """How it is built again, as a recipe writes it.
-
-        Raises:
-            Undescribed: it was told to look ahead after it was built, or an argument cannot be described.
-        """
-        self._refuse_told_later()
-        given: Any = self.built_with
-        args, kwargs = given
-        return built_by(type(self), args, kwargs)
-
-    def _refuse_told_later(self) -> None:
-        if self.told_later:
-            raise Undescribed(f"a `{type(self).__name__}` that was told to look ahead after it was built")
+        if not being_built(self):
+            self.changed = "was told to look ahead after it was built"
 
     def _alone(self) -> Network:
         if self.lookahead is None:
@@ -356,10 +337,8 @@ class BlockStack(Network):
         return [range(index, index + 1) for index in span]
 
     def _span(self, blocks: range, signal: Signal, context: StepContext) -> tuple[LocalStep | None, Signal]:
-        if not all(self.learns(index, context) for index in blocks):
-            for index in blocks:
-                signal = self[index].rest(signal)
-            return None, signal
+        if not self.learns(blocks[0], context):  # then it is by itself
+            return None, self[blocks[0]].rest(signal)
         step: LocalStep | None = None
         for index in blocks:
             last = index == blocks[-1]

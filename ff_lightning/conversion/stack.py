@@ -107,9 +107,8 @@ class ConvertedStack(BlockStack):
         """How it is built again, as a recipe writes it.
 
         Raises:
-            Undescribed: what it was converted from cannot be written, or it was told to look ahead after it was built.
+            Undescribed: what it was converted from cannot be written.
         """
-        self._refuse_told_later()
         if isinstance(self.origin, str):
             raise Undescribed(self.origin)
         return self.origin

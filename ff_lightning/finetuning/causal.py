@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ff_lightning.candidates import CandidateLoss, Softmax
+from ff_lightning.conversion.checking import CLOSE, share_off
 from ff_lightning.engine.checkpoints import misfits
-from ff_lightning.errors import InputError, whole
+from ff_lightning.errors import InputError, tell_left_out, whole
 from ff_lightning.finetuning.cutting import (
-    CLOSE,
     PROBED,
     new_model,
     open_config,
@@ -29,7 +29,7 @@ from ff_lightning.finetuning.goals import Goal, of_logits, silent
 from ff_lightning.finetuning.heads import Head, Lens, Table
 from ff_lightning.language.blocks import Dreams, Readout, TextSignal, TokenBlock
 from ff_lightning.language.chunked import chunked
-from ff_lightning.language.stack import TokenStack, check_span, tell_left_out
+from ff_lightning.language.stack import ONE_BLOCK, TokenStack, check_span
 from ff_lightning.normalization import evaluating
 from ff_lightning.signals import BlockContext, Contrast, Signal, StepContext
 from ff_lightning.stacks import Ahead
@@ -222,7 +222,8 @@ class CausalLM(TokenStack):
                 learns=train_vocabulary and (embedding is not table or len(parts) == 1),
             )
             blocks.append(CausalBlock(layer, head, copy.deepcopy(loss), goal=goal, last=last))
-        if tell_left_out(len(blocks), below=below, lookahead=lookahead):
+        if len(blocks) == 1:
+            tell_left_out(ONE_BLOCK, below=below, lookahead=lookahead)
             lookahead = None
         super().__init__(
             blocks, vocab_size=len(table.weight), context=longest if context is None else context, lookahead=lookahead
@@ -249,7 +250,7 @@ class CausalLM(TokenStack):
         *_, h = self.eval().activities(_probe(self.vocab_size, self.prior.device))
         with torch.no_grad():
             logits = self._block(len(self) - 1).predict(h, self.prior, None)
-        off = ((logits - said).abs().max() / said.abs().max()).item()
+        off = share_off(logits, said)
         if not off <= CLOSE:
             raise InputError(
                 f"Passed a model of `model_type={self.config['model_type']!r}` that does more between its layers than "

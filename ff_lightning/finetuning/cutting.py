@@ -29,9 +29,6 @@ CONFIG = "config.json"
 PROBED = 5
 """Tokens on which the parts must say what the whole model says."""
 
-CLOSE = 1e-4
-"""Largest difference between their logits, as a share of the largest logit."""
-
 
 @dataclass(frozen=True)
 class Shape:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,19 +13,18 @@ from torch import Tensor, nn
 
 from ff_lightning.candidates import Softmax
 from ff_lightning.distributed import gathered
-from ff_lightning.errors import InputError, positive
+from ff_lightning.errors import InputError, positive, tell_left_out
 from ff_lightning.language.attention import TransformerLayer
 from ff_lightning.language.blocks import Dreams, Readout, SequenceContrast, TextSignal, TokenBlock, TokenLayers
 from ff_lightning.language.candidate_blocks import CandidateBlock
 from ff_lightning.language.channels import OwnChannels, joined
-from ff_lightning.parts import Part
 from ff_lightning.signals import Labelled, StepContext
 from ff_lightning.stacks import Ahead, BlockStack
 
 AnyTokenBlock = TokenBlock | CandidateBlock
 
-LOG = logging.getLogger("lightning.pytorch.ff_lightning")
-"""Shown as Lightning's own lines are, of which networks import nothing."""
+ONE_BLOCK = "which is one block"
+"""Why what is of blocks with others above them is left out."""
 
 
 class TokenStack(BlockStack):
@@ -59,8 +57,10 @@ class TokenStack(BlockStack):
         average: bool = False,
         lookahead: Ahead | None = None,
     ) -> None:
-        alone = tell_left_out(len(blocks), lookahead=lookahead)
-        super().__init__(blocks, lookahead=None if alone else lookahead)
+        if len(blocks) == 1:
+            tell_left_out(ONE_BLOCK, lookahead=lookahead)
+            lookahead = None
+        super().__init__(blocks, lookahead=lookahead)
         self.vocab_size = vocab_size
         self.context = context
         self.average = average
@@ -244,22 +244,6 @@ def sequence_contrast(width: int, dream_weight: float) -> SequenceContrast | Non
         InputError: the weight is negative or not finite.
     """
     return SequenceContrast(width, weight=positive("dream_weight", dream_weight)) if dream_weight else None
-
-
-def tell_left_out(blocks: int, **parts: Part | Ahead | None) -> bool:
-    """Say which parts one block has no use for, since they are of blocks with others above them.
-
-    Args:
-        blocks: of the network.
-        **parts: by the names of the arguments; ``None`` where there is none.
-
-    Returns:
-        Whether there is one block alone.
-    """
-    asked = [f"`{name}={type(part).__name__}(…)`" for name, part in parts.items() if part is not None]
-    if blocks == 1 and asked:
-        LOG.info("Left out of the network, which is one block: %s.", " and ".join(asked))
-    return blocks == 1
 
 
 def check_span(layers: int, layers_per_block: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 
 from ff_lightning.blocks import Block, ContrastiveBlock
 from ff_lightning.candidates import CandidateLoss
-from ff_lightning.errors import InputError, finite, is_whole, share, whole, whole_numbers
+from ff_lightning.errors import InputError, finite, is_whole, share, tell_left_out, whole, whole_numbers
 from ff_lightning.goodness import Goodness, MeanOfSquares, WeightedEnergy, accumulation_dtype
 from ff_lightning.losses import ContrastiveLoss, SimilarityMatching, SymBa
 from ff_lightning.networks.heads import ClassParts, Head, check_beside, classes_of
@@ -25,9 +24,6 @@ from ff_lightning.stacks import BlockStack, HandedUp
 
 LABEL_SCALE = 10.0
 """Value of the hot label input by default."""
-
-LOG = logging.getLogger("lightning.pytorch.ff_lightning")
-"""Shown as Lightning's own lines are, of which networks import nothing."""
 
 
 class DenseReLU(nn.Module):
@@ -199,7 +195,12 @@ class MLP(BlockStack):
         dense = partial(DenseReLU, batch_norm=batch_norm, slope=slope)
         first: nn.Module
         if num_classes is None or of_classes:
-            tell_left_out(label_scale, overlay)
+            # An overlay of a recipe may have brought another loss.
+            tell_left_out(
+                "whose inputs carry no label",
+                label_scale=None if label_scale == LABEL_SCALE else label_scale,
+                overlay=None if overlay else overlay,
+            )
             first = nn.Sequential(image_norm, InputDropout(dropout), dense(in_features, widths[0]))
         else:
             first = LabelledReLU(
@@ -249,14 +250,6 @@ def check_dense(
         raise InputError(
             f"Passed `num_classes={num_classes!r}`. `num_classes` must be a whole number, at least 2, or None."
         )
-
-
-def tell_left_out(label_scale: float, overlay: bool) -> None:
-    """Say what was asked of a label in the input, where there is none: an overlay may have brought another loss."""
-    asked = [f"`label_scale={label_scale}`"] if label_scale != LABEL_SCALE else []
-    asked += [f"`overlay={overlay}`"] if not overlay else []
-    if asked:
-        LOG.info("Left out of the network, whose inputs carry no label: %s.", " and ".join(asked))
 
 
 def check_parts(

@@ -182,9 +182,7 @@ class MeanLogProbability(GoodnessReadout):
 
     def combine(self, goodness: Tensor) -> Tensor:  # noqa: D102
         if self._losses:
-            nothing = goodness.new_zeros(goodness.shape[-1])
-            said = zip(self._losses, goodness, strict=True)
-            goodness = torch.stack([loss.calibrated(g, nothing) for loss, g in said])
+            goodness = torch.stack([loss.of_classes(g) for loss, g in zip(self._losses, goodness, strict=True)])
         return goodness[self.first_block :].log_softmax(-1).mean(0)
 
 

@@ -50,7 +50,6 @@ class FFClassifier(ImageClassification):
         **kwargs: Any,
     ) -> None:
         need_network(network, type(self).__name__)
-        self.repeats_blocks = network.repeats_blocks
         if getattr(network, "num_classes", 0) is None:
             raise InputError(
                 f"Passed `network={type(network).__name__}` built for `num_classes=None`. A classifier needs a label "

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ff_lightning.engine.batches import seeded_generator
 from ff_lightning.engine.casting import as_tensor, tokens_of
-from ff_lightning.engine.lightning import trainer_of
 from ff_lightning.errors import InputError
 from ff_lightning.language.blocks import Dreams
 from ff_lightning.language.generation import Sampler, continued, stream
@@ -100,7 +99,7 @@ class LanguageModelling(FFLightningModule):
         Raises:
             InputError: a window that is too short or too long, or a token outside the vocabulary.
         """
-        look = self._looks()
+        look = self.may_look()
         batch = tokens_of(batch, look=look)
         self.network.check_windows(batch, look=look)
         return batch[:, :-1], batch[:, 1:]
@@ -122,12 +121,8 @@ class LanguageModelling(FFLightningModule):
             raise InputError(
                 f"Passed tokens {given}. They must be (B, T), T from 1 to `context={self.network.context}`."
             )
-        if self._looks():
+        if self.may_look():
             self.network.check_tokens(tokens)
-
-    def _looks(self) -> bool:
-        """Whether values of a batch may be looked at."""
-        return trainer_of(self) is None or self.may_look()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Take in one batch; the values are logged at the end of the epoch."""

@@ -73,7 +73,6 @@ class FFMultiLabel(SampleTask):
         self, network: Network, *, num_classes: int | None = None, first_block: int = 0, **kwargs: Any
     ) -> None:
         need_network(network, type(self).__name__)
-        self.repeats_blocks = network.repeats_blocks
         if not all(isinstance(getattr(block, "loss", None), EachLabel) for block in network):
             raise InputError(
                 f"Passed `network={type(network).__name__}` whose blocks learn by "

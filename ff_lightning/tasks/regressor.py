@@ -86,7 +86,6 @@ class FFRegressor(SampleTask):
         **kwargs: Any,
     ) -> None:
         need_network(network, type(self).__name__)
-        self.repeats_blocks = network.repeats_blocks
         if not network.gives_classes:
             raise InputError(
                 f"Passed `network={type(network).__name__}`. An `FFRegressor` needs blocks that give every candidate a "

@@ -124,7 +124,7 @@ class FFSpotter(FFLightningModule):
 
     def candidates(self, goodness: Tensor) -> Events:
         """Words that may be in a recording, however improbable, by the goodness of every class ``(T, C)``."""
-        said = self.network[-1].loss.calibrated(goodness, goodness.new_zeros(goodness.shape[-1]))  # type: ignore[union-attr, operator]
+        said = self.network[-1].loss.of_classes(goodness)  # type: ignore[union-attr, operator]
         reach, smooth = (max(1, round(seconds / self.frame_seconds)) for seconds in (REACH, SMOOTH))
         return find_events(said, reach=reach, smooth=smooth)
 

@@ -5,6 +5,7 @@ All of it is kept in the folder of `--folder`, below a name that changes with th
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import time
@@ -84,20 +85,23 @@ def folder_of(run: LightningCLI, folder: Path | None) -> Path | None:
     return folder / hashlib.sha256(settings.encode()).hexdigest()[:12]
 
 
-def once(folder: Path | None, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What ``measure`` finds, or what an earlier run with it has left in the folder.
+def once(args: argparse.Namespace, run: LightningCLI, judge: Callable[[Path | None], dict[str, Any]]) -> dict[str, Any]:
+    """What ``judge`` finds, or what an earlier run with it has left in the folder.
 
     Args:
-        folder: that of one training, see :func:`folder_of`; without one nothing is kept.
-        name: that of the findings.
-        measure: trains and judges; its findings are plain numbers and texts by name.
+        args: of the command line, with ``folder`` and ``validation_only``.
+        run: the recipe, built.
+        judge: trains and judges, given the folder of this training for :func:`fit`; its findings are plain numbers and
+            texts by name.
     """
-    done = None if folder is None else folder / f"{name}.json"
-    if done is not None and done.exists():
+    place = folder_of(run, args.folder)
+    if place is None:
+        return judge(None)
+    done = place / ("validation.json" if args.validation_only else "test.json")
+    if done.exists():
         kept: dict[str, Any] = json.loads(done.read_text())
         return kept
-    found = measure()
-    if done is not None:
-        done.parent.mkdir(parents=True, exist_ok=True)
-        done.write_text(json.dumps(found))
+    found = judge(place)
+    place.mkdir(parents=True, exist_ok=True)
+    done.write_text(json.dumps(found))
     return found

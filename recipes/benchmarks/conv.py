@@ -25,7 +25,7 @@ from pathlib import Path
 from statistics import mean
 
 import torch
-from continued import fit, folder_of, once
+from continued import fit, once
 from lightning.pytorch.cli import LightningCLI
 from recipe import load, name_of_images, provenance
 from torch import Tensor
@@ -48,11 +48,6 @@ def build(args: argparse.Namespace, recipes: list[str], seed: int) -> LightningC
     """What the recipes describe, with the arguments of the command line."""
     fixed = ["--seed_everything", str(seed), "--data.source", args.data]
     return load(recipes, [*fixed, *args.changes], limit_val_batches=0)
-
-
-def said_by(args: argparse.Namespace) -> str:
-    """The images that judge."""
-    return "validation" if args.validation_only else "test"
 
 
 def percent(scores: Tensor, labels: Tensor) -> float:
@@ -90,8 +85,7 @@ def tested(run: LightningCLI) -> dict[str, float]:
 
 def forward_forward(args: argparse.Namespace, seed: int) -> dict[str, object]:
     run = build(args, [args.recipe, *args.overlays], seed)
-    place = folder_of(run, args.folder)
-    return once(place, said_by(args), partial(judge_blocks, args, run, place))
+    return once(args, run, partial(judge_blocks, args, run))
 
 
 def judge_blocks(args: argparse.Namespace, run: LightningCLI, place: Path | None) -> dict[str, object]:
@@ -117,8 +111,7 @@ def judge_blocks(args: argparse.Namespace, run: LightningCLI, place: Path | None
 
 def backprop(args: argparse.Namespace, seed: int) -> dict[str, object]:
     run = build(args, [args.recipe, "with/twin"], seed)
-    place = folder_of(run, args.folder)
-    return once(place, said_by(args), partial(judge_twin, args, run, place))
+    return once(args, run, partial(judge_twin, args, run))
 
 
 def judge_twin(args: argparse.Namespace, run: LightningCLI, place: Path | None) -> dict[str, object]:

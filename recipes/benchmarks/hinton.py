@@ -11,7 +11,7 @@ from statistics import mean
 from typing import Any
 
 import torch
-from continued import fit, folder_of, once
+from continued import fit, once
 from lightning.pytorch.cli import LightningCLI
 from recipe import load, name_of_images, provenance, tier_of
 
@@ -46,8 +46,7 @@ def trained(args: argparse.Namespace, recipes: list[str], seed: int) -> Measures
     """Train what the recipes describe, and test it."""
     overrides = [f"--trainer.max_epochs={epochs_within(args, recipes, seed)}"] if args.seconds else []
     run = build(args, recipes, seed, *overrides)
-    place = folder_of(run, args.folder)
-    return once(place, "validation" if args.validation_only else "test", partial(judge, args, run, place))
+    return once(args, run, partial(judge, args, run))
 
 
 def judge(args: argparse.Namespace, run: LightningCLI, place: Path | None) -> Measures:

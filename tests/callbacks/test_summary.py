@@ -11,7 +11,7 @@ from rich.table import Table
 import ff_lightning as ff
 from ff_lightning.callbacks.summary import BlockSummary, summary_table
 from ff_lightning.cli import main
-from ff_lightning.cli.train import default_callbacks
+from ff_lightning.cli.callbacks import default_callbacks
 from ff_lightning.engine.costs import counted
 from ff_lightning.networks import MLP
 from ff_lightning.readouts import LinearReadout

@@ -13,8 +13,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 import ff_lightning as ff
 from ff_lightning.callbacks import BlockSummary, LastCheckpoint, StopOnCollapse
 from ff_lightning.cli import main
+from ff_lightning.cli.callbacks import refuse_clashing
 from ff_lightning.cli.parser import shorten
-from ff_lightning.cli.train import refuse_clashing
 from ff_lightning.data import ImageDataModule, TextDataModule
 from ff_lightning.errors import InputError
 from tests.command_line import QUIET, RECIPES, SMALL, configs, error_of
