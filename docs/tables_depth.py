@@ -71,14 +71,20 @@ def with_best_twin(name: str) -> list[Runs]:
     return [[run | {"best_twin": best[alike(run)]} for run in runs] for runs in groups]
 
 
+NOVELS = "gutenberg_en_novels.txt"
+"""The text that no table names."""
+
+
 def size_of(run: dict[str, Any]) -> str:
-    """How large a network is, and how many tokens it saw."""
+    """How large a network is, and how many tokens it saw, of which text."""
     named = re.search(r" --tokens (\S+)", run["command"])
     encoding = named[1] if named else "gpt2:1024" if "--small" in run["command"] else "gpt2:4096"
     _, _, vocabulary = encoding.partition(":")
     known = f"{int(vocabulary):,} tokens" if vocabulary else {"gpt2": "50,257 tokens"}.get(encoding, encoding)
     blocks = f"{run['layers'] // run['layers_per_block']} blocks of {run['layers_per_block']}"
-    return f"{known}, width {run['width']}, {blocks}; {run['tokens'] / 1e6:.1f} M"
+    (text,) = re.findall(r" --data (\S+)", run["command"])
+    other = "" if text == NOVELS else f" on {text}"
+    return f"{known}, width {run['width']}, {blocks}{other}; {run['tokens'] / 1e6:.1f} M"
 
 
 def alike(run: dict[str, Any]) -> tuple[Any, ...]:

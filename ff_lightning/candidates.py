@@ -12,7 +12,6 @@ contrast learns is log-probability. :class:`Softmax` is the same without the sam
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ff_lightning.distributed import eager
-from ff_lightning.errors import InputError, positive
+from ff_lightning.errors import InputError, finite, positive, positive_numbers
 from ff_lightning.goodness import accumulation_dtype
 from ff_lightning.losses import ContrastiveLoss, SymBa
 from ff_lightning.parts import Part
@@ -280,7 +279,7 @@ class LogisticContrast(SampledContrast):
         self, negatives: int = 16, *, threshold: float = 0.0, from_below: bool = False, even: bool = True
     ) -> None:
         super().__init__(negatives, even=even)
-        self.theta = threshold
+        self.theta = finite("threshold", threshold, owner=self)
         self.from_below = from_below
 
     def forward(  # noqa: D102
@@ -331,12 +330,9 @@ class EachLabel(CandidateLoss):
 
     def __init__(self, threshold: float = 0.0, *, scale: float = 1.0, weights: Sequence[float] | None = None) -> None:
         super().__init__()
-        if not math.isfinite(threshold):
-            raise InputError(f"Passed `EachLabel(threshold={threshold})`. `threshold` must be finite.")
-        self.theta = float(threshold)
+        self.theta = finite("threshold", threshold, owner=self)
         self.scale = positive("scale", scale)
-        for weight in weights or ():
-            positive("weights", weight)
+        weights = None if weights is None else positive_numbers("weights", weights, owner=self)
         self.register_buffer("weights", None if weights is None else torch.tensor(weights), persistent=False)
 
     def forward(  # noqa: D102

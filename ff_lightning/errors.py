@@ -11,6 +11,10 @@ LEAST, MOST = 2.0**-126, 3.4028234663852886e38
 """The smallest and the largest positive number that float32 holds in full; beyond, there are 0 and infinity."""
 
 
+LAST_SEED = 2**32 - 1
+"""The largest seed that Lightning, NumPy and torch all take."""
+
+
 LOG = logging.getLogger("lightning.pytorch.ff_lightning")
 """Shown as Lightning's own lines are, of which networks import nothing."""
 
@@ -24,6 +28,11 @@ class InputError(ValueError):
 
 class DivergedError(InputError):
     """A training whose losses are no longer finite: what was passed made it diverge."""
+
+
+def in_one_line(error: BaseException) -> str:
+    """What an error says, without line breaks; the name of its class if it says nothing."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def tell_left_out(why: str, **arguments: object) -> None:
@@ -59,6 +68,23 @@ def whole(name: str, value: int, *, least: int, owner: object = None) -> int:
     return int(value)
 
 
+def check_seeds(owner: object = None, /, **seeds: int) -> None:
+    """Check that all seeds are whole numbers that every source of randomness takes.
+
+    Args:
+        owner: whose arguments they are, if the message is to say it.
+        **seeds: the arguments.
+
+    Raises:
+        InputError: names the first that is not.
+    """
+    for name, value in seeds.items():
+        if not is_whole(value, least=0) or value > LAST_SEED:
+            raise InputError(
+                f"Passed `{_passed(name, value, owner)}`. `{name}` must be a whole number from 0 to {LAST_SEED}."
+            )
+
+
 def check_sizes(owner: object = None, /, **sizes: int) -> None:
     """Check that all sizes of a network are whole numbers, at least 1.
 
@@ -90,6 +116,25 @@ def whole_numbers(name: str, values: Sequence[int], *, least: int, some: bool = 
         given, many = " ".join(repr(values).split()), "one or more " * some
         raise InputError(f"Passed `{name}={given}`. `{name}` must be a list of {many}whole numbers, at least {least}.")
     return [int(value) for value in values]
+
+
+def positive_numbers(name: str, values: Sequence[float], *, owner: object = None) -> list[float]:
+    """``values`` as a list if each is a positive finite number that float32 can hold.
+
+    Args:
+        name: of the argument.
+        values: what was passed: a list, or a tensor or an array of one dimension.
+        owner: whose argument it is, if the message is to say it.
+
+    Raises:
+        InputError: names the argument, what was given, and what is allowed.
+    """
+    listed = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(listed, (list, tuple)) or not all(is_number(one) and LEAST <= one <= MOST for one in listed):
+        raise InputError(
+            f"Passed `{_passed(name, values, owner)}`. `{name}` must be a list of positive, finite numbers."
+        )
+    return [float(one) for one in listed]
 
 
 def is_whole(value: Any, *, least: int) -> bool:
@@ -135,7 +180,8 @@ def share(name: str, value: float) -> float:
 
 
 def _passed(name: str, value: object, owner: object) -> str:
-    return f"{name}={value!r}" if owner is None else f"{type(owner).__name__}({name}={value!r})"
+    given = f"{name}={' '.join(repr(value).split())}"
+    return given if owner is None else f"{type(owner).__name__}({given})"
 
 
 def positive(name: str, value: float) -> float:

@@ -43,7 +43,7 @@ from ff_lightning.engine.restoring import build_module, check_resumed, take_weig
 from ff_lightning.engine.sharding import mend_checkpoints, shard_blocks
 from ff_lightning.engine.sync import gradient_sync
 from ff_lightning.engine.updates import BlockUpdates, Plan
-from ff_lightning.errors import DivergedError, InputError, positive
+from ff_lightning.errors import DivergedError, InputError, positive, whole
 from ff_lightning.metrics import FoundLosses, leave_inference_mode
 from ff_lightning.parts import Part
 from ff_lightning.schedules import HoldThenDecay, RestOnPlateau, Schedule, Simultaneous, update_ranges
@@ -104,11 +104,7 @@ class FFLightningModule(Part, pl.LightningModule):
                 "(`handed_up='after_update'`). One backward pass of all losses comes before every update; use "
                 "'streamed', or `handed_up='before_update'`."
             )
-        if not isinstance(accumulate_batches, int) or accumulate_batches < 1:
-            raise InputError(
-                f"Passed `accumulate_batches={accumulate_batches}`. `accumulate_batches` must be a whole number, 1 or "
-                "more."
-            )
+        accumulate_batches = whole("accumulate_batches", accumulate_batches, least=1)
         if accumulate_batches > 1 and self.repeats_blocks:
             raise InputError(
                 f"Passed `accumulate_batches={accumulate_batches}` to a task that updates its blocks several times a "

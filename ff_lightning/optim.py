@@ -75,6 +75,8 @@ class MuonAdamW(Optimizer):
         weight_decay: float = 0.01,
         bfloat16: bool | None = None,
     ) -> None:
+        if not isinstance(betas, (list, tuple)) or len(betas) != 2:
+            raise InputError(f"Passed `MuonAdamW(betas={betas!r})`. `betas` must be two numbers in [0, 1).")
         shares = {"momentum": momentum, "betas[0]": betas[0], "betas[1]": betas[1]}
         for name, value in shares.items():
             if not (is_number(value) and 0 <= value < 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from torch.nn import functional as F
 
 from ff_lightning.candidates import (
     CandidateLoss,
+    EachLabel,
     LinearContrast,
     LogisticContrast,
     SampledContrast,
@@ -190,3 +192,20 @@ def test_losses_are_computed_in_float32_under_autocast(loss: CandidateLoss) -> N
 def test_numbers_of_negatives_that_make_no_sense_are_refused(count: int) -> None:
     with pytest.raises(InputError, match=r"negatives=.*1 or more"):
         LinearContrast(count)
+
+
+@pytest.mark.parametrize("threshold", [math.nan, "0", None])
+@pytest.mark.parametrize("loss", [LogisticContrast, EachLabel])
+def test_a_threshold_is_a_finite_number(loss: Any, threshold: Any) -> None:
+    with pytest.raises(InputError, match=rf"Passed `{loss.__name__}\(threshold={threshold!r}\)`. .* must be finite"):
+        loss(threshold=threshold)
+
+
+def test_weights_of_labels_are_numbers() -> None:
+    logits, targets = torch.randn(4, 3), torch.tensor([[1, 0, 1]] * 4)
+    weights: list[Any] = [[1, 2.0, 0.5], torch.tensor([1, 2, 0.5])]
+    one, other = (EachLabel(weights=each)(logits, targets).loss for each in weights)
+    assert torch.equal(one, other)
+    for wrong in ([1.0, math.nan], torch.ones(2, 3), 2.0, "12", [0.0]):
+        with pytest.raises(InputError, match=r"Passed `EachLabel\(weights=.*`. .* list of positive, finite numbers"):
+            EachLabel(weights=wrong)  # type: ignore[arg-type]

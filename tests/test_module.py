@@ -260,7 +260,8 @@ def test_nan_in_what_is_predicted_is_refused(tmp_path: Path, form: Any) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"accumulate_batches": 0}, "`accumulate_batches` must be a whole number, 1 or more"),
+        ({"accumulate_batches": 0}, "`accumulate_batches` must be a whole number, at least 1"),
+        ({"accumulate_batches": True}, "Passed `accumulate_batches=True`"),
         ({"clip_norm": -1.0}, "`clip_norm` must be a positive"),
         ({"update": "both"}, "`update` must be 'streamed' or 'fused'"),
         ({"optimizer": partial(torch.optim.Adam, lr=-1.0)}, "learning rate"),

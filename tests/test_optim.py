@@ -168,6 +168,7 @@ def test_a_few_steps_lower_the_loss_of_a_real_text() -> None:
         ({"muon_lr": -1.0}, "muon_lr=-1"),
         ({"momentum": 1.0}, "momentum=1.0"),
         ({"betas": (0.9, 2.0)}, r"betas\[1\]=2.0"),
+        ({"betas": (0.9,)}, r"betas=\(0.9,\)"),
         ({"weight_decay": -1.0}, "weight_decay=-1.0"),
     ],
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 from ff_lightning.callbacks.drawings import draw_generated
 from ff_lightning.callbacks.pictures import keep_picture
 from ff_lightning.engine.casting import images_of
+from ff_lightning.errors import whole
 from ff_lightning.tasks.predictive import FFPredictive
 
 
@@ -22,11 +23,14 @@ class GeneratedPictures(pl.Callback):
     Args:
         dirpath: folder of the picture; ``pictures`` in the run folder by default.
         count: images that are reconstructed, and samples of each class.
+
+    Raises:
+        InputError: ``count`` is no whole number, at least 1.
     """
 
     def __init__(self, dirpath: str | None = None, *, count: int = 10) -> None:
         self.dirpath = dirpath
-        self.count = count
+        self.count = whole("count", count, least=1, owner=self)
         self._rows: Tensor | None = None
 
     def on_test_batch_end(

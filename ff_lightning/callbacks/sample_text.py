@@ -16,7 +16,7 @@ from torch import Tensor
 from ff_lightning.callbacks.language_table import COUNTED
 from ff_lightning.distributed import is_sharded
 from ff_lightning.engine.casting import tokens_of
-from ff_lightning.errors import InputError, whole
+from ff_lightning.errors import InputError, check_seeds, whole
 from ff_lightning.language.floors import WittenBell
 from ff_lightning.language.generation import Sampler, check_prompt
 from ff_lightning.language.samples import distinct_n, ngram_loss
@@ -68,6 +68,7 @@ class SampleText(pl.Callback):
         seed: int = 0,
     ) -> None:
         whole("max_new_tokens", max_new_tokens, least=1, owner=self)
+        check_seeds(self, seed=seed)
         Sampler(temperature, top_k=top_k, top_p=top_p)
         self.prompt = prompt
         self.max_new_tokens = max_new_tokens

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from jsonargparse import ArgumentError, ArgumentParser
 
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, in_one_line
 
 NOISE = (
     "Does not validate against any of the Union",
@@ -150,11 +150,11 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, RuntimeError) and str(error).startswith("Early stopping conditioned on metric"):
         return str(error)
     if type(error) is ValueError and "`" in str(error) and raised_by(error, "lightning"):
-        return " ".join(str(error).split())
+        return in_one_line(error)
     if isinstance(error, (ValueError, OSError, *mended)):
         for cause in _causes(error):
             if isinstance(cause, mended):
-                return " ".join(str(cause).split())
+                return in_one_line(cause)
             if isinstance(cause, OSError) and (cause.errno in NOT_OURS or (cause is error and cause.errno)):
                 where = f" ({cause.filename})" if cause.filename else ""
                 return f"{cause.strerror}{where}. What was written before is untouched."
@@ -180,7 +180,7 @@ def lost_rank(error: BaseException) -> str | None:
         return None
     joined = distributed.is_initialized()
     for cause in _causes(error):
-        found = LOST.search(" ".join(str(cause).split())) if isinstance(cause, RuntimeError) else None
+        found = LOST.search(in_one_line(cause)) if isinstance(cause, RuntimeError) else None
         if found is None or not (joined or isinstance(cause, distributed.DistError)):
             continue
         rank = f"Rank {distributed.get_rank()} of {distributed.get_world_size()}" if joined else "A rank"

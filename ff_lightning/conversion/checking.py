@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ff_lightning.conversion.tokens import PADDING, Tokens
-from ff_lightning.errors import InputError, is_whole
+from ff_lightning.errors import InputError, in_one_line, is_whole
 from ff_lightning.normalization import evaluating
 
 CLOSE = 1e-4
@@ -35,7 +35,7 @@ LIST_THEM = (
 
 def error_line(error: Exception) -> str:
     """What an error of torch says, in one line that is not too long, without a full stop."""
-    return " ".join(str(error).split())[:200].rstrip(".")
+    return in_one_line(error)[:200].rstrip(".")
 
 
 def through(parts: Iterable[nn.Module], x: Any) -> Any:

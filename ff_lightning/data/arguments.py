@@ -1,5 +1,6 @@
 """Checks of arguments that the data modules share."""
 
+import codecs
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -41,6 +42,31 @@ def check_source(owner: object, source: Any, *, instead: str) -> str:
             f"Passed `{type(owner).__name__}(source={given})`. `source` must be a path or a name. {instead}"
         )
     return source
+
+
+def refuse_unused(source: str, why: str, arguments: Mapping[str, str | None]) -> None:
+    """Refuse arguments that have no effect on a source.
+
+    Args:
+        source: What was asked for.
+        why: What it is, without a point at the end.
+        arguments: By name; `None` where nothing was passed.
+
+    Raises:
+        InputError: One was passed.
+    """
+    for name, value in arguments.items():
+        if value is not None:
+            none = "utf-8" if name == "encoding" else "null"
+            raise InputError(
+                f"Passed `{name}={value!r}` with `source={source!r}`. {why}: leave it out, or add `--data.{name} "
+                f"{none}` where a recipe says it."
+            )
+
+
+def is_utf8(encoding: str) -> bool:
+    """Whether an encoding that Python knows is UTF-8, under any of its names."""
+    return codecs.lookup(encoding).name == "utf-8"
 
 
 def check_encoding(encoding: Any) -> None:

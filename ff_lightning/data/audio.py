@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ff_lightning.data.arguments import check_source, check_whole
 from ff_lightning.data.classes import check_same_classes
-from ff_lightning.data.order import rank_of
+from ff_lightning.data.order import mixed_once, rank_of
 from ff_lightning.data.recordings import at_peak, fitted
 from ff_lightning.data.sound_augment import SoundAugment
 from ff_lightning.data.sound_loader import (
@@ -27,7 +27,7 @@ from ff_lightning.data.sound_loader import (
 from ff_lightning.data.sound_sources import Rows, SoundSource, joined, open_sounds
 from ff_lightning.data.spectrograms import LogMel
 from ff_lightning.data.splits import Part, check_part, parted
-from ff_lightning.errors import InputError, positive
+from ff_lightning.errors import InputError, check_seeds, positive
 
 
 class AudioDataModule(LightningDataModule):
@@ -98,6 +98,7 @@ class AudioDataModule(LightningDataModule):
             ("limit", 1 if limit is None else limit, 1),
         ):
             check_whole(self, name, value, least=least)
+        check_seeds(self, split_seed=split_seed, shuffle_seed=shuffle_seed)
         check_part(self, "validation", validation, grouped=group_column is not None)
         check_part(self, "test", test, grouped=group_column is not None)
         self.save_hyperparameters(ignore=["features", "augment", "strung"])  # objects, which no checkpoint may hold
@@ -198,7 +199,7 @@ class AudioDataModule(LightningDataModule):
             self._decode("test", *test)
 
     def train_dataloader(self) -> SoundLoader | ShuffledSoundLoader:
-        """Shuffle and augment; neither with the trainer's `overfit_batches`."""
+        """Shuffle and augment; in one order, and as they are, with the trainer's `overfit_batches`."""
         trainer = self.trainer
         if trainer is not None and trainer.overfit_batches:  # type: ignore[attr-defined]
             return self._in_order("train")
@@ -281,5 +282,8 @@ class AudioDataModule(LightningDataModule):
     def _in_order(self, part: str) -> SoundLoader:
         rank, world_size = rank_of(self.trainer)
         batch_size = self.batch_size if part == "train" else self.eval_batch_size
-        sounds = SingleSounds(self._parts[part], self.features)
-        return SoundLoader(sounds, batch_size=batch_size, rank=rank, world_size=world_size)
+        sounds = self._parts[part]
+        if part == "train":
+            order = mixed_once(len(sounds.labels), self.shuffle_seed)
+            sounds = sounds._replace(waves=sounds.waves[order], labels=sounds.labels[order])
+        return SoundLoader(SingleSounds(sounds, self.features), batch_size=batch_size, rank=rank, world_size=world_size)

@@ -3,7 +3,6 @@
 All give documents: a file is one, and so is a row of a table.
 """
 
-import codecs
 import lzma
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +13,7 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info
 
-from ff_lightning.data.arguments import check_encoding
+from ff_lightning.data.arguments import check_encoding, is_utf8, refuse_unused
 from ff_lightning.data.files import SPLIT_OF, SPLITS, by_split, endings, ends_with, find_files, left_out
 from ff_lightning.data.rows import ENDINGS, columns_of, is_table, open_text, read_rows
 from ff_lightning.data.tables import load_tables, local_path
@@ -132,15 +131,16 @@ def _first(documents: Iterable[str], left: int) -> Iterator[str]:
 
 
 def _documents(source: str, split: str, options: TextOptions, *, streaming: bool) -> Iterable[str]:
+    of_files = {"pattern": options.pattern, "encoding": None if is_utf8(options.encoding) else options.encoding}
     if source == "pydoc":
-        _refuse(source, "It is one text", options, "text_column", "pattern", "encoding")
+        refuse_unused(source, "It is one text", {"text_column": options.text_column, **of_files})
         return _only_train(source, split, _pydoc())
     path = _find(source)
     if path is None:
-        _refuse(source, "It is a set on the hub", options, "pattern", "encoding")
+        refuse_unused(source, "It is a set on the hub", of_files)
         return _hub_rows(source, split, options.text_column, streaming=streaming)
     if path.is_file():
-        _refuse(source, "It is one file", options, "pattern")
+        refuse_unused(source, "It is one file", {"pattern": options.pattern})
     splits = _files(source, path, options, say=split == "train")
     if split not in splits and path.is_file():
         return _only_train(source, split, "")
@@ -149,27 +149,6 @@ def _documents(source: str, split: str, options: TextOptions, *, streaming: bool
             f"{source!r} has no {split} split, only {', '.join(splits)}. Call a file or folder of it {split!r}."
         )
     return _read_all(source, splits[split], options)
-
-
-def _refuse(source: str, what: str, options: TextOptions, *names: str) -> None:
-    """Refuse options that have no effect on a source.
-
-    Args:
-        source: what was asked for.
-        what: what that is, a sentence without its point.
-        options: how it is to be read.
-        names: of options that have no effect.
-
-    Raises:
-        InputError: one of them was passed.
-    """
-    for name in names:
-        value = getattr(options, name)
-        if value is not None and (name != "encoding" or codecs.lookup(value).name != "utf-8"):
-            raise InputError(
-                f"Passed `{name}={value!r}` with `source={source!r}`. {what}, and `{name}` has no effect on it: leave "
-                "it out."
-            )
 
 
 def _find(source: str) -> Path | None:

@@ -1,6 +1,6 @@
 """Pictures in folders: one folder a class, or a table that names their classes, or no classes at all."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from ff_lightning.data.arguments import refuse_unused
 from ff_lightning.data.decoding import Encoded, PictureSource
 from ff_lightning.data.files import (
     SPLITS,
@@ -94,7 +95,7 @@ class FolderSource(PictureSource):
             raise InputError(self._nothing(folder))
         if not self._tables:
             columns = {"image_column": image_column, "label_column": label_column}
-            refuse_columns(source, "No table is beside its pictures", columns)
+            refuse_unused(source, "No table is beside its pictures", columns)
         self.class_names = self._names()
         self.num_classes = len(self.class_names or ())
         self._targets = {"train": self._target("train")}
@@ -292,25 +293,6 @@ class FolderSource(PictureSource):
             folders = ", ".join(sorted({path.name for path in self._empty if split_of(path.name) is None}))
             said += f"{' ' * bool(said)}No picture is in the folders {folders}." if folders else ""
         rank_zero_info(f"Read {self.source}: {counts} pictures of {classes}.{' ' * bool(said)}{said}")
-
-
-def refuse_columns(source: str, why: str, columns: Mapping[str, str | None]) -> None:
-    """Refuse names of columns where there are none.
-
-    Args:
-        source: what was asked for, in messages.
-        why: what there is instead, without a point at the end.
-        columns: what was passed, by the name of the argument; ``None`` where nothing was.
-
-    Raises:
-        InputError: one was passed.
-    """
-    for name, value in columns.items():
-        if value is not None:
-            raise InputError(
-                f"Passed `{name}={value!r}` with `source={source!r}`. {why}: leave it out, or add `--data.{name} null` "
-                "where a recipe says it."
-            )
 
 
 def _split_said(value: Any, number: int, table: Path) -> str | None:

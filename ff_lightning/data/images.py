@@ -13,12 +13,12 @@ from ff_lightning.data.arguments import check_counts, check_source, check_valida
 from ff_lightning.data.augment import Distort, ShiftAndFlip
 from ff_lightning.data.classes import check_same_classes
 from ff_lightning.data.loader import ImageSet, MemoryLoader, ShuffledLoader
-from ff_lightning.data.order import rank_of
+from ff_lightning.data.order import mixed_once, rank_of
 from ff_lightning.data.pictures import Look, Mode, Size
 from ff_lightning.data.sources import Source, open_source
 from ff_lightning.data.splits import stratified
 from ff_lightning.data.targets import NORMALITY, as_anomalies, normal_classes, only_normal
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, check_seeds, finite
 
 
 class ImageDataModule(LightningDataModule):
@@ -132,6 +132,7 @@ class ImageDataModule(LightningDataModule):
         check_whole(self, "workers", workers, least=1)
         if limit is not None:
             check_whole(self, "limit", limit, least=1)
+        check_seeds(self, split_seed=split_seed, shuffle_seed=shuffle_seed)
         check_validation(self, validation, rows="images")
         if transform is not None and not callable(transform):
             raise InputError(f"Passed `transform={transform!r}`. It must be a callable on a batch of images.")
@@ -159,7 +160,7 @@ class ImageDataModule(LightningDataModule):
         self.balance = balance
         self.limit = limit
         self.shuffle_seed = shuffle_seed
-        self.memory = memory
+        self.memory = finite("memory", memory, least=0, owner=self)
         self.workers = workers
         self._opened: Source | None = None
         self._splits: dict[str, ImageSet] = {}
@@ -245,16 +246,12 @@ class ImageDataModule(LightningDataModule):
             self._splits["test"] = as_anomalies(test, self._normal()) if self.normal else test
 
     def train_dataloader(self) -> MemoryLoader | ShuffledLoader:
-        """Shuffle and augment; neither with the trainer's `overfit_batches`."""
+        """Shuffle and augment; in one order, and as they are, with the trainer's `overfit_batches`."""
         images, trainer = self._splits["train"], self.trainer
         rank, world_size = rank_of(self.trainer)
         if trainer is not None and trainer.overfit_batches:  # type: ignore[attr-defined]
-            return MemoryLoader(
-                images,
-                batch_size=self.batch_size,
-                rank=rank,
-                world_size=world_size,
-            )
+            images = images.take(mixed_once(len(images), self.shuffle_seed))
+            return MemoryLoader(images, batch_size=self.batch_size, rank=rank, world_size=world_size)
         return ShuffledLoader(
             images,
             batch_size=self.batch_size,

@@ -13,6 +13,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import torch
+from torch import Tensor
 
 from ff_lightning.errors import InputError
 
@@ -283,3 +284,8 @@ def rank_of(trainer: "Trainer | None") -> tuple[int, int]:
     """Return the rank's share of a batch and the number of shares; ranks may have the same one."""
     share = None if trainer is None else trainer.distributed_sampler_kwargs
     return (0, 1) if share is None else (share["rank"], share["num_replicas"])
+
+
+def mixed_once(size: int, seed: int) -> Tensor:
+    """An order of rows, (size,) int64, for a training that repeats its first batches: a file may be sorted by class."""
+    return torch.randperm(size, generator=seeded(seed))

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO, cast
 
-from ff_lightning.data.arguments import check_encoding
+from ff_lightning.data.arguments import check_encoding, is_utf8
 from ff_lightning.data.files import ends_with
 from ff_lightning.errors import InputError
 
@@ -55,6 +55,14 @@ def read_rows(path: Path, *, columns: Sequence[str] | None = None, encoding: str
         raise InputError(f"Cannot read the table {str(path)!r}: {reason}.{hint}") from error
 
 
+def _refuse_encoding(path: Path, encoding: str) -> None:
+    """Parquet files say themselves how their text is written."""
+    if not is_utf8(encoding):
+        raise InputError(
+            f"Passed `encoding={encoding!r}` for {str(path)!r}. Text of a Parquet file is always UTF-8: leave it out."
+        )
+
+
 def columns_of(path: Path, *, encoding: str = "utf-8") -> dict[str, bool]:
     """Names of the columns of a table, and whether they hold text, as far as its first hundred rows say.
 
@@ -62,6 +70,7 @@ def columns_of(path: Path, *, encoding: str = "utf-8") -> dict[str, bool]:
         InputError: the file cannot be read, or is no table.
     """
     if path.suffix.lower() == ".parquet":
+        _refuse_encoding(path, encoding)
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -79,6 +88,7 @@ def columns_of(path: Path, *, encoding: str = "utf-8") -> dict[str, bool]:
 
 def _rows(path: Path, columns: Sequence[str] | None, encoding: str) -> Iterator[dict[str, Any]]:
     if path.suffix.lower() == ".parquet":
+        _refuse_encoding(path, encoding)
         import pyarrow.parquet as pq
 
         parquet = pq.ParquetFile(path)

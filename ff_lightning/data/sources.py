@@ -14,11 +14,12 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from ff_lightning.data.arguments import refuse_unused
 from ff_lightning.data.arrays import ArraySource, read_npz, read_pixel_table, resized
 from ff_lightning.data.classes import count_classes
 from ff_lightning.data.decoding import Encoded, PictureSource
 from ff_lightning.data.files import SPLIT_OF, by_split, ends_with, find_files, left_out, natural
-from ff_lightning.data.folders import LABELS, FolderSource, refuse_columns
+from ff_lightning.data.folders import LABELS, FolderSource
 from ff_lightning.data.loader import Images, ImageSet
 from ff_lightning.data.pictures import Look, is_picture
 from ff_lightning.data.tables import load_tables, local_path
@@ -306,7 +307,7 @@ def _opened(
 ) -> Source:
     columns = {"image_column": image_column, "label_column": label_column}
     if source == "digits":
-        refuse_columns(source, "These images have no columns", columns)
+        refuse_unused(source, "These images have no columns", columns)
         return Digits(look)
     tables = find_files(path).files if path is not None and path.is_dir() else [path] if path else []
     if path is None or any(file.suffix.lower() == ".parquet" for file in tables):
@@ -314,11 +315,11 @@ def _opened(
             source, image_column=image_column, label_column=label_column, look=look, memory=memory, workers=workers
         )
     if path.is_file() and path.suffix.lower() == ".npz":
-        refuse_columns(source, "Arrays have no columns", columns)
+        refuse_unused(source, "Arrays have no columns", columns)
         return ArraySource(source, read_npz(path), look)
     splits = _pixel_tables(path, tables)
     if splits:
-        refuse_columns(source, "It has a column for each pixel, and none of images", {"image_column": image_column})
+        refuse_unused(source, "It has a column for each pixel, and none of images", {"image_column": image_column})
         read = {split: read_pixel_table(file, label_column=label_column) for split, file in splits.items()}
         return ArraySource(source, read, look)
     if path.is_file():

@@ -11,7 +11,7 @@ from ff_lightning.data.arguments import check_source, check_whole
 from ff_lightning.data.corpora import read_documents
 from ff_lightning.data.order import OrderedLoader, PermutedLoader, rank_of
 from ff_lightning.data.tokenizers import CharacterTokenizer
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, check_seeds
 
 SYMBOLS = "abcdefghijklmnopqrstuvwxyz ,;."
 """The 30 symbols of Hinton's experiment."""
@@ -60,6 +60,7 @@ class StringsDataModule(LightningDataModule):
         check_whole(self, "length", length, least=2)
         for name, value in {"strings": strings, "held_out": held_out, "batch_size": batch_size}.items():
             check_whole(self, name, value, least=1)
+        check_seeds(self, seed=seed)
         self.save_hyperparameters()
         self.source = source
         self.length = length

@@ -21,7 +21,7 @@ from ff_lightning.data.columns import Columns, Row, classes_of, targets_of
 from ff_lightning.data.files import by_split, find_files, left_out
 from ff_lightning.data.folders import LABELS
 from ff_lightning.data.loader import Images, MemoryLoader, ShuffledLoader
-from ff_lightning.data.order import rank_of, seeded
+from ff_lightning.data.order import mixed_once, rank_of
 from ff_lightning.data.rows import ENDINGS, is_table, read_rows
 from ff_lightning.data.splits import stratified
 from ff_lightning.data.tables import local_path
@@ -35,7 +35,7 @@ from ff_lightning.data.targets import (
     numbers_of,
     only_normal,
 )
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, check_seeds
 
 EMBEDDED = ("wine", "breast_cancer", "iris", "diabetes")
 """Sets of scikit-learn that need no download; the last has a number for each row, the others a class."""
@@ -128,6 +128,7 @@ class TableDataModule(LightningDataModule):
         for name, value in {"batch_size": batch_size, "eval_batch_size": eval_batch_size}.items():
             check_whole(self, name, value, least=1)
         check_whole(self, "most_words", most_words, least=1)
+        check_seeds(self, split_seed=split_seed, shuffle_seed=shuffle_seed)
         check_validation(self, validation, rows="rows")
         check_validation(self, test, rows="rows", name="test")
         if missing not in ("refuse", "mean"):
@@ -293,8 +294,8 @@ class TableDataModule(LightningDataModule):
         images, trainer = self._splits["train"], self.trainer
         rank, world_size = rank_of(trainer)
         if trainer is not None and trainer.overfit_batches:  # type: ignore[attr-defined]
-            mixed = torch.randperm(len(images), generator=seeded(self.shuffle_seed))  # a file may be sorted by class
-            return MemoryLoader(images.take(mixed), batch_size=self.batch_size, rank=rank, world_size=world_size)
+            images = images.take(mixed_once(len(images), self.shuffle_seed))
+            return MemoryLoader(images, batch_size=self.batch_size, rank=rank, world_size=world_size)
         return ShuffledLoader(
             images,
             batch_size=self.batch_size,

@@ -15,7 +15,7 @@ from ff_lightning.data.packing import Packed, TokenFiles, cut_documents, pack
 from ff_lightning.data.subwords import byte_pairs_asked, open_tokenizer, train_byte_pairs
 from ff_lightning.data.tokenizers import CharacterTokenizer, Tokenizer
 from ff_lightning.data.windows import OrderedWindows, RandomWindows
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, check_seeds
 
 WRITTEN = "Write texts that are in memory to a file, such as 'train.txt', and pass its path."
 
@@ -99,6 +99,7 @@ class TextDataModule(LightningDataModule):
         for name, value in {"batches_per_epoch": batches_per_epoch, "max_characters": max_characters}.items():
             if value is not None:
                 check_whole(self, name, value, least=1)
+        check_seeds(self, seed=seed)
         self.save_hyperparameters(ignore=["tokenizer"])  # it is in the state, as plain values
         self.source = source
         self.context = context

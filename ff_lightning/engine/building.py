@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ff_lightning.engine.constructors import checked_arguments, is_library, library_maker
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, in_one_line
 from ff_lightning.negatives import LabelNegatives
 from ff_lightning.schedules import Schedule
 
@@ -110,8 +110,8 @@ class Builder:
             raise InputError(f"Passed `{self.source}`. Its `{place}` cannot be built: {error}") from error
         # The arguments come from a file: whatever a class makes of them, the file is named.
         except Exception as error:
-            text = " ".join(str(error).split())[:200]
-            raise self._refusal(place, f"cannot be built: {type(error).__name__}: {text}") from error
+            said = in_one_line(error)[:200]
+            raise self._refusal(place, f"cannot be built: {type(error).__name__}: {said}") from error
 
     def resolve(self, class_path: Any, kind: type[Built], place: str) -> type[Built]:
         """Find a class by its name.

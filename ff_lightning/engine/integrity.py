@@ -10,6 +10,8 @@ import zlib
 from pathlib import Path
 from typing import IO, Any
 
+from ff_lightning.errors import in_one_line
+
 SUMS = "checksums.json"
 """File of a folder that holds size and checksum of every other file in it."""
 
@@ -41,7 +43,7 @@ def check_archive(file: IO[bytes]) -> None:
         raise
     # A damaged table of contents makes `zipfile` raise whatever comes next: wrong offsets, encodings, methods.
     except Exception as error:
-        raise DamagedError(f"it is cut short, damaged, or no checkpoint ({_told(error)})") from error
+        raise DamagedError(f"it is cut short, damaged, or no checkpoint ({in_one_line(error)})") from error
     file.seek(0)
 
 
@@ -56,11 +58,7 @@ def _check_record(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> None:
             while content.read(CHUNK):  # the end of a record compares its checksum
                 pass
     except Exception as error:  # as above
-        raise DamagedError(f"its record `{name}` is damaged ({_told(error)})") from error
-
-
-def _told(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise DamagedError(f"its record `{name}` is damaged ({in_one_line(error)})") from error
 
 
 def write_sums(folder: Path) -> None:

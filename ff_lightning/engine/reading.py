@@ -16,7 +16,7 @@ from fsspec.implementations.local import LocalFileSystem
 from torch import Tensor
 
 from ff_lightning.engine.integrity import CHUNK, DamagedError, check_archive, check_folder
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, in_one_line
 
 META = "meta.pt"
 """What Lightning calls the file of a sharded checkpoint that holds all but weights and optimizers."""
@@ -125,15 +125,14 @@ def _opened(path: str | Path | IO[bytes]) -> Iterator[IO[bytes]]:
                     copy.write(chunk)
         # Every protocol has errors of its own, and so has the library behind each.
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise InputError(f"Passed `ckpt_path={path}`. It cannot be fetched: {reason}.") from error
+            raise InputError(f"Passed `ckpt_path={path}`. It cannot be fetched: {in_one_line(error)}.") from error
         copy.seek(0)
         yield copy
 
 
 def _reason(error: Exception) -> str:
     """What is wrong with a file whose checksums hold."""
-    text = " ".join(str(error).split())
+    text = in_one_line(error)
     if isinstance(error, pickle.UnpicklingError):
         named = re.search(r"GLOBAL ([\w.]+) was not an allowed global|class ([\w.]+)", text)
         what = next(filter(None, named.groups()), "") if named else ""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.stateless import _reparametrize_module
 
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, in_one_line
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -111,7 +111,7 @@ def open_config(source: str | Path | Mapping[str, Any]) -> PretrainedConfig:
         return AutoConfig.for_model(kind, **described)
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise InputError(
-            f"Passed a configuration of a {kind} model that cannot be read: {_in_one_line(error)}."
+            f"Passed a configuration of a {kind} model that cannot be read: {in_one_line(error).removesuffix('.')}."
         ) from error
 
 
@@ -143,11 +143,8 @@ def new_model(config: PretrainedConfig) -> PreTrainedModel:
     try:
         return AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     except (TypeError, ValueError, KeyError, RuntimeError, AttributeError) as error:
-        raise InputError(f"Passed a configuration of which no model can be built: {_in_one_line(error)}.") from error
-
-
-def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split()).removesuffix(".")
+        why = in_one_line(error).removesuffix(".")
+        raise InputError(f"Passed a configuration of which no model can be built: {why}.") from error
 
 
 def open_model(source: str | Path | PreTrainedModel) -> PreTrainedModel:

@@ -128,7 +128,7 @@ class RotaryAttention(nn.Module):
         """Activities ``(B, T, width + channels)`` to ``(B, T, width)``; the cache holds what came before."""
         batch, length, width = *x.shape[:2], self.width
         if cache is None:
-            found: Tensor = self.out(rotary_attention(self.qkv(x), self.cos[:length], self.sin[:length], self.heads))
+            found: Tensor = self.out(rotary_attention(self.qkv(x), *self._angles(0, length), self.heads))
             return found
         qk, v = self.qkv(x).view(batch, length, 3, self.heads, width // self.heads).split([2, 1], 2)
         start = 0 if cache.keys is None else cache.keys.shape[2]
@@ -156,8 +156,14 @@ class RotaryAttention(nn.Module):
 
     def _rotated(self, x: Tensor, start: int) -> Tensor:
         """Turn pairs of channels of ``(B, T, 2, heads, width / heads)`` by the angle of their position."""
-        seen = slice(start, start + x.shape[1])
-        return rotated(x, self.cos[seen], self.sin[seen])
+        return rotated(x, *self._angles(start, x.shape[1]))
+
+    def _angles(self, start: int, length: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the angles of positions."""
+        if not torch.compiler.is_compiling() and start + length > len(self.cos):
+            raise InputError(f"Passed {start + length} tokens. With `context={len(self.cos)}` there may be no more.")
+        seen = slice(start, start + length)
+        return self.cos[seen], self.sin[seen]
 
 
 class TransformerLayer(nn.Module):

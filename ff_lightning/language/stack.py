@@ -189,7 +189,15 @@ class TokenStack(BlockStack):
     def forward(  # type: ignore[override]
         self, x: Tensor, caches: list[list[Any]] | None = None
     ) -> Tensor:
-        """What :meth:`predictions` yields last, ``(B, T, V)``, for the token after each of ``x``, ``(B, T)``."""
+        """What :meth:`predictions` yields last, ``(B, T, V)``, for the token after each of ``x``, ``(B, T)``.
+
+        Raises:
+            InputError: ``x`` has another form, or a token lies outside the vocabulary.
+        """
+        if caches is None and not torch.compiler.is_compiling():
+            if x.dim() != 2 or not x.shape[1]:
+                raise InputError(f"Passed tokens of shape {tuple(x.shape)}. They must be (B, T), with T at least 1.")
+            self.check_tokens(x)
         (logits,) = self.predictions(x, caches, last_only=True)
         return logits
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ff_lightning.blocks import ContrastiveBlock
-from ff_lightning.errors import InputError, whole_numbers
+from ff_lightning.errors import InputError, finite, tell_left_out, whole_numbers
 from ff_lightning.goodness import Goodness, MeanOfSquares
 from ff_lightning.losses import ContrastiveLoss, SymBa
 from ff_lightning.networks.conv import check_image_shape
-from ff_lightning.networks.mlp import check_dense, labelled_relu, refuse_other_size
+from ff_lightning.networks.mlp import LABEL_SCALE, check_dense, labelled_relu, refuse_other_size
 from ff_lightning.normalization import PeerNormalisation, UnitRMS
 from ff_lightning.signals import Labelled
 from ff_lightning.stacks import BlockStack, HandedUp
@@ -141,7 +141,8 @@ class LocalFields(BlockStack):
         paddings: zeros around what a block sees, on every side; none by default.
         num_classes: classes of a label that all units of the first block see; ``None`` if no label is part of the
             input.
-        label_scale: value of the hot label input against an image of unit RMS.
+        label_scale: value of the hot label input against an image of unit RMS; left out, with a line in the log, where
+            no label is part of the input.
         goodness: copied for every block; mean of squares by default.
         loss: copied for every block; :class:`~ff_lightning.losses.SymBa` by default.
         peer_weight: strength of peer normalisation; 0 for none.
@@ -164,7 +165,7 @@ class LocalFields(BlockStack):
         strides: Sequence[int] = (6, 1, 1),
         paddings: Sequence[int] | None = None,
         num_classes: int | None = 10,
-        label_scale: float = 10.0,
+        label_scale: float = LABEL_SCALE,
         goodness: Goodness | None = None,
         loss: ContrastiveLoss | None = None,
         peer_weight: float = 0.0,
@@ -178,6 +179,7 @@ class LocalFields(BlockStack):
         paddings = [0] * len(channels) if paddings is None else paddings
         check_dense(torch.Size(image_shape).numel(), channels, num_classes, dropout=dropout, peer_weight=peer_weight)
         check_geometry(channels, fields, strides, paddings)
+        label_scale = finite("label_scale", label_scale, least=0)
         grid = (*image_shape[1:], image_shape[0])
         maps: list[LocalLinear] = []
         for units, field, stride, padding in zip(channels, fields, strides, paddings, strict=True):
@@ -185,6 +187,8 @@ class LocalFields(BlockStack):
             grid = maps[-1].grid
         first: nn.Module
         if num_classes is None:
+            if label_scale != LABEL_SCALE:
+                tell_left_out("whose inputs carry no label", label_scale=label_scale)
             first = nn.Sequential(norm, nn.Dropout(dropout), PixelGrid(), LocalReLU(maps[0]))
         else:
             first = LabelledLocalReLU(

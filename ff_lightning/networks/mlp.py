@@ -191,6 +191,7 @@ class MLP(BlockStack):
         of_classes = isinstance(loss, CandidateLoss)
         check_parts(of_classes, num_classes, goodness, peer_weight, batch_norm, slope)
         check_beside(loss, matching, head)
+        finite("label_scale", label_scale, least=0)
         image_norm = UnitRMS() if image_norm is None else image_norm
         dense = partial(DenseReLU, batch_norm=batch_norm, slope=slope)
         first: nn.Module

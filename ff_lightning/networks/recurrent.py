@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ff_lightning.blocks import ContrastiveBlock
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, finite
 from ff_lightning.goodness import Goodness, MeanOfSquares
 from ff_lightning.losses import ContrastiveLoss, SymBa
 from ff_lightning.networks.mlp import check_dense, refuse_other_size
@@ -178,7 +178,7 @@ class RecurrentMLP(Network):
         )
         self.in_features = in_features
         self.num_classes: int = num_classes
-        self.label_scale = label_scale
+        self.label_scale = finite("label_scale", label_scale, least=0)
         self.iterations = iterations
         self.judged = tuple(judged)
         self.input = nn.Sequential(UnitRMS() if image_norm is None else image_norm, nn.Dropout(dropout))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ff_lightning.blocks import ContrastiveBlock
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, finite, tell_left_out
 from ff_lightning.goodness import Goodness, MeanOfSquares
 from ff_lightning.losses import ContrastiveLoss, SymBa
 from ff_lightning.networks.mlp import check_dense, refuse_other_size
@@ -24,6 +24,9 @@ from ff_lightning.networks.spike_encodings import RateEncoding, SpikeEncoding
 from ff_lightning.networks.spiking_layers import LIF, LIFState, SpikingLayer
 from ff_lightning.signals import BlockContext, Contrast, Labelled, LocalStep, Signal, StepContext
 from ff_lightning.stacks import Network
+
+LABEL_SCALE = 1.0
+"""How strongly a label acts unless it is said."""
 
 States = list[LIFState | None]
 
@@ -86,7 +89,7 @@ class SpikingMLP(Network):
         widths: units of each block.
         encoding: how samples become spikes; :class:`RateEncoding` of ten steps by default.
         num_classes: classes of the label that enters every block; ``None`` for none.
-        label_scale: how strongly the label acts.
+        label_scale: how strongly the label acts; left out, with a line in the log, where there is none.
         lateral: strength of the competition within a layer at the start; 0 for none.
         neuron: the units of all blocks.
         goodness: copied for every block, of traces; mean of squares by default.
@@ -106,7 +109,7 @@ class SpikingMLP(Network):
         *,
         encoding: SpikeEncoding | None = None,
         num_classes: int | None = 10,
-        label_scale: float = 1.0,
+        label_scale: float = LABEL_SCALE,
         lateral: float = 0.0,
         neuron: LIF | None = None,
         goodness: Goodness | None = None,
@@ -114,7 +117,10 @@ class SpikingMLP(Network):
         learn_every: int = 1,
     ) -> None:
         check_dense(in_features, widths, num_classes, dropout=0.0, peer_weight=0.0)
-        self._check(label_scale, lateral)
+        if num_classes is None and label_scale != LABEL_SCALE:
+            tell_left_out("whose inputs carry no label", label_scale=label_scale)
+        label_scale = finite("label_scale", label_scale, least=0)
+        lateral = finite("lateral", lateral, least=0)
         super().__init__(
             [
                 SpikingBlock(
@@ -141,12 +147,6 @@ class SpikingMLP(Network):
                 f"from 1 to {self.encoding.steps}."
             )
         self.learn_every = learn_every
-
-    @staticmethod
-    def _check(label_scale: float, lateral: float) -> None:
-        for name, value in (("label_scale", label_scale), ("lateral", lateral)):
-            if not 0 <= value < float("inf"):
-                raise InputError(f"Passed `{name}={value}`. `{name}` must be finite and not negative.")
 
     def spiking_blocks(self) -> list[SpikingBlock]:
         """The blocks, from the input upwards."""

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ff_lightning.distributed import mean_over_ranks
-from ff_lightning.errors import InputError
+from ff_lightning.errors import InputError, whole
 from ff_lightning.parts import Part
 from ff_lightning.processor import running_sums
 from ff_lightning.signals import Labelled
@@ -88,9 +88,7 @@ class Readout(Part, nn.Module, ABC):
 
     def __init__(self, first_block: int = 0) -> None:
         super().__init__()
-        if first_block < 0:
-            raise InputError(f"Passed `first_block={first_block}`. `first_block` must not be negative.")
-        self.first_block = first_block
+        self.first_block = whole("first_block", first_block, least=0)
 
     def check(self, network: Network) -> None:
         """Check that the readout fits the stack.

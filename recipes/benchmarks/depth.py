@@ -21,8 +21,8 @@ between the gradient of a block's layers and the gradient of backprop through th
 softmax of its last block, on the same batch, by block: `{step: […]}`. `rates` are those of matrices and of all else.
 Milliseconds are of a CPU, for forward pass, loss and backward pass without optimizer, in turns in one process. All
 losses are nats a token. Every arm is written to `--folder` as soon as it is done, and goes on from its last checkpoint
-after a stop: the same command again continues, and CPU seconds of the arms in `continued` are those since the stop. The
-last line of stdout is JSON.
+after a stop: the same command again continues, CPU seconds of the arms in `continued` are those since the stop, and
+`commit` names all that arms were trained at. The last line of stdout is JSON.
 """
 
 from __future__ import annotations
@@ -198,7 +198,7 @@ def train(
     seconds = time.process_time() - started
     run.save_checkpoint(last)
     found: dict[str, Any] = {"per_block": judge([stack], text, args), "continued": begun is not None}
-    found |= {"cpu_seconds": round(seconds, 1), "judged": args.judged}
+    found |= {"cpu_seconds": round(seconds, 1), "judged": args.judged, "commit": provenance()["commit"]}
     if watch is not None:
         found["cosine"] = watch.found
     done.write_text(json.dumps(found))
@@ -284,6 +284,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         "twin_ms": ms["twin_same_parts"],
         "cpu_seconds": {arm: one["cpu_seconds"] for arm, one in found.items()},
         "continued": [arm for arm, one in found.items() if one["continued"]],
+        "commits": [one["commit"] for one in found.values() if "commit" in one],  # some arms may be older
         "parameters": {arm: sum(one.numel() for one in stack.parameters()) for arm, stack in stacks.items()},
     }
 
@@ -328,13 +329,14 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     prepare_cpu()
     result = compare(args)
+    made = provenance(result.pop("commits"))
     sizes = {"tokens": args.steps * args.batch * args.context, "layers": args.layers}
     sizes |= {"layers_per_block": args.layers_per_block, "width": args.width, "negatives": args.negatives}
     sizes |= {"rates": [args.muon_lr, args.lr], "twin_rates": [args.twin_muon_lr, args.twin_lr]}
     refresh, horizon = (args.refresh, args.horizon) if args.lookahead else (None, None)
     ahead = {"lookahead": args.lookahead, "refresh": refresh, "horizon": horizon}
     tier = ("T1" if args.negatives else "T2") + (" with lookahead" if args.lookahead else "")
-    print(json.dumps(result | sizes | ahead | {"tier": tier, "seed": args.seed} | provenance()))
+    print(json.dumps(result | sizes | ahead | {"tier": tier, "seed": args.seed} | made))
 
 
 if __name__ == "__main__":

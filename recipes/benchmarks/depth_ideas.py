@@ -227,7 +227,8 @@ def main() -> None:
     tier = ("T1" if args.negatives else "T2") + (" with lookahead" if args.lookahead else "")
     sizes = {"negatives": args.negatives, "lookahead": args.lookahead, "refresh": args.refresh, "seed": args.seed}
     sizes |= {"rates": [args.muon_lr, args.lr]}
-    print(json.dumps({"idea": args.idea, "tier": tier} | found | sizes | provenance()))
+    made = provenance(filter(None, [found.get("commit")]))
+    print(json.dumps({"idea": args.idea, "tier": tier} | found | sizes | made))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import shlex
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -91,8 +92,12 @@ def name_of_images(source: str) -> str:
     return (local_path(source, LOCAL_COPIES) or Path(source)).name
 
 
-def provenance() -> dict[str, str]:
-    """Command, commit, machine and day, for the results page."""
+def provenance(earlier: Iterable[str] = ()) -> dict[str, str]:
+    """Command, commit, machine and day, for the results page.
+
+    Args:
+        earlier: commits at which parts of the result were made before, which are named, too.
+    """
     commit = subprocess.run(
         ["git", "--no-optional-locks", "describe", "--always", "--dirty"],
         cwd=RECIPES,
@@ -106,7 +111,7 @@ def provenance() -> dict[str, str]:
     slow = "" if MIXED == "bf16-mixed" else ", which has no fast bfloat16"
     return {
         "command": shlex.join(["python", f"recipes/benchmarks/{Path(sys.argv[0]).name}", *portable(sys.argv[1:])]),
-        "commit": commit,
+        "commit": ", ".join(sorted({commit, *earlier})),
         "hardware": f"{os.cpu_count()} x {device}{slow}",
         "date": date.today().isoformat(),
     }

@@ -8,9 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 
+from ff_lightning.cli import main
 from ff_lightning.engine.reading import read_checkpoint
 from tests.attacks.spoiling import RECIPES, ROOT
 
@@ -22,16 +25,35 @@ def _started(command: str, folder: Path, *more: str) -> subprocess.Popen[str]:
     return subprocess.Popen(words, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_training_keeps_its_state(number: int, status: int, tmp_path: Path) -> None:
+def test_a_training_keeps_its_state(tmp_path: Path) -> None:
     endless = ["--trainer.max_epochs", "100000", "--trainer.limit_train_batches", "2"]
     with _started("fit", tmp_path, *endless) as run:
         while not (tmp_path / "last.ckpt").exists():
             assert run.poll() is None
             time.sleep(0.05)
-        run.send_signal(number)
+        run.send_signal(signal.SIGTERM)
         said = run.communicate(timeout=120)[1]
-    assert run.returncode == status
+    assert run.returncode == 143
     assert f"--ckpt_path {tmp_path / 'last.ckpt'}" in said
     assert "Traceback" not in said
     assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] > 0
+
+
+class Sent(pl.Callback):
+    """Sends a signal to its own process after a batch."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == 1:
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
+def test_other_signals_do_the_same(number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*RECIPES["classifier"], "--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "9"]
+    words += ["--trainer.callbacks", "tests.attacks.test_signals.Sent", "--trainer.callbacks.number", str(int(number))]
+    assert main(["fit", *words]) == 128 + number
+    assert f"--ckpt_path {tmp_path / 'last.ckpt'}" in capsys.readouterr().err
+    assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 2

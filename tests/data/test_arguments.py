@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ from ff_lightning.data import (
 )
 from ff_lightning.data.arguments import check_counts, check_encoding
 from ff_lightning.errors import InputError
+
+
+def _seeds(module: Any) -> list[str]:
+    return [name for name in inspect.signature(module).parameters if "seed" in name]
+
 
 MODULES: list[Any] = [
     AudioDataModule,
@@ -38,6 +44,15 @@ MODULES: list[Any] = [
 def test_data_in_memory_are_no_source(module: Any, source: Any, said: str) -> None:
     with pytest.raises(InputError, match=rf"Passed `{module.__name__}\(source={said}\)`. .* path or a name. \w+"):
         module(source)
+
+
+@pytest.mark.parametrize(("module", "seed"), [(module, seed) for module in MODULES for seed in _seeds(module)])
+def test_a_seed_is_a_whole_number(module: Any, seed: str) -> None:
+    for wrong in ("a", 0.5, -1, 2**32, True):
+        with pytest.raises(
+            InputError, match=rf"Passed `{module.__name__}\({seed}={wrong!r}\)`. .* from 0 to 4294967295"
+        ):
+            module("place", **{seed: wrong})
 
 
 def test_a_path_is_kept_as_text() -> None:

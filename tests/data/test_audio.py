@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
@@ -53,6 +54,14 @@ def test_class_folders_are_read(folders: Path) -> None:
     assert y.dtype == torch.int64
     sizes = [len(labels(loader)) for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())]
     assert sizes == [22, 5, 9]
+
+
+def test_overfitting_repeats_the_same_recordings_of_several_classes(folders: Path) -> None:
+    data = ready(folders, "fit", validation=0, batch_size=10)
+    data.trainer = pl.Trainer(overfit_batches=1, accelerator="cpu", logger=False, enable_checkpointing=False)
+    first, again = (next(iter(data.train_dataloader())) for _ in range(2))
+    assert torch.equal(first[0], again[0])
+    assert len(first[1].unique()) == 2, "folders are read one after the other"
 
 
 def test_every_class_keeps_its_share(folders: Path) -> None:

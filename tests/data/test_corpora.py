@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ff_lightning.data import TableDataModule
 from ff_lightning.data.corpora import TextOptions, read_documents, splits_of
 from ff_lightning.errors import InputError
 
@@ -294,17 +295,29 @@ def test_a_text_called_after_no_split_is_left_out_beside_the_training(
 @pytest.mark.parametrize("option", [{"text_column": "x"}, {"pattern": "*.md"}, {"encoding": "latin-1"}])
 def test_options_that_pydoc_does_not_know_are_refused(option: dict[str, str]) -> None:
     ((name, value),) = option.items()
+    none = "utf-8" if name == "encoding" else "null"
     says = (
-        rf"Passed `{name}={re.escape(repr(value))}` with `source='pydoc'`. It is one text, and `{name}` has no effect"
+        rf"Passed `{name}={re.escape(repr(value))}` with `source='pydoc'`. It is one text: leave it out, or add "
+        rf"`--data.{name} {none}`"
     )
     with pytest.raises(InputError, match=says):
         read_documents("pydoc", options=TextOptions(**option))
     assert read_documents("pydoc", options=TextOptions(encoding="UTF8"))
 
 
+def test_an_encoding_of_a_table_that_has_its_own_is_refused(tmp_path: Path) -> None:
+    source = str(write(tmp_path / "some.parquet", text=["a", "b"]))
+    assert read_documents(source, options=TextOptions(encoding="utf8")) == ["a", "b"]
+    says = r"Passed `encoding='latin-1'` for '.*some.parquet'. Text of a Parquet file is always UTF-8: leave it out."
+    with pytest.raises(InputError, match=says):
+        read_documents(source, options=TextOptions(encoding="latin-1"))
+    with pytest.raises(InputError, match=says):
+        TableDataModule(source, target_column="text", encoding="latin-1").setup("fit")
+
+
 def test_a_pattern_for_one_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("words")
-    with pytest.raises(InputError, match=r"Passed `pattern='\*.md'` with .*a.txt'`. It is one file, and `pattern` has"):
+    with pytest.raises(InputError, match=r"Passed `pattern='\*.md'` with .*a.txt'`. It is one file: leave it out"):
         read_documents(str(tmp_path / "a.txt"), options=TextOptions(pattern="*.md"))
     with pytest.raises(InputError, match=r"Passed `pattern='\*.md'` .* It is a set on the hub"):
         read_documents("someone/no_such", options=TextOptions(pattern="*.md"))

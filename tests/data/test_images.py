@@ -158,6 +158,18 @@ def test_overfitting_repeats_the_same_batches() -> None:
     assert torch.equal(module.train_batches[0], module.train_batches[2])
 
 
+def test_overfitting_takes_images_of_several_classes(tmp_path: Path) -> None:
+    """Folders of classes are read one after the other."""
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 4, 4), dtype=np.uint8)
+    np.savez(tmp_path / "sorted.npz", x_train=pixels, y_train=np.repeat([0, 1], 20))
+    data = ImageDataModule(str(tmp_path / "sorted.npz"), batch_size=10, validation=0)
+    data.setup("fit")
+    data.trainer = trainer(overfit_batches=1)
+    first, again = (next(iter(data.train_dataloader())) for _ in range(2))
+    assert torch.equal(first[0], again[0])
+    assert len(first[1].unique()) == 2
+
+
 def test_trainer_limit_reaches_the_loader() -> None:
     data = ImageDataModule(batch_size=100)
     for limit, batches in [(3, 3), (0.5, 6), (100, 13), (1.0, 13)]:

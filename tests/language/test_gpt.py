@@ -288,6 +288,21 @@ def test_sizes_that_do_not_fit_are_refused(arguments: dict[str, Any], message: s
         gpt(**arguments)
 
 
+@pytest.mark.parametrize(
+    ("tokens", "message"),
+    [
+        (torch.zeros(1, CONTEXT + 1, dtype=torch.long), f"{CONTEXT + 1} tokens. With `context={CONTEXT}`"),
+        (torch.zeros(1, 0, dtype=torch.long), r"shape \(1, 0\)"),
+        (torch.zeros(CONTEXT, dtype=torch.long), r"must be \(B, T\)"),
+        (torch.zeros(1, 4), "must be integers"),
+        (torch.full((1, 4), -1), "tokens from -1 to -1"),
+    ],
+)
+def test_tokens_that_it_cannot_read_are_refused(tokens: Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        gpt()(tokens)
+
+
 def test_counts_that_are_no_tensor_are_refused() -> None:
     with pytest.raises(InputError, match="counts as a list"):
         gpt().set_unigram([1, 2])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +18,7 @@ from ff_lightning.errors import InputError
 from ff_lightning.goodness import MeanOfSquares, SumOfSquares
 from ff_lightning.losses import MovingThresholdLoss, SymBa
 from ff_lightning.negatives import overlay_labels
-from ff_lightning.networks import MLP, ClassMLP, DenseReLU, LabelledReLU
+from ff_lightning.networks import MLP, ClassMLP, DenseReLU, LabelledReLU, LocalFields, RecurrentMLP, SpikingMLP
 from ff_lightning.networks.mlp import InputDropout, labelled_relu
 from ff_lightning.normalization import Standardise, UnitLength, UnitRMS
 from ff_lightning.signals import Labelled, Signal
@@ -244,6 +246,33 @@ def test_what_is_asked_of_a_label_in_the_input_is_left_out_with_a_word(
         MLP(64, [4], label_scale=5, **parts)
     said = "Left out of the network, whose inputs carry no label: "
     assert caplog.messages == [f"{said}`label_scale=99.0` and `overlay=False`.", f"{said}`label_scale=5`."]
+
+
+@pytest.mark.parametrize(
+    "build", [partial(LocalFields, (1, 8, 8), fields=[4], strides=[2], channels=[4]), partial(SpikingMLP, 64, [4])]
+)
+def test_other_networks_leave_it_out_alike(build: Any, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "lightning.pytorch"):
+        build(num_classes=None)
+        build(label_scale=3.0)
+        assert not caplog.messages
+        build(num_classes=None, label_scale=3.0)
+    assert caplog.messages == ["Left out of the network, whose inputs carry no label: `label_scale=3.0`."]
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        partial(MLP, 64, [4]),
+        partial(LocalFields, (1, 8, 8), fields=[4], strides=[2], channels=[4]),
+        partial(SpikingMLP, 64, [4]),
+        partial(RecurrentMLP, 64, [4]),
+    ],
+)
+def test_a_label_has_a_strength(build: Any) -> None:
+    for scale in (math.nan, -1.0, "3"):
+        with pytest.raises(InputError, match=f"Passed `label_scale={scale!r}`. .* finite and not negative"):
+            build(label_scale=scale)
 
 
 LISTED = "must be a list of one or more whole numbers, at least 1"

@@ -254,7 +254,7 @@ def test_check_accepts_every_block_of_the_stack() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: GoodnessReadout(-1), "Passed `first_block=-1`. `first_block` must not be negative."),
+        (lambda: GoodnessReadout(-1), "Passed `first_block=-1`. `first_block` must be a whole number, at least 0."),
         (
             lambda: GoodnessReadout(3).check(network()),
             "Passed `first_block=3`. The network has 3 blocks, so it must be at most 2.",

@@ -87,7 +87,8 @@ def test_test_and_predict(tmp_path: Path) -> None:
     [
         (lambda: ff.FFClassifier(mlp(), readout=GoodnessReadout(first_block=3)), "`first_block=3`.*at most 2"),
         (lambda: ff.FFClassifier(mlp(), num_classes=12), r"`num_classes=12` with `MLP\(num_classes=10\)`"),
-        (lambda: ff.BackpropTwin(mlp(num_classes=None), num_classes=1), "`num_classes` must be at least 2"),
+        (lambda: ff.BackpropTwin(mlp(num_classes=None), num_classes=1), "`num_classes=1`. .* whole number, at least 2"),
+        (lambda: ff.FFClassifier(mlp(), num_classes=10.0), "`num_classes=10.0`. .* whole number, at least 2"),
         (lambda: check_labels(torch.tensor([0, 10]), 10), "labels from 0 to 10"),
     ],
 )
