@@ -51,9 +51,10 @@ class Sent(pl.Callback):
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGUSR1])
-def test_other_signals_do_the_same(number: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_signals_do_the_same(number: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     words = [*RECIPES["classifier"], "--trainer.default_root_dir", str(tmp_path), "--trainer.max_epochs", "9"]
     words += ["--trainer.callbacks", "tests.attacks.test_signals.Sent", "--trainer.callbacks.number", str(int(number))]
-    assert main(["fit", *words]) == 128 + number
-    assert f"--ckpt_path {tmp_path / 'last.ckpt'}" in capsys.readouterr().err
+    with caplog.at_level("INFO"):
+        assert main(["fit", *words]) == 128 + number
+    assert f"--ckpt_path {tmp_path / 'last.ckpt'}" in caplog.text
     assert read_checkpoint(tmp_path / "last.ckpt")["global_step"] == 2

@@ -101,7 +101,7 @@ def wrong(y: Tensor) -> Any:
         (lambda: ff.FFMultiLabel(network(), first_block=2), "`first_block=2`.*0 to 1"),
         (lambda: wrong(torch.zeros(4, 9)), r"shape \(4, 9\).*must be \(4, 10\)"),
         (lambda: wrong(torch.full((4, 10), 0.5)), "neither 0 nor 1"),
-        (lambda: EachLabel(weights=[1.0, -1.0]), "`weights=-1.0`"),
+        (lambda: EachLabel(weights=[1.0, -1.0]), r"`EachLabel\(weights=\[1.0, -1.0\]\)`"),
         (lambda: EachLabel(weights=[1.0])(torch.zeros(2, 3), torch.zeros(2, 3)), "1 numbers for 3 labels"),
         (lambda: EachLabel()(torch.zeros(2, 3), torch.zeros(2)), r"labels of shape \(2,\)"),
     ],
