@@ -33,7 +33,7 @@ DEPTH = Table(
         "twin, a loss a block": lambda runs: spread_if_any(runs, "twin_supervised", 4),
         "first block alone": lambda runs: spread(runs, "block_1", 4),
         "two such, mean": lambda runs: spread_if_any(runs, "independent", 4),
-        "mean of the blocks": lambda runs: spread(runs, "average", 4),
+        "mean of the blocks": lambda runs: spread_if_any(runs, "average", 4),
         "gain of depth kept, %": lambda runs: spread(
             [{"kept": 100 * run["share_of_depth_kept"]} for run in runs], "kept", 0
         ),
