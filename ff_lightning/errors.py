@@ -51,20 +51,22 @@ def tell_left_out(why: str, **arguments: object) -> None:
         LOG.info("Left out of the network, %s: %s.", why, " and ".join(said))
 
 
-def whole(name: str, value: int, *, least: int, owner: object = None) -> int:
-    """``value`` if it is a whole number, at least ``least``.
+def whole(name: str, value: int, *, least: int, most: int | None = None, owner: object = None) -> int:
+    """``value`` if it is a whole number, at least ``least`` and at most ``most``.
 
     Args:
         name: of the argument.
         value: what was passed.
         least: the smallest number allowed.
+        most: the largest one; ``None`` for any.
         owner: whose argument it is, if the message is to say it.
 
     Raises:
         InputError: names the argument, what was given, and what is allowed.
     """
-    if not is_whole(value, least=least):
-        raise InputError(f"Passed `{_passed(name, value, owner)}`. `{name}` must be a whole number, at least {least}.")
+    if not is_whole(value, least=least) or (most is not None and value > most):
+        allowed = f", at least {least}" if most is None else f" from {least} to {most}"
+        raise InputError(f"Passed `{_passed(name, value, owner)}`. `{name}` must be a whole number{allowed}.")
     return int(value)
 
 
@@ -79,10 +81,7 @@ def check_seeds(owner: object = None, /, **seeds: int) -> None:
         InputError: names the first that is not.
     """
     for name, value in seeds.items():
-        if not is_whole(value, least=0) or value > LAST_SEED:
-            raise InputError(
-                f"Passed `{_passed(name, value, owner)}`. `{name}` must be a whole number from 0 to {LAST_SEED}."
-            )
+        whole(name, value, least=0, most=LAST_SEED, owner=owner)
 
 
 def check_sizes(owner: object = None, /, **sizes: int) -> None:
@@ -130,7 +129,7 @@ def positive_numbers(name: str, values: Sequence[float], *, owner: object = None
         InputError: names the argument, what was given, and what is allowed.
     """
     listed = values.tolist() if hasattr(values, "tolist") else values
-    if not isinstance(listed, (list, tuple)) or not all(is_number(one) and LEAST <= one <= MOST for one in listed):
+    if not isinstance(listed, (list, tuple)) or not all(map(_is_positive, listed)):
         raise InputError(
             f"Passed `{_passed(name, values, owner)}`. `{name}` must be a list of positive, finite numbers."
         )
@@ -190,6 +189,10 @@ def positive(name: str, value: float) -> float:
     Raises:
         InputError: names the argument and what was given.
     """
-    if not is_number(value) or not LEAST <= value <= MOST:
+    if not _is_positive(value):
         raise InputError(f"Passed `{name}={value!r}`. `{name}` must be a positive, finite number.")
     return float(value)
+
+
+def _is_positive(value: Any) -> bool:
+    return is_number(value) and LEAST <= value <= MOST

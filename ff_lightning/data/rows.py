@@ -28,7 +28,7 @@ def open_text(path: Path, encoding: str = "utf-8") -> TextIO:
         path: the file.
         encoding: as Python names it; a byte order mark at the beginning of UTF-8 is no part of the text.
     """
-    name = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
+    name = "utf-8-sig" if is_utf8(encoding) else encoding
     packed: dict[str, Any] = {".gz": gzip.open, ".xz": lzma.open}
     return cast(TextIO, packed.get(path.suffix.lower(), open)(path, "rt", encoding=name))
 

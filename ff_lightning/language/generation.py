@@ -116,8 +116,8 @@ def _stream(
     last = window[:, -1]
     for _ in range(max_new_tokens):
         with torch.no_grad(), evaluating(network):
-            logits = network(window[:, seen:], caches)[:, -1]
-            token = torch.where(ended, last, sampler(logits, generator))
+            (logits,) = network.predictions(window[:, seen:], caches, last_only=True)
+            token = torch.where(ended, last, sampler(logits[:, -1], generator))
         yield token
         ended = ended | torch.isin(token, ends)
         if bool(ended.all()):

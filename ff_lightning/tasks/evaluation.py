@@ -18,7 +18,7 @@ from torchmetrics.classification import (
 )
 
 from ff_lightning.engine.casting import as_images, as_tensor, images_and_labels, images_of, texts_and_labels, texts_of
-from ff_lightning.errors import InputError, is_whole
+from ff_lightning.errors import InputError, whole
 from ff_lightning.module import FFLightningModule
 from ff_lightning.normalization import frozen_statistics
 from ff_lightning.readouts import Answer
@@ -257,8 +257,8 @@ def agreed_classes(num_classes: int | None, *parts: nn.Module | None) -> int:
     Raises:
         InputError: two of them say different numbers, nobody says one, or it is none.
     """
-    if num_classes is not None and not is_whole(num_classes, least=2):
-        raise InputError(f"Passed `num_classes={num_classes!r}`. `num_classes` must be a whole number, at least 2.")
+    if num_classes is not None:
+        whole("num_classes", num_classes, least=2)
     known = {"": num_classes} | {type(part).__name__: _classes_of(part) for part in parts}
     told = {name: count for name, count in known.items() if count is not None}
     if not told:

@@ -112,7 +112,7 @@ class LanguageModelling(FFLightningModule):
         """
         if not torch.compiler.is_compiling():
             self._check_read(tokens)
-        logits: Tensor = self.network(tokens)
+        (logits,) = self.network.predictions(tokens, last_only=True)  # `network(tokens)` would look once more
         return logits
 
     def _check_read(self, tokens: Tensor) -> None:
